@@ -1,0 +1,1 @@
+"""The language: types with symbolic dimensions, operators, graphs, their text form and their meaning."""

@@ -1,0 +1,1 @@
+"""Graph to graph: rewrites, partition and the memory plan."""

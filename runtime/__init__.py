@@ -1,0 +1,1 @@
+"""Artifact to tokens: KV blocks, scheduling, sampling, the engine."""

@@ -1,0 +1,1 @@
+"""What runs a plan's steps, one file a backend."""
