@@ -1,1 +1,1 @@
-"""The language: types with symbolic dimensions, operators, graphs, their text form and their meaning."""
+"""The language: types with symbolic dimensions, operators, graphs, their text and meaning."""
