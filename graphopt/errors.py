@@ -1,7 +1,7 @@
-"""Every error a user can meet: what happened, where, what was there, what was expected, what to do next.
+"""Every error a user can meet: what happened, where, got, expected, and what to do next.
 
-The command line prints ``str(error)`` and leaves with ``error.exit_code``; a traceback is shown only
-with ``--debug``. An exit code names a kind of failure, so that scripts can tell them apart.
+The command line prints ``str(error)`` and leaves with ``error.exit_code``; a traceback is shown
+only with ``--debug``. An exit code names a kind of failure, so that scripts can tell them apart.
 """
 
 from __future__ import annotations

@@ -1,0 +1,434 @@
+"""The compiled model on disk: a folder that is written whole or not at all, and checked when read.
+
+::
+
+    manifest.json          schema, target, dtype, model, versions, cache key, digests of every file
+    manifest.json.sha256   digest of the manifest
+    plan.json  graph.ir  ledger.json
+    weights/weights-0000.safetensors …
+    tokenizer/             tokenizer.json and friends, if the checkpoint has any
+    generation_config.json the checkpoint's sampling defaults
+
+Reading runs nothing and unpickles nothing. Digests show damage, not authorship.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from graphopt.errors import ArtifactError, MachineError
+from graphopt.ir.dtype import DType
+from graphopt.ledger import Ledger
+from graphopt.plan import Plan
+from graphopt.safetensors_io import MappedFile, write_stream
+
+ARTIFACT_SCHEMA = 1
+MANIFEST = "manifest.json"
+MANIFEST_DIGEST = "manifest.json.sha256"
+PLAN, GRAPH, LEDGER = "plan.json", "graph.ir", "ledger.json"
+GENERATION = "generation_config.json"
+DIGEST_CHUNK_BYTES = 16 << 20
+MAX_WEIGHT_FILE_BYTES = 4 << 30
+
+TensorSpec = tuple[str, DType, tuple[int, ...]]
+
+
+@dataclass(frozen=True, slots=True)
+class ModelInfo:
+    """What the model is, for people and for choosing defaults.
+
+    Attributes:
+        name: base name of the checkpoint.
+        architecture: the transformers class, such as ``LlamaForCausalLM``.
+        model_type: transformers' name of the family, such as ``llama``.
+        parameters: how many numbers its weights hold, aliases counted once.
+        notes: what a user should know about how it was compiled.
+    """
+
+    name: str
+    architecture: str
+    model_type: str
+    parameters: int
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Contents:
+    """Everything that goes into an artifact.
+
+    ``weights`` lists the tensors in the order in which ``weight_arrays`` yields their bytes.
+    ``fill_tokenizer`` writes the tokenizer's files into the folder it is given.
+    """
+
+    plan: Plan
+    graph_text: str
+    ledger: Ledger
+    model: ModelInfo
+    weights: Sequence[TensorSpec]
+    weight_arrays: Iterable[npt.NDArray[np.generic]]
+    tokenizer_files: Mapping[str, bytes] = field(default_factory=dict)
+    generation_defaults: Mapping[str, Any] = field(default_factory=dict)
+    versions: Mapping[str, str] = field(default_factory=dict)
+    factors: Mapping[str, str] = field(default_factory=dict)
+    extra_files: Mapping[str, bytes] = field(default_factory=dict)
+
+
+def write_artifact(path: Path, contents: Contents) -> None:
+    """Write an artifact to ``path``, replacing one that is there.
+
+    Raises:
+        ArtifactError: ``path`` is something else than an artifact.
+        MachineError: the disk is full.
+    """
+    _check_replaceable(path)
+    need = sum(_size(spec) for spec in contents.weights)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(path.parent).free
+    if free < need + (16 << 20):
+        raise MachineError(
+            "not enough disk space for the artifact",
+            where=str(path.parent),
+            got=f"{free >> 20} MiB free",
+            expected=f"{(need >> 20) + 16} MiB",
+            next="free some space, or write to another disk with -o",
+        )
+    with _replacing(path) as folder:
+        try:
+            _write_files(folder, contents)
+        except OSError as error:
+            raise MachineError(
+                "the artifact could not be written", where=str(path), got=str(error)
+            ) from error
+
+
+def _write_files(folder: Path, contents: Contents) -> None:
+    digests: dict[str, dict[str, Any]] = {}
+    small = {
+        PLAN: _json(contents.plan.to_json()),
+        GRAPH: contents.graph_text.encode(),
+        LEDGER: _json(contents.ledger.to_json()),
+        GENERATION: _json(dict(contents.generation_defaults)),
+        **{f"tokenizer/{name}": data for name, data in contents.tokenizer_files.items()},
+        **contents.extra_files,
+    }
+    for name, data in small.items():
+        file = folder / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(data)
+        digests[name] = _digest(file)
+    arrays = iter(contents.weight_arrays)
+    for number, specs in enumerate(_in_files(contents.weights)):
+        name = f"weights/weights-{number:04d}.safetensors"
+        file = folder / name
+        file.parent.mkdir(exist_ok=True)
+        with file.open("wb") as stream:
+            write_stream(stream, specs, (next(arrays) for _ in specs))
+            stream.flush()
+            os.fsync(stream.fileno())
+        digests[name] = _digest(file)
+    model = contents.model
+    manifest = _json(
+        {
+            "schema": ARTIFACT_SCHEMA,
+            "target": contents.plan.target,
+            "dtype": contents.plan.dtype.torch_name,
+            "model": {
+                "name": model.name,
+                "architecture": model.architecture,
+                "model_type": model.model_type,
+                "parameters": model.parameters,
+                "notes": list(model.notes),
+            },
+            "versions": dict(contents.versions),
+            "factors": dict(contents.factors),
+            "files": digests,
+        }
+    )
+    (folder / MANIFEST).write_bytes(manifest)
+    (folder / MANIFEST_DIGEST).write_bytes(_seal(manifest))
+
+
+def _seal(manifest: bytes) -> bytes:
+    """Digest of the manifest, and digest of that line, so that damage to either is told apart."""
+    line = hashlib.sha256(manifest).hexdigest().encode()
+    return line + b"\n" + hashlib.sha256(line).hexdigest().encode() + b"\n"
+
+
+def _in_files(specs: Sequence[TensorSpec]) -> Iterator[list[TensorSpec]]:
+    """``specs`` cut into runs that each fit one file; at least one run, even if empty."""
+    run: list[TensorSpec] = []
+    total = 0
+    for spec in specs:
+        if run and total + _size(spec) > MAX_WEIGHT_FILE_BYTES:
+            yield run
+            run, total = [], 0
+        run.append(spec)
+        total += _size(spec)
+    yield run
+
+
+def _size(spec: TensorSpec) -> int:
+    return int(np.prod(spec[2], dtype=np.int64)) * spec[1].nbytes
+
+
+def _json(data: object) -> bytes:
+    return (json.dumps(data, indent=1, ensure_ascii=False) + "\n").encode()
+
+
+def _digest(file: Path) -> dict[str, Any]:
+    chunks = []
+    with file.open("rb") as stream:
+        while chunk := stream.read(DIGEST_CHUNK_BYTES):
+            chunks.append(hashlib.sha256(chunk).hexdigest())
+    return {"bytes": file.stat().st_size, "sha256": chunks}
+
+
+def is_artifact(path: Path) -> bool:
+    """Whether ``path`` looks like an artifact."""
+    return (path / MANIFEST).is_file()
+
+
+def _check_replaceable(path: Path) -> None:
+    if not path.exists() or is_artifact(path) or (path.is_dir() and not any(path.iterdir())):
+        return
+    raise ArtifactError(
+        "the output exists and is not an artifact",
+        where=str(path),
+        next="choose another name with -o, or remove it",
+    )
+
+
+@contextmanager
+def _replacing(path: Path) -> Iterator[Path]:
+    """A temporary folder beside ``path`` that takes its place at the end, or vanishes on an error.
+
+    What an interrupted writer left behind is removed by the next one.
+    """
+    prefix = f".{path.name}.tmp-"
+    for stale in path.parent.glob(f"{prefix}*"):
+        if not _is_running(stale.name.removeprefix(prefix).split("-")[0]):
+            shutil.rmtree(stale, ignore_errors=True)
+    folder = Path(tempfile.mkdtemp(prefix=f"{prefix}{os.getpid()}-", dir=path.parent))
+    folder.chmod(0o755)
+    try:
+        yield folder
+        if path.exists():
+            old = folder.with_name(folder.name + "-old")
+            path.rename(old)
+            folder.rename(path)
+            shutil.rmtree(old)
+        else:
+            folder.rename(path)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _is_running(pid: str) -> bool:
+    if not pid.isdigit():
+        return False
+    try:
+        os.kill(int(pid), 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return True
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """An artifact that was opened and checked."""
+
+    path: Path
+    manifest: Mapping[str, Any]
+    plan: Plan
+
+    @cached_property
+    def model(self) -> ModelInfo:
+        """What the model is."""
+        return ModelInfo(
+            **{**self.manifest["model"], "notes": tuple(self.manifest["model"]["notes"])}
+        )
+
+    @cached_property
+    def weights(self) -> Weights:
+        """The weights, mapped when first asked for."""
+        names = [name for name in self.manifest["files"] if name.startswith("weights/")]
+        return Weights([MappedFile(self.path / name) for name in names])
+
+    @property
+    def weight_bytes(self) -> int:
+        """Size of all weight files."""
+        files = self.manifest["files"].items()
+        return sum(int(row["bytes"]) for name, row in files if name.startswith("weights/"))
+
+    @cached_property
+    def generation_defaults(self) -> dict[str, Any]:
+        """The checkpoint's generation_config.json; empty if it had none."""
+        data = json.loads((self.path / GENERATION).read_text(encoding="utf-8"))
+        return dict(data)
+
+    @property
+    def tokenizer_dir(self) -> Path | None:
+        """The folder with tokenizer.json; None if the checkpoint had no tokenizer."""
+        folder = self.path / "tokenizer"
+        return folder if (folder / "tokenizer.json").is_file() else None
+
+    def graph_text(self) -> str:
+        """The compiled graph in its text form."""
+        return (self.path / GRAPH).read_text(encoding="utf-8")
+
+    def ledger(self) -> Ledger:
+        """What was decided when compiling, and why."""
+        return Ledger.from_json(json.loads((self.path / LEDGER).read_text(encoding="utf-8")))
+
+
+class Weights:
+    """The tensors of an artifact, by name, as views of mapped files."""
+
+    def __init__(self, files: Sequence[MappedFile]) -> None:
+        self._file_of = {name: file for file in files for name in file.entries}
+
+    def names(self) -> Iterable[str]:
+        """Names of all tensors."""
+        return self._file_of.keys()
+
+    def dtype(self, name: str) -> DType:
+        """Element type of the tensor called ``name``."""
+        return self._file(name).entries[name].dtype
+
+    def view(self, name: str) -> npt.NDArray[np.generic]:
+        """The tensor as an array; bf16 and f8 come as unsigned integers of the same size."""
+        return self._file(name).view(name)
+
+    def _file(self, name: str) -> MappedFile:
+        if name not in self._file_of:
+            raise ArtifactError(f"weight {name} is not in the artifact")
+        return self._file_of[name]
+
+
+def read_artifact(
+    path: str | Path, *, expect: Mapping[str, str] | None = None, check_digests: bool = True
+) -> Artifact:
+    """Open an artifact and check it.
+
+    Args:
+        path: the folder.
+        expect: fields of the manifest and the values they must have, such as ``dtype``.
+        check_digests: whether to read every file and compare its digests.
+
+    Raises:
+        ArtifactError: it is no artifact, is damaged (the file is named), or does not fit; every
+            field that does not fit is listed.
+    """
+    folder = Path(path)
+    manifest = _read_manifest(folder)
+    mismatches = _mismatches(manifest, expect or {})
+    if mismatches:
+        raise ArtifactError(
+            "the artifact does not fit",
+            where=str(folder),
+            got="\n".join(mismatches),
+            next="compile the checkpoint again with this version and these options",
+        )
+    _check_files(folder, manifest["files"], check_digests)
+    plan = Plan.from_json(_load_json(folder / PLAN))
+    return Artifact(folder, manifest, plan)
+
+
+def _read_manifest(folder: Path) -> dict[str, Any]:
+    if not folder.is_dir() or not (folder / MANIFEST).is_file():
+        raise ArtifactError(
+            "this is not an artifact",
+            where=str(folder),
+            got="no such folder" if not folder.is_dir() else f"a folder without {MANIFEST}",
+            next="make one with: graphopt compile CHECKPOINT -o ARTIFACT",
+        )
+    digest_file = folder / MANIFEST_DIGEST
+    if not digest_file.is_file():
+        raise _damaged(folder, MANIFEST_DIGEST, "the file is missing")
+    data = (folder / MANIFEST).read_bytes()
+    stored = digest_file.read_bytes()
+    line, _, check = stored.partition(b"\n")
+    if check != hashlib.sha256(line).hexdigest().encode() + b"\n":
+        raise _damaged(folder, MANIFEST_DIGEST, "its second line is not the digest of its first")
+    if stored != _seal(data):
+        raise _damaged(folder, MANIFEST, f"its digest is not the one in {MANIFEST_DIGEST}")
+    try:
+        manifest = json.loads(data)
+    except ValueError as error:
+        raise _damaged(folder, MANIFEST, str(error)) from error
+    if not isinstance(manifest, dict) or not isinstance(manifest.get("files"), dict):
+        raise _damaged(folder, MANIFEST, "it lists no files")
+    return manifest
+
+
+def _mismatches(manifest: Mapping[str, Any], expect: Mapping[str, str]) -> list[str]:
+    here = {"schema": ARTIFACT_SCHEMA, **expect}
+    return [
+        f"{name}: artifact {manifest.get(name)}, here {value}"
+        for name, value in here.items()
+        if manifest.get(name) != value
+    ]
+
+
+def _check_files(folder: Path, files: Mapping[str, Any], check_digests: bool) -> None:
+    for name, row in files.items():
+        file = folder / name
+        if Path(name).is_absolute() or ".." in Path(name).parts:
+            raise _damaged(folder, MANIFEST, f"it names a file outside the artifact: {name}")
+        if not file.is_file():
+            raise _damaged(folder, name, "the file is missing")
+        if file.stat().st_size != row["bytes"]:
+            raise _damaged(
+                folder, name, f"it has {file.stat().st_size} bytes instead of {row['bytes']}"
+            )
+    if not check_digests:
+        return
+    jobs = [
+        (name, number, digest)
+        for name, row in files.items()
+        for number, digest in enumerate(row["sha256"])
+    ]
+
+    def damaged(job: tuple[str, int, str]) -> str | None:
+        name, number, digest = job
+        with (folder / name).open("rb") as stream:
+            stream.seek(number * DIGEST_CHUNK_BYTES)
+            chunk = stream.read(DIGEST_CHUNK_BYTES)
+        return None if hashlib.sha256(chunk).hexdigest() == digest else name
+
+    with ThreadPoolExecutor() as pool:
+        for found in pool.map(damaged, jobs):
+            if found is not None:
+                raise _damaged(folder, found, "its digest is not the one in the manifest")
+
+
+def _damaged(folder: Path, name: str, why: str) -> ArtifactError:
+    return ArtifactError(
+        f"the artifact is damaged: {name}",
+        where=str(folder / name),
+        got=why,
+        next="copy it again, or compile the checkpoint again",
+    )
+
+
+def _load_json(file: Path) -> Any:
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ArtifactError(f"{file.name} is not JSON", got=str(error)) from error

@@ -1,0 +1,59 @@
+"""What a user may choose when compiling, in one place and checked once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from graphopt.errors import UnsupportedError, UsageError
+from graphopt.target import Target
+
+COMPUTE_DTYPES = ("bfloat16", "float16", "float32")
+
+
+@dataclass(frozen=True, slots=True)
+class CompileOptions:
+    """Choices that change the artifact; every field is a factor of its cache key.
+
+    Attributes:
+        target: what to compile for.
+        dtype: ``bfloat16``, ``float16``, ``float32``, or ``auto`` for the checkpoint's own.
+        max_model_len: longest context in tokens; None for the model's own limit.
+        block_size: KV slots in a block, a positive number.
+        quantize: None; kernels for quantized weights do not exist yet.
+        allow_unproven: compile a model whose agreement with transformers could not be tested.
+    """
+
+    target: Target = field(default_factory=lambda: Target("cpu"))
+    dtype: str = "auto"
+    max_model_len: int | None = None
+    block_size: int = 16
+    quantize: str | None = None
+    allow_unproven: bool = False
+
+    def check(self) -> None:
+        """Refuse what makes no sense or does not exist yet.
+
+        Raises:
+            UsageError: a value is out of range.
+            UnsupportedError: a value is sensible but not supported.
+        """
+        if self.dtype not in ("auto", *COMPUTE_DTYPES):
+            raise UsageError(
+                "unknown dtype", got=self.dtype, expected=", ".join(("auto", *COMPUTE_DTYPES))
+            )
+        if self.max_model_len is not None and self.max_model_len < 1:
+            raise UsageError("max_model_len must be positive", got=self.max_model_len)
+        if not 1 <= self.block_size <= 1024:
+            raise UsageError("block_size is out of range", got=self.block_size, expected="1..1024")
+        if self.quantize is not None:
+            raise UnsupportedError(
+                "quantized weights are not supported yet",
+                got=f"--quantize {self.quantize}",
+                next="compile without --quantize",
+            )
+        if self.target.kind != "cpu":
+            raise UnsupportedError(
+                f"target {self.target} has no kernels yet",
+                expected="--target cpu",
+                next="compile for cpu; GPU kernels come with a later version",
+            )
