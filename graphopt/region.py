@@ -1,0 +1,51 @@
+"""Regions: nodes of a graph that become one kernel, and the values that cross their border."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from graphopt.ir.graph import Graph, Value
+from graphopt.ir.types import StateType
+
+
+@dataclass(frozen=True, slots=True)
+class Region:
+    """Nodes of one graph, by position and in running order, that are computed together.
+
+    Attributes:
+        nodes: positions in ``graph.nodes``.
+        inputs: values read from outside, each once, in order of first use.
+        outputs: values made inside that are read outside, in order of definition.
+        scope: path of the module that most of the nodes come from.
+    """
+
+    nodes: tuple[int, ...]
+    inputs: tuple[Value, ...]
+    outputs: tuple[Value, ...]
+    scope: str
+
+
+def make_region(graph: Graph, positions: Sequence[int]) -> Region:
+    """The region of ``graph`` that holds the nodes at ``positions``."""
+    nodes = [graph.nodes[position] for position in positions]
+    inside = set(nodes)
+    made = {value for node in nodes for value in node.outputs}
+    inputs = dict.fromkeys(value for node in nodes for value in node.inputs if value not in made)
+    returned = set(graph.outputs)
+    outputs = [
+        value
+        for node in nodes
+        for value in node.outputs
+        if value in returned or any(user not in inside for user in graph.users.get(value, ()))
+    ]
+    scopes = [node.loc.module for node in nodes if node.loc and node.loc.module]
+    scope = max(dict.fromkeys(scopes), key=scopes.count) if scopes else ""
+    return Region(tuple(positions), tuple(inputs), tuple(outputs), scope)
+
+
+def state_root(graph: Graph, value: Value) -> Value:
+    """The graph input of which ``value``, a state, is a later version."""
+    while (node := graph.producers.get(value)) is not None:
+        value = next(v for v in node.inputs if isinstance(v.type, StateType))
+    return value

@@ -1,0 +1,72 @@
+"""A plan written as JSON is read back as the same plan."""
+
+import json
+
+import pytest
+
+from graphopt.errors import ArtifactError
+from graphopt.ir.dtype import DType
+from graphopt.ir.shape import sym
+from graphopt.ir.types import LayerState, StateType
+from graphopt.plan import BufferSlot, Limits, Piece, Plan, Step
+
+
+def small_plan() -> Plan:
+    """Two steps in two pieces over two slots."""
+    tokens = sym("T")
+    state = StateType(
+        "kv",
+        (LayerState(2, 8, 4, DType.BF16), LayerState(1, 8, 8, DType.F32, window=5)),
+    )
+    first = Step("torch", "embed", (0,), (0, "@table"), (1,), (0,), "model.embed")
+    second = Step("torch", "attention", (1, 2), (1, "%kv"), (2,), (1,), "model.layers.0")
+    return Plan(
+        name="tiny",
+        target="cpu",
+        dtype=DType.BF16,
+        block_size=16,
+        state=state,
+        limits=Limits(128, 50, 32),
+        inputs={"token_ids": 0},
+        output=2,
+        slots=(
+            BufferSlot(tokens * 8, "%token_ids"),
+            BufferSlot(tokens * 16 + 3, "%0"),
+            BufferSlot(4, "%1"),
+        ),
+        pieces=(
+            Piece("p0", (first,), True, "because"),
+            Piece("p1", (second,), False, ""),
+        ),
+    )
+
+
+def test_json_round_trip() -> None:
+    plan = small_plan()
+    assert Plan.from_json(json.loads(json.dumps(plan.to_json()))) == plan
+
+
+def test_bytes_per_block() -> None:
+    # layer 0: 2 heads x (8 + 4) x 2 bytes; layer 1: 1 head x (8 + 8) x 4 bytes; 16 slots a block.
+    assert small_plan().bytes_per_block == 16 * (2 * 12 * 2 + 1 * 16 * 4)
+
+
+def test_steps_and_backends() -> None:
+    plan = small_plan()
+    assert [step.kernel for step in plan.steps()] == ["embed", "attention"]
+    assert plan.backends() == {"torch"}
+
+
+def test_another_schema_is_refused() -> None:
+    data = small_plan().to_json() | {"schema": 99}
+    with pytest.raises(ArtifactError, match="schema"):
+        Plan.from_json(data)
+
+
+@pytest.mark.parametrize("field", ["slots", "pieces", "state", "limits", "dtype"])
+def test_missing_and_wrong_fields_are_refused(field: str) -> None:
+    data = small_plan().to_json()
+    with pytest.raises(ArtifactError, match="not readable"):
+        Plan.from_json({name: value for name, value in data.items() if name != field})
+    with pytest.raises(ArtifactError, match="not readable"):
+        Plan.from_json(data | {field: 3.5})
