@@ -1,0 +1,48 @@
+# Every target sets up what it needs first: `make demo` and `make test` work in a fresh clone.
+#
+#   PYTHON=python3.12             the interpreter for .venv (PYTHON312 for .venv-oldest)
+#   GRAPHOPT_TORCH_INDEX=ADDRESS  one more package index to find PyTorch in
+#   JOBS=4                        test workers; the default fits this machine's cores and memory
+
+BIN := .venv/bin
+JOBS ?= auto
+PYTEST := -m pytest -n $(JOBS) --dist worksteal
+export PYTHON PYTHON312 GRAPHOPT_TORCH_INDEX GRAPHOPT_ALLOW_CUDA_TORCH
+unexport PYTHONPATH PYTHONHOME
+
+.PHONY: demo test setup lint bench families test-all test-oldest soak clean
+.DEFAULT_GOAL := demo
+
+demo: setup ## compile the example checkpoint, verify it, stream completions
+	$(BIN)/python examples/demo.py
+
+test: setup ## what fits in 15 minutes on two cores
+	$(BIN)/python $(PYTEST) -m "not full and not gpu and not soak"
+
+setup: ## .venv: made once, then left alone until pyproject.toml or tools/setup changes
+	@python3 tools/bootstrap.py
+
+lint: setup ## style, format, types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/mypy $(wildcard examples tools benchmarks)
+
+bench: setup ## start-up and throughput on this machine
+	$(BIN)/python -m benchmarks.startup
+
+families: setup ## the table of model families: agree, or refused with a reason
+	$(BIN)/python -m tests.models.families
+
+test-all: setup ## everything but gpu and soak
+	$(BIN)/python $(PYTEST) -m "not gpu and not soak"
+
+test-oldest: ## the fast tier on the oldest supported torch, triton and transformers (5 GB on disk)
+	@python3 tools/bootstrap.py --environment oldest
+	.venv-oldest/bin/python $(PYTEST) -m "not slow and not full and not gpu and not soak"
+
+soak: setup ## minutes of load, on purpose
+	$(BIN)/python -m pytest -m soak
+
+clean: ## remove the environments and everything that was generated
+	rm -rf .venv .venv-oldest build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

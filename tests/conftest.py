@@ -1,0 +1,36 @@
+"""What every test gets: one thread per worker, workers that fit the machine, and gpu tests only with a GPU."""
+
+from __future__ import annotations
+
+import os
+
+# Before torch is imported anywhere: workers share the cores, so each computes with one thread.
+for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+    os.environ[variable] = "1"
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ["HF_HUB_OFFLINE"] = "1"  # no test may need the network
+
+import psutil
+import pytest
+
+WORKER_BYTES = 1_500_000_000
+MAX_WORKERS = 8
+
+
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """Workers for `-n auto`: one a core, as many as fit into the free memory."""
+    cores = len(psutil.Process().cpu_affinity()) if hasattr(psutil.Process, "cpu_affinity") else 2
+    fitting = psutil.virtual_memory().available // WORKER_BYTES
+    return int(max(1, min(cores, fitting, MAX_WORKERS)))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip the gpu tests, and nothing else ever, where there is no GPU."""
+    marked = [item for item in items if item.get_closest_marker("gpu")]
+    if not marked:
+        return
+    import torch
+
+    if not torch.cuda.is_available():
+        for item in marked:
+            item.add_marker(pytest.mark.skip(reason="needs an NVIDIA GPU"))
