@@ -1,0 +1,131 @@
+"""The operators on the memory of keys and values: writing a step's tokens, attending to them.
+
+``starts[S+1]``, ``lengths[S]`` and ``tables[S, P]`` say whose rows are whose. Sequence ``s`` owns query
+rows ``starts[s]`` to ``starts[s+1]`` and has ``lengths[s]`` tokens after this step, so its query ``i``
+stands at position ``lengths[s] - (starts[s+1] - starts[s]) + i``. Its token at position ``j`` lies in
+block ``tables[s, j // B]`` at offset ``j % B``, where ``B`` is the block size, and query position ``p``
+sees it if ``j <= p`` and, with a window, ``j > p - window``. Rows of no sequence come out as zeros.
+"""
+
+from __future__ import annotations
+
+from graphopt.errors import VerifyError
+from graphopt.ir.dtype import DType
+from graphopt.ir.ops_pointwise import require_class, require_rank, require_shape, same_dtype
+from graphopt.ir.ops_spec import (
+    Attrs,
+    AttrSpec,
+    OpSpec,
+    Types,
+    bool_of,
+    float_of,
+    int_of,
+    state,
+    tensor,
+)
+from graphopt.ir.shape import Dim, dim_min, sym
+from graphopt.ir.types import LayerState, TensorType, nbytes
+
+# Stands in attention's cost for the number of tokens that a query sees, on average.
+CONTEXT = sym("context")
+
+
+def _layer(types: Types, position: int, attrs: Attrs) -> LayerState:
+    memory, layer = state(types, position), int_of(attrs, "layer")
+    if memory.kind != "kv":
+        raise VerifyError(f"input {position} is not a state of keys and values", got=memory)
+    if not 0 <= layer < len(memory.layers):
+        raise VerifyError(
+            "the state has no such layer", got=layer, expected=f"0 to {len(memory.layers) - 1}"
+        )
+    return memory.layers[layer]
+
+
+def _infer_kv_write(types: Types, attrs: Attrs) -> Types:
+    layer = _layer(types, 0, attrs)
+    key, value, slots = (tensor(types, i) for i in (1, 2, 3))
+    require_rank(slots, 1, 3)
+    if slots.dtype is not DType.I64:
+        raise VerifyError("input 3 is not i64", got=slots)
+    same_dtype((key, value))
+    require_shape(key, (slots.shape[0], layer.heads, layer.key_size), 1)
+    require_shape(value, (slots.shape[0], layer.heads, layer.value_size), 2)
+    return (types[0],)
+
+
+def _kv_write_bytes(inputs: Types, attrs: Attrs, outputs: Types) -> Dim:
+    tokens = tensor(inputs, 3).shape[0]
+    read = nbytes(inputs[1]) + nbytes(inputs[2]) + nbytes(inputs[3])
+    return read + tokens * _layer(inputs, 0, attrs).bytes_per_token
+
+
+def _infer_attention(types: Types, attrs: Attrs) -> Types:
+    layer = _layer(types, 1, attrs)
+    query = tensor(types, 0)
+    require_class(query, "float")
+    require_rank(query, 3, 0)
+    tokens, heads, size = query.shape
+    if size != layer.key_size or not isinstance(heads, int) or heads % layer.heads:
+        raise VerifyError("queries do not fit the state", got=query, expected=f"layer {layer}")
+    starts, lengths, tables = (tensor(types, i) for i in (2, 3, 4))
+    for position, (type_, rank) in enumerate(((starts, 1), (lengths, 1), (tables, 2)), 2):
+        require_rank(type_, rank, position)
+        if type_.dtype is not DType.I32:
+            raise VerifyError(f"input {position} is not i32", got=type_)
+    require_shape(starts, (lengths.shape[0] + 1,), 2)
+    require_shape(tables, (lengths.shape[0], tables.shape[1]), 4)
+    extra = bool_of(attrs, "sinks") + bool_of(attrs, "alibi")
+    if len(types) != 5 + extra:
+        raise VerifyError("inputs do not match sinks and alibi", got=len(types), expected=5 + extra)
+    for position in range(5, len(types)):
+        require_class(tensor(types, position), "float", position)
+        require_shape(tensor(types, position), (heads,), position)
+    if int_of(attrs, "window") < 0 or float_of(attrs, "softcap") < 0:
+        raise VerifyError("window or softcap is negative", got=dict(attrs))
+    return (TensorType(query.dtype, (tokens, heads, layer.value_size)),)
+
+
+def _seen(attrs: Attrs) -> Dim:
+    window = int_of(attrs, "window")
+    return dim_min(CONTEXT, window) if window else CONTEXT
+
+
+def _attention_flops(inputs: Types, attrs: Attrs, outputs: Types) -> Dim:
+    layer, (tokens, heads, _) = _layer(inputs, 1, attrs), tensor(inputs, 0).shape
+    return 2 * tokens * heads * (layer.key_size + layer.value_size) * _seen(attrs)
+
+
+def _attention_bytes(inputs: Types, attrs: Attrs, outputs: Types) -> Dim:
+    layer, sequences = _layer(inputs, 1, attrs), tensor(inputs, 3).shape[0]
+    small: Dim = 0
+    for type_ in (inputs[0], *inputs[2:], *outputs):
+        small = small + nbytes(type_)
+    return small + sequences * _seen(attrs) * layer.bytes_per_token
+
+
+STATE: tuple[OpSpec, ...] = (
+    OpSpec(
+        "kv_write",
+        "The state with keys and values of a layer in the given slots; -1 writes nothing.",
+        (4, 4),
+        _infer_kv_write,
+        bytes=_kv_write_bytes,
+        attrs=(AttrSpec("layer", "int"),),
+    ),
+    OpSpec(
+        "attention",
+        "Causal attention of each sequence's queries to its tokens; accumulated in f32.",
+        (5, 7),
+        _infer_attention,
+        flops=_attention_flops,
+        bytes=_attention_bytes,
+        attrs=(
+            AttrSpec("layer", "int"),
+            AttrSpec("scale", "float"),
+            AttrSpec("window", "int", 0),
+            AttrSpec("softcap", "float", 0.0),
+            AttrSpec("sinks", "bool", False),
+            AttrSpec("alibi", "bool", False),
+        ),
+    ),
+)
