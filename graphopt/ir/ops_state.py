@@ -1,10 +1,12 @@
 """The operators on the memory of keys and values: writing a step's tokens, attending to them.
 
-``starts[S+1]``, ``lengths[S]`` and ``tables[S, P]`` say whose rows are whose. Sequence ``s`` owns query
-rows ``starts[s]`` to ``starts[s+1]`` and has ``lengths[s]`` tokens after this step, so its query ``i``
-stands at position ``lengths[s] - (starts[s+1] - starts[s]) + i``. Its token at position ``j`` lies in
-block ``tables[s, j // B]`` at offset ``j % B``, where ``B`` is the block size, and query position ``p``
-sees it if ``j <= p`` and, with a window, ``j > p - window``. Rows of no sequence come out as zeros.
+``starts[S+1]``, ``lengths[S]`` and ``tables[S, P]`` say whose rows are whose. Sequence ``s`` owns
+query rows ``starts[s]`` to ``starts[s+1]`` and has ``lengths[s]`` tokens after this step, so its
+query ``i`` stands at position ``lengths[s] - (starts[s+1] - starts[s]) + i``. Its token at position
+``j`` lies in block ``tables[s, j // B]`` at offset ``j % B``, where ``B`` is the block size; query
+position ``p`` sees it if ``j <= p`` and, with a window, ``j > p - window``. Scores are
+``scale * q.k``, then ``softcap * tanh(score / softcap)``, then plus ``alibi[h] * j``; a sink is one
+more score in the sum of its head's softmax, with no value. Rows of no sequence come out as zeros.
 """
 
 from __future__ import annotations
