@@ -1,3 +1,57 @@
-"""graphopt compiles a language-model checkpoint into a plan and runs it."""
+"""graphopt compiles a language-model checkpoint into a plan and runs that plan.
+
+    import graphopt
+    artifact = graphopt.compile_checkpoint("path/to/checkpoint", "model.gopt")
+    with graphopt.LLM("model.gopt") as llm:
+        print(llm.generate("def main(", graphopt.SamplingParams(max_tokens=32))[0].text)
+
+Importing this is cheap: what a name needs is imported when the name is first used.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from graphopt.api import LLM, compile_checkpoint, open_artifact, verify_artifact
+    from graphopt.artifact import Artifact, read_artifact
+    from graphopt.errors import GraphoptError
+    from graphopt.runtime.outputs import RequestOutput
+    from graphopt.runtime.sampling_params import SamplingParams
 
 __version__ = "0.1.0"
+
+_HOME = {
+    "Artifact": "graphopt.artifact",
+    "GraphoptError": "graphopt.errors",
+    "LLM": "graphopt.api",
+    "RequestOutput": "graphopt.runtime.outputs",
+    "SamplingParams": "graphopt.runtime.sampling_params",
+    "compile_checkpoint": "graphopt.api",
+    "open_artifact": "graphopt.api",
+    "read_artifact": "graphopt.artifact",
+    "verify_artifact": "graphopt.api",
+}
+
+__all__ = [
+    "LLM",
+    "Artifact",
+    "GraphoptError",
+    "RequestOutput",
+    "SamplingParams",
+    "compile_checkpoint",
+    "open_artifact",
+    "read_artifact",
+    "verify_artifact",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'graphopt' has no attribute {name!r}")
+    return getattr(import_module(_HOME[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOME})

@@ -1,0 +1,1 @@
+"""One command a table: each prints its table and writes every sample as JSON."""

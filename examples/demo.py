@@ -1,0 +1,47 @@
+"""The whole of graphopt in a minute: compile the demo checkpoint, verify it, let it write.
+
+Runs the same commands that you would type, and shows each one before it runs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).parent
+CHECKPOINT = HERE / "demo-llama"
+PROMPTS = ("Return the", "def main(", "The following functions are")
+
+
+def show_and_run(*arguments: str) -> None:
+    """Print ``graphopt ARGUMENTS`` and run it in this environment.
+
+    Raises:
+        SystemExit: the command failed; with its exit code.
+    """
+    print(f"\n$ graphopt {shlex.join(arguments)}", flush=True)
+    done = subprocess.run([sys.executable, "-m", "graphopt", *arguments], check=False)
+    if done.returncode != 0:
+        raise SystemExit(done.returncode)
+
+
+def main() -> None:
+    """Command-line entry point."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("--output", type=Path, default=Path("build") / "demo.gopt")
+    parser.add_argument("--max-tokens", type=int, default=96)
+    options = parser.parse_args()
+    artifact = str(options.output)
+    show_and_run("compile", str(CHECKPOINT), "-o", artifact)
+    show_and_run("verify", artifact, "--reference", str(CHECKPOINT))
+    limit = str(options.max_tokens)
+    for prompt in PROMPTS:
+        show_and_run("generate", artifact, "--prompt", prompt, "--max-tokens", limit)
+    print(f"\nNext: graphopt chat {artifact}   or   graphopt inspect {artifact}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,288 @@
+"""Wires the layers together: a checkpoint through frontend, passes and codegen to an artifact.
+
+Nothing here decides anything; each call hands one layer's result to the next.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+from graphopt.artifact import (
+    Artifact,
+    Contents,
+    ModelInfo,
+    is_artifact,
+    read_artifact,
+    write_artifact,
+)
+from graphopt.cache import ArtifactCache, checkpoint_factors
+from graphopt.config import CompileOptions
+from graphopt.ir.dtype import DType
+from graphopt.ir.graph import Graph, Value
+from graphopt.ir.types import StateType, TensorType
+from graphopt.ledger import Ledger
+from graphopt.plan import Limits, Plan
+from graphopt.progress import ProgressFn, silent, weighed
+from graphopt.target import Target
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    from graphopt.frontend.checkpoint import Checkpoint
+
+# Logits of one step take at most this many bytes, which bounds the rows that scoring asks for.
+MAX_LOGITS_BYTES = 1 << 28
+MAX_ROWS = 1024
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """A checkpoint after the last pass: everything of the artifact but the weights' bytes.
+
+    Attributes:
+        plan: what runs.
+        graph: what the plan computes.
+        stages: text of the graph after each stage, the traced one first.
+        ledger: what was decided.
+        model: what the model is.
+        load: gives the bytes of the weight called so.
+    """
+
+    plan: Plan
+    graph: Graph
+    stages: Mapping[str, str]
+    ledger: Ledger
+    model: ModelInfo
+    load: Callable[[str], npt.NDArray[np.generic]]
+
+
+def compile_options(
+    *,
+    target: str = "cpu",
+    dtype: str = "auto",
+    max_model_len: int | None = None,
+    block_size: int = 16,
+    quantize: str | None = None,
+    allow_unproven: bool = False,
+) -> CompileOptions:
+    """Options as a user writes them, checked.
+
+    Raises:
+        UsageError: a value is unknown or out of range.
+        UnsupportedError: a value is known but not supported.
+    """
+    options = CompileOptions(
+        Target.parse(target), dtype, max_model_len, block_size, quantize, allow_unproven
+    )
+    options.check()
+    return options
+
+
+def compile_checkpoint(
+    checkpoint: str | Path,
+    output: str | Path | None = None,
+    *,
+    keep_stages: bool = False,
+    progress: ProgressFn | None = None,
+    **options: Any,
+) -> Artifact:
+    """Compile a Hugging Face checkpoint into an artifact.
+
+    Args:
+        checkpoint: a folder, or a hub name that is in the local hub cache.
+        output: folder of the artifact; None for graphopt's cache.
+        keep_stages: also keep the graph's text after each pass.
+        progress: told how far the work is.
+        **options: see :func:`compile_options`.
+
+    Raises:
+        GraphoptError: with what, where, got, expected and what to do next.
+
+    Example:
+        >>> compile_checkpoint("examples/demo-llama", "demo.gopt", dtype="float32")
+    """
+    from graphopt.frontend.checkpoint import Checkpoint
+
+    chosen = compile_options(**options)
+    source = Checkpoint.open(checkpoint)
+    factors = _factors(source.folder, chosen)
+    path = Path(output) if output is not None else ArtifactCache().path_for(factors)
+    compiled = compile_graph(source, chosen, keep_stages=keep_stages, progress=progress)
+    write_artifact(path, _contents(source, compiled, factors, progress or silent))
+    return read_artifact(path, check_digests=False)
+
+
+def compile_graph(
+    source: Checkpoint,
+    options: CompileOptions,
+    *,
+    keep_stages: bool = False,
+    progress: ProgressFn | None = None,
+) -> Compiled:
+    """Trace, rewrite and plan a checkpoint, reading only the headers of its weights."""
+    from graphopt.codegen.backend import assign
+    from graphopt.codegen.torch import TorchBackend
+    from graphopt.frontend.conversion import bind
+    from graphopt.frontend.hf import trace
+    from graphopt.ir.printer import print_graph
+    from graphopt.passes.manager import run_passes
+    from graphopt.passes.memory import plan_memory
+    from graphopt.passes.partition import partition
+    from graphopt.passes.pipeline import decoder_pipeline
+    from graphopt.passes.regions import form_regions
+
+    report = progress or silent
+    report("tracing the model", 0, 0)
+    dtype = DType.from_torch_name(source.dtype if options.dtype == "auto" else options.dtype)
+    traced = trace(
+        source.config,
+        dtype=dtype,
+        max_model_len=options.max_model_len,
+        allow_unproven=options.allow_unproven,
+    )
+    binding = bind(traced.model, source)
+    report("rewriting the graph", 0, 0)
+    ledger, stages = Ledger(), {"traced": print_graph(traced.graph)}
+
+    def keep(name: str, stage: Graph) -> None:
+        if keep_stages:
+            stages[name] = print_graph(stage)
+
+    graph, _ = run_passes(traced.graph, decoder_pipeline(), ledger, keep)
+    regions = form_regions(graph)
+    memory = plan_memory(graph, regions, assign(graph, regions, [TorchBackend()], ledger))
+    plan = Plan(
+        name=source.name,
+        target=str(options.target),
+        dtype=dtype,
+        block_size=options.block_size,
+        state=_state(graph),
+        limits=_limits(graph, traced.max_model_len),
+        inputs=memory.inputs,
+        output=memory.output,
+        slots=memory.slots,
+        pieces=partition(graph, memory.steps),
+    )
+    return Compiled(
+        plan,
+        graph,
+        stages,
+        ledger,
+        _model_info(source, graph, traced.notes),
+        traced.loader(binding),
+    )
+
+
+def open_artifact(
+    path: str | Path, *, progress: ProgressFn | None = None, **options: Any
+) -> Artifact:
+    """An artifact that is read and checked, or a checkpoint compiled into the cache first.
+
+    Raises:
+        GraphoptError: it is neither, or is damaged, or does not fit.
+    """
+    folder = Path(path)
+    if is_artifact(folder) or folder.suffix == ".gopt":
+        wanted = options.get("dtype", "auto")
+        return read_artifact(folder, expect={} if wanted == "auto" else {"dtype": wanted})
+    from graphopt.frontend.location import find_folder
+
+    cached = ArtifactCache().path_for(_factors(find_folder(path), compile_options(**options)))
+    if is_artifact(cached):
+        return read_artifact(cached)
+    return compile_checkpoint(path, cached, progress=progress, **options)
+
+
+def _factors(checkpoint: Path, options: CompileOptions) -> dict[str, str]:
+    return {
+        **checkpoint_factors(checkpoint),
+        **_versions(),
+        "target": str(options.target),
+        "dtype": options.dtype,
+        "max_model_len": str(options.max_model_len),
+        "block_size": str(options.block_size),
+        "quantize": str(options.quantize),
+        "allow_unproven": str(options.allow_unproven),
+    }
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for name in ("graphopt", "torch", "transformers"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "absent"
+    return found
+
+
+def _contents(
+    source: Checkpoint, compiled: Compiled, factors: Mapping[str, str], progress: ProgressFn
+) -> Contents:
+    from graphopt.ir.printer import print_graph
+
+    weights = [_spec(value) for value in compiled.graph.weights]
+    sizes = [_nbytes(spec) for spec in weights]
+
+    def arrays() -> Iterator[npt.NDArray[np.generic]]:
+        pairs = ((spec[0], size) for spec, size in zip(weights, sizes, strict=True))
+        for name in weighed(pairs, "writing the weights", sum(sizes), progress):
+            yield compiled.load(name)
+
+    return Contents(
+        plan=compiled.plan,
+        graph_text=print_graph(compiled.graph),
+        ledger=compiled.ledger,
+        model=compiled.model,
+        weights=weights,
+        weight_arrays=arrays(),
+        tokenizer_files=_tokenizer_files(source.folder),
+        generation_defaults=source.generation_config,
+        versions=_versions(),
+        factors=factors,
+        extra_files={f"stages/{k}.ir": text.encode() for k, text in compiled.stages.items()},
+    )
+
+
+def _tokenizer_files(checkpoint: Path) -> dict[str, bytes]:
+    from graphopt.frontend.tokenizer import export_tokenizer
+
+    with TemporaryDirectory() as folder:
+        export_tokenizer(checkpoint, Path(folder))
+        return {file.name: file.read_bytes() for file in sorted(Path(folder).iterdir())}
+
+
+def _spec(value: Value) -> tuple[str, DType, tuple[int, ...]]:
+    shape = value.type.shape if isinstance(value.type, TensorType) else ()
+    dtype = value.type.dtype if isinstance(value.type, TensorType) else DType.U8
+    return value.name, dtype, tuple(int(str(dim)) for dim in shape)
+
+
+def _nbytes(spec: tuple[str, DType, tuple[int, ...]]) -> int:
+    total = spec[1].nbytes
+    for dim in spec[2]:
+        total *= dim
+    return total
+
+
+def _state(graph: Graph) -> StateType:
+    states = [value.type for value in graph.inputs if isinstance(value.type, StateType)]
+    return states[0]
+
+
+def _limits(graph: Graph, max_model_len: int) -> Limits:
+    logits = graph.outputs[0].type
+    vocab_size = int(str(logits.shape[-1])) if isinstance(logits, TensorType) else 0
+    rows = max(1, min(MAX_ROWS, MAX_LOGITS_BYTES // (4 * vocab_size)))
+    return Limits(max_model_len, vocab_size, rows)
+
+
+def _model_info(source: Checkpoint, graph: Graph, notes: Sequence[str]) -> ModelInfo:
+    counts = [_nbytes(_spec(value)) // _spec(value)[1].nbytes for value in graph.weights]
+    return ModelInfo(source.name, source.architecture, source.model_type, sum(counts), tuple(notes))
