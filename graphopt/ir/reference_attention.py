@@ -1,0 +1,213 @@
+"""Writing and reading keys and values in pages, in PyTorch, one sequence after the other.
+
+``ops_state`` defines what is computed. Sequences with one query each, which is what decoding gives,
+are computed together. Nothing outside a sequence's own, visible positions is read into the result,
+not even times zero: memory that was never written may hold anything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from graphopt.errors import IRError
+from graphopt.ir.graph import Node
+from graphopt.ir.ops_spec import bool_of, float_of, int_of
+from graphopt.ir.reference_common import Env, Step, wide_dtype
+
+# Most scores held at once, in elements: 64 MB of float32.
+_MAX_SCORES = 1 << 24
+
+
+def make_kv_write(node: Node) -> Step:
+    """Writes a step's keys and values into a layer's slots, in place."""
+    layer = int_of(node.attrs, "layer")
+
+    def run(values: Sequence[Any], env: Env) -> tuple[Any, ...]:
+        state, key, value, slots = values
+        if slots.numel() and bool((slots < 0).any()):
+            kept = slots >= 0
+            key, value, slots = key[kept], value[kept], slots[kept]
+        for memory, new in ((state.keys[layer], key), (state.values[layer], value)):
+            memory.view(-1, *memory.shape[2:]).index_copy_(0, slots, new.to(memory.dtype))
+        return (state,)
+
+    return run
+
+
+@dataclass(frozen=True, slots=True)
+class _Settings:
+    layer: int
+    scale: float
+    window: int
+    softcap: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Memory:
+    """One layer's blocks, and what its heads add to their scores."""
+
+    keys: Tensor
+    values: Tensor
+    block_size: int
+    sinks: Tensor | None
+    alibi: Tensor | None
+
+
+def make_attention(node: Node) -> Step:
+    """Attends to a layer's keys and values through block tables."""
+    settings = _Settings(
+        int_of(node.attrs, "layer"),
+        float_of(node.attrs, "scale"),
+        int_of(node.attrs, "window"),
+        float_of(node.attrs, "softcap"),
+    )
+    has_sinks, has_alibi = bool_of(node.attrs, "sinks"), bool_of(node.attrs, "alibi")
+
+    def run(values: Sequence[Any], env: Env) -> tuple[Any, ...]:
+        query, state, starts, lengths, tables = values[:5]
+        wide = wide_dtype(query.dtype)
+        memory = _Memory(
+            state.keys[settings.layer],
+            state.values[settings.layer],
+            state.block_size,
+            values[5].to(wide) if has_sinks else None,
+            values[-1].to(wide) if has_alibi else None,
+        )
+        return (_attention(settings, memory, query, starts.tolist(), lengths.tolist(), tables),)
+
+    return run
+
+
+def _attention(
+    settings: _Settings,
+    memory: _Memory,
+    query: Tensor,
+    starts: list[int],
+    lengths: list[int],
+    tables: Tensor,
+) -> Tensor:
+    out = query.new_zeros(query.shape[0], query.shape[1], memory.values.shape[-1])
+    singles: list[int] = []
+    for sequence, length in enumerate(lengths):
+        first, last = starts[sequence], starts[sequence + 1]
+        if last - first > length:
+            raise IRError(
+                f"sequence {sequence} has more queries than tokens",
+                got=f"{last - first} queries",
+                expected=f"at most {length}",
+            )
+        if last - first == 1:
+            singles.append(sequence)
+        elif last > first:
+            out[first:last] = _one_sequence(
+                settings, memory, query[first:last], length, tables[sequence]
+            )
+    if len(singles) == 1:
+        (sequence,) = singles
+        rows = slice(starts[sequence], starts[sequence] + 1)
+        out[rows] = _one_sequence(
+            settings, memory, query[rows], lengths[sequence], tables[sequence]
+        )
+    elif singles:
+        index = torch.tensor([starts[sequence] for sequence in singles], device=query.device)
+        held = torch.tensor([lengths[sequence] for sequence in singles], device=query.device)
+        wanted = tables[torch.tensor(singles, device=query.device)]
+        out[index] = _decodes(settings, memory, query[index], held, wanted)
+    return out
+
+
+def _one_sequence(
+    settings: _Settings, memory: _Memory, query: Tensor, length: int, table: Tensor
+) -> Tensor:
+    """``query[n, Hq, Dk]``, the last n positions of a sequence, to ``[n, Hq, Dv]``."""
+    count, size = query.shape[0], memory.block_size
+    low = max(0, length - count - settings.window + 1) if settings.window else 0
+    blocks = table[low // size : -(-length // size)].long()
+    inside = slice(low - low // size * size, length - low // size * size)
+    keys = memory.keys[blocks].flatten(0, 1)[inside].to(wide_dtype(query.dtype))
+    values = memory.values[blocks].flatten(0, 1)[inside].to(keys.dtype)
+    positions = torch.arange(low, length, device=query.device)
+    if count == 1:
+        return _attend(settings, memory, query, keys, values, positions, None)
+    rows = max(1, _MAX_SCORES // (query.shape[1] * (length - low)))
+    parts: list[Tensor] = []
+    for start in range(0, count, rows):
+        chunk = query[start : start + rows]
+        own = torch.arange(start, start + chunk.shape[0], device=query.device) + (length - count)
+        hidden = positions[None, :] > own[:, None]
+        if settings.window:
+            hidden |= positions[None, :] <= own[:, None] - settings.window
+        parts.append(_attend(settings, memory, chunk, keys, values, positions, hidden))
+    return torch.cat(parts)
+
+
+def _attend(
+    settings: _Settings,
+    memory: _Memory,
+    query: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    positions: Tensor,
+    hidden: Tensor | None,
+) -> Tensor:
+    """``query[n, Hq, Dk]``, ``keys[m, Hkv, Dk]``, ``values[m, Hkv, Dv]``, ``hidden[n, m]``."""
+    count, heads, size = query.shape
+    groups = heads // keys.shape[1]
+    grouped = query.to(keys.dtype).reshape(count, -1, groups, size).permute(1, 2, 0, 3)
+    scores = grouped.reshape(keys.shape[1], groups * count, size) @ keys.permute(1, 2, 0)
+    scores = _shaped(settings, memory, scores.view(heads, count, -1), positions)
+    if hidden is not None:
+        scores = scores.masked_fill(hidden, float("-inf"))
+    sinks = None if memory.sinks is None else memory.sinks.view(heads, 1, 1)
+    weights = _softmax(scores, sinks).view(keys.shape[1], groups * count, -1)
+    result = (weights @ values.transpose(0, 1)).view(heads, count, -1)
+    return result.transpose(0, 1).to(query.dtype)
+
+
+def _decodes(
+    settings: _Settings, memory: _Memory, query: Tensor, lengths: Tensor, tables: Tensor
+) -> Tensor:
+    """One query of each of n sequences: ``query[n, Hq, Dk]`` to ``[n, Hq, Dv]``."""
+    size, (count, heads, _) = memory.block_size, query.shape
+    low = (lengths - settings.window).clamp(min=0) if settings.window else torch.zeros_like(lengths)
+    first, last = low // size, (lengths + size - 1) // size
+    reach = torch.arange(int((last - first).max()), device=query.device)
+    index = first[:, None] + reach
+    blocks = tables.long().gather(1, index.clamp(max=tables.shape[1] - 1))
+    blocks = blocks.masked_fill(index >= last[:, None], 0)
+    offsets = torch.arange(size, device=query.device)
+    positions = (index[:, :, None] * size + offsets).flatten(1)
+    seen = (positions < lengths[:, None]) & (positions >= low[:, None])
+    keys = memory.keys[blocks].flatten(1, 2).to(wide_dtype(query.dtype))
+    values = memory.values[blocks].flatten(1, 2).to(keys.dtype)
+    values = values.masked_fill(~seen[:, :, None, None], 0)
+    grouped = query.to(keys.dtype).reshape(count, keys.shape[2], -1, query.shape[2])
+    scores = (grouped @ keys.permute(0, 2, 3, 1)).view(count, heads, -1)
+    scores = _shaped(settings, memory, scores.transpose(0, 1), positions).transpose(0, 1)
+    scores = scores.masked_fill(~seen[:, None, :], float("-inf"))
+    sinks = None if memory.sinks is None else memory.sinks.view(1, heads, 1)
+    weights = _softmax(scores, sinks).view(count, keys.shape[2], heads // keys.shape[2], -1)
+    return (weights @ values.transpose(1, 2)).view(count, heads, -1).to(query.dtype)
+
+
+def _shaped(settings: _Settings, memory: _Memory, scores: Tensor, positions: Tensor) -> Tensor:
+    """``scores[Hq, n, m]`` scaled, capped and leaning by ``positions``, ``[m]`` or ``[n, m]``."""
+    scores = scores * settings.scale
+    if settings.softcap:
+        scores = settings.softcap * torch.tanh(scores / settings.softcap)
+    if memory.alibi is not None:
+        scores = scores + memory.alibi.view(-1, 1, 1) * positions
+    return scores
+
+
+def _softmax(scores: Tensor, sinks: Tensor | None) -> Tensor:
+    """Over the last dimension, with one more score a head where there are sinks."""
+    if sinks is None:
+        return torch.softmax(scores, -1)
+    whole = torch.cat((scores, sinks.expand(*scores.shape[:-1], 1)), -1)
+    return torch.softmax(whole, -1)[..., :-1]
