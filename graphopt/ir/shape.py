@@ -8,11 +8,13 @@ What folds to a number is an ``int``, hence ``Dim = int | Expr`` throughout.
 
 from __future__ import annotations
 
-import ast
+import math
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from graphopt.errors import IRError, ParseError
+from graphopt.ir.dtype import DType
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +52,9 @@ class Expr:
     terms: tuple[tuple[Monomial, int], ...]
 
     def __str__(self) -> str:
+        match self.terms:
+            case (((atom,), 1),):
+                return str(atom)
         text = ""
         for monomial, coefficient in self.terms:
             sign = "-" if coefficient < 0 else "+"
@@ -101,7 +106,13 @@ Dim = int | Expr
 
 
 def sym(name: str) -> Expr:
-    """The size called ``name``."""
+    """The size called ``name``.
+
+    Raises:
+        IRError: the name is not an identifier, or means something else in the text form.
+    """
+    if not _NAME.fullmatch(name) or name in _RESERVED:
+        raise IRError("not a name for a size", got=name, expected="an identifier, not a keyword")
     return Expr((((Symbol(name),), 1),))
 
 
@@ -183,36 +194,117 @@ def parse_dim(text: str) -> Dim:
     Raises:
         ParseError: the text is not an expression over ``+ - * // % min max``.
     """
+    dim, end = parse_dim_at(text, 0)
+    if text[end:].strip():
+        raise ParseError("not a size expression", got=text, where=f"column {end + 1}")
+    return dim
+
+
+def parse_dim_at(text: str, start: int) -> tuple[Dim, int]:
+    """The longest expression in ``text`` from ``start`` on, and where it ends.
+
+    Raises:
+        ParseError: there is none.
+    """
+    reader = _Reader(text, start)
     try:
-        tree = ast.parse(text.strip(), mode="eval")
-    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-        raise ParseError("not a size expression", got=text) from error
-    return _from_ast(tree.body, text)
+        dim = reader.total()
+    except IRError as error:
+        raise ParseError(error.what, got=error.got or text[start:], where=error.where) from error
+    return dim, reader.end
 
 
-_BINARY: dict[type[ast.operator], str] = {
-    ast.Add: "+",
-    ast.Sub: "-",
-    ast.Mult: "*",
-    ast.FloorDiv: "//",
-    ast.Mod: "%",
-}
+_TOKEN = re.compile(r"[ \t]*(?:(\d+)|([A-Za-z_]\w*)|(//|[-+*%(),]))", re.ASCII)
+_NAME = re.compile(r"[A-Za-z_]\w*", re.ASCII)
+_RESERVED = frozenset(
+    {"none", "true", "false", "inf", "nan", "min", "max", *(d.value for d in DType)}
+)
+_DEEPEST = 100  # parentheses in parentheses, before Python's own stack gives out
+_LONGEST = 40  # digits of a number
 
 
-def _from_ast(node: ast.expr, text: str) -> Dim:
-    match node:
-        case ast.Constant(value=int(value)) if not isinstance(value, bool):
-            return value
-        case ast.Name(id=name):
-            return sym(name)
-        case ast.UnaryOp(op=ast.USub(), operand=operand):
-            return _multiply(_from_ast(operand, text), -1)
-        case ast.BinOp(left=left, op=operator, right=right) if type(operator) in _BINARY:
-            kind = _BINARY[type(operator)]
-            return _OPERATORS[kind](_from_ast(left, text), _from_ast(right, text))
-        case ast.Call(func=ast.Name(id="min" | "max" as kind), args=args, keywords=[]) if args:
-            return _extreme(kind, [_from_ast(arg, text) for arg in args])
-    raise ParseError("not a size expression", got=text)
+class _Reader:
+    """Reads one expression by recursive descent; ``end`` is where what it took ends."""
+
+    def __init__(self, text: str, start: int) -> None:
+        self.text = text
+        self.end = start
+        self.depth = 0
+
+    def peek(self) -> str:
+        """The next token if it is a mark, else nothing."""
+        found = _TOKEN.match(self.text, self.end)
+        return found[3] or "" if found else ""
+
+    def take(self) -> re.Match[str]:
+        """The next token."""
+        found = _TOKEN.match(self.text, self.end)
+        if found is None:
+            rest = self.text[self.end :].split("\n")[0].strip()
+            raise ParseError("a size expression breaks off", got=rest or "the end")
+        self.end = found.end()
+        return found
+
+    def expect(self, mark: str) -> None:
+        """Takes ``mark``."""
+        found = self.take()
+        if found[3] != mark:
+            raise ParseError("not a size expression", got=found[0].strip(), expected=mark)
+
+    def total(self) -> Dim:
+        """Terms with ``+`` and ``-`` between them."""
+        left = self.term()
+        while (mark := self.peek()) in ("+", "-"):
+            self.take()
+            left = _OPERATORS[mark](left, self.term())
+        return left
+
+    def term(self) -> Dim:
+        """Factors with ``*``, ``//`` and ``%`` between them, from left to right."""
+        left = self.factor()
+        while (mark := self.peek()) in ("*", "//", "%"):
+            self.take()
+            left = _OPERATORS[mark](left, self.factor())
+        return left
+
+    def factor(self) -> Dim:
+        """A number, a symbol, a call, something in parentheses, or the negative of a factor."""
+        self.depth += 1
+        if self.depth > _DEEPEST:
+            raise ParseError("a size expression is too deep", expected=f"{_DEEPEST} at most")
+        found = self.take()
+        digits, name, mark = found.groups()
+        if digits:
+            result: Dim = self.number(digits)
+        elif name in ("min", "max"):
+            result = self.extreme(name)
+        elif name:
+            result = sym(name)
+        elif mark == "-":
+            result = _multiply(self.factor(), -1)
+        elif mark == "(":
+            result = self.total()
+            self.expect(")")
+        else:
+            raise ParseError("not a size expression", got=mark)
+        self.depth -= 1
+        return result
+
+    def number(self, digits: str) -> int:
+        """An integer."""
+        if len(digits) > _LONGEST:
+            raise ParseError("a number is too long", expected=f"{_LONGEST} digits at most")
+        return int(digits)
+
+    def extreme(self, kind: str) -> Dim:
+        """The arguments of ``min`` or ``max``."""
+        self.expect("(")
+        args = [self.total()]
+        while self.peek() == ",":
+            self.take()
+            args.append(self.total())
+        self.expect(")")
+        return _extreme(kind, args)
 
 
 def _terms(dim: Dim) -> tuple[tuple[Monomial, int], ...]:
@@ -264,7 +356,7 @@ def _floor_divide(left: Dim, right: Dim) -> Dim:
     whole, rest = _split_by(left, right)
     if not rest:
         return whole
-    remainder = _build(rest)
+    remainder, right, _ = _reduced(_build(rest), right)
     if isinstance(remainder, int) and isinstance(right, int):
         return _add(whole, remainder // right)
     return _add(whole, Expr((((Opaque("//", (remainder, right)),), 1),)))
@@ -278,10 +370,20 @@ def _modulo(left: Dim, right: Dim) -> Dim:
     if right == 1:
         return 0
     _, rest = _split_by(left, right)
-    remainder = _build(rest)
+    remainder, right, scale = _reduced(_build(rest), right)
     if isinstance(remainder, int) and (remainder == 0 or isinstance(right, int)):
-        return remainder % right if isinstance(right, int) else 0
-    return Expr((((Opaque("%", (remainder, right)),), 1),))
+        return remainder % right * scale if isinstance(right, int) else 0
+    return _multiply(Expr((((Opaque("%", (remainder, right)),), 1),)), scale)
+
+
+def _reduced(left: Dim, right: Dim) -> tuple[Dim, Dim, int]:
+    """``left`` and ``right`` without the greatest positive number that divides both, and it."""
+    coefficients = [value for dim in (left, right) for _, value in _terms(dim)]
+    scale = math.gcd(*coefficients)
+    if scale <= 1:
+        return left, right, 1
+    small = [_build({m: value // scale for m, value in _terms(dim)}) for dim in (left, right)]
+    return small[0], small[1], scale
 
 
 def _split_by(left: Dim, right: Dim) -> tuple[Dim, dict[Monomial, int]]:
