@@ -1,4 +1,4 @@
-"""What every test gets: one thread per worker, workers that fit the machine, and gpu tests only with a GPU."""
+"""What every test gets: one thread a worker, as many workers as fit, gpu tests only with a GPU."""
 
 from __future__ import annotations
 

@@ -76,6 +76,7 @@ class Pip:
         with self.log.open("a") as log:
             log.write(f"\n$ {' '.join(command)}\n")
             log.flush()
+            start = log.tell()
             process = subprocess.Popen(
                 command,
                 stdin=subprocess.DEVNULL,
@@ -85,7 +86,8 @@ class Pip:
             )
             self._wait(process)
         if process.returncode != 0:
-            raise SetupError(self._explain(self.log.read_text(errors="replace"), arguments))
+            output = self.log.read_bytes()[start:].decode(errors="replace")
+            raise SetupError(self._explain(output, arguments))
 
     def resolve(self, *requirements: str) -> dict[str, str] | None:
         """The versions, by package name, that installing would bring; None if pip finds no answer.
