@@ -17,7 +17,7 @@ HEAD = """# Operators
 
 What a graph is made of. Operands of one node have equal element types; sizes follow numpy's
 broadcasting. An operator of PyTorch that has no row here stays in the graph as `aten.*` and runs
-through PyTorch. The meaning of each row is its reference implementation, `graphopt/ir/reference.py`;
+through PyTorch. A row means what its reference implementation in `graphopt/ir/reference.py` does;
 the formula is what code generators compute for one element.
 
 To add an operator: a row in `graphopt/ir/ops_*.py`, a reference in `graphopt/ir/reference_*.py`,
