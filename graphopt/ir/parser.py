@@ -1,7 +1,7 @@
 """Reads the text form of a graph, in time linear in the text.
 
-A tokenizer that is asked for one kind of thing at a time, and a recursive descent over it; types are
-read once per spelling.
+A tokenizer that is asked for one kind of thing at a time, and a recursive descent over it; types
+are read once per spelling.
 
     graph    = "graph" "@" name "(" [value {"," value}] ")" "->" types "{" {value} {node} return "}"
     value    = ("%" | "@") name ":" type

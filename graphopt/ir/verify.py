@@ -35,6 +35,8 @@ def verify(graph: Graph) -> None:
         checker.define(value, None)
         if not value.is_weight or not isinstance(value.type, TensorType):
             raise VerifyError(f"weight {value.name} is not a weight", got=repr(value))
+        if not all(isinstance(dim, int) for dim in value.type.shape):
+            raise VerifyError(f"the size of weight {value.name} is not known", got=value.type)
     for node in graph.nodes:
         checker.node(node)
     for value in graph.outputs:
