@@ -1,0 +1,108 @@
+"""One sample as it grows: its text, its log-probabilities, and when it is over.
+
+Order of the checks after each token: stop token, stop string, length. A stop token belongs to the
+sample's tokens, but not to its text unless the request says so.
+"""
+
+from __future__ import annotations
+
+from .detokenizer import Decoder, Detokenizer
+from .outputs import ABORT, LENGTH, STOP, Completion, Delta, FinishReason, TokenLogprobs
+from .sequence import Sequence
+from .stop_strings import StopStrings
+
+
+class CompletionStream:
+    """Turns the tokens of one sequence into deltas and, in the end, a completion.
+
+    Args:
+        sequence: the sample; its tokens are appended by the engine.
+        decoder: the tokenizer; None leaves the text empty.
+    """
+
+    def __init__(self, sequence: Sequence, decoder: Decoder | None) -> None:
+        params = sequence.params
+        self._sequence = sequence
+        self._keeps_stop = params.include_stop_str_in_output
+        self._detokenizer = (
+            None if decoder is None else Detokenizer(decoder, params.skip_special_tokens)
+        )
+        self._stops = StopStrings(params.stop_strings, self._keeps_stop)
+        self._texts: list[str] = []
+        self._logprobs: list[TokenLogprobs] | None = None if params.logprobs is None else []
+        self.finish_reason: FinishReason | None = None
+        self._stop_reason: int | str | None = None
+
+    def push(self, token: int, logprobs: TokenLogprobs | None) -> Delta:
+        """What ``token``, which was just appended to the sequence, changes."""
+        sequence = self._sequence
+        if self._logprobs is not None and logprobs is not None:
+            self._logprobs.append(logprobs)
+        if token in sequence.stop_ids and sequence.num_output >= sequence.params.min_tokens:
+            text = self._text_of(token) if self._keeps_stop else ""
+            text += self._end(STOP, token if token in sequence.params.stop_ids else None)
+        else:
+            text = self._text_of(token)
+            if self.finish_reason is None and sequence.num_output >= sequence.max_output:
+                text += self._end(LENGTH)
+        self._texts.append(text)
+        return self._delta(text, (token,), None if logprobs is None else (logprobs,))
+
+    def finish(self) -> Delta:
+        """End a sample that generates nothing, for it has computed all there is."""
+        return self._delta(self._end(LENGTH))
+
+    def abort(self) -> Delta:
+        """End the sample where it stands."""
+        text = self._end(ABORT)
+        self._texts.append(text)
+        return self._delta(text)
+
+    def completion(self) -> Completion:
+        """The sample so far."""
+        return Completion(
+            self._sequence.index,
+            tuple(self._sequence.output_ids),
+            "".join(self._texts),
+            None if self._logprobs is None else tuple(self._logprobs),
+            self.finish_reason,
+            self._stop_reason,
+        )
+
+    def _delta(
+        self,
+        text: str,
+        tokens: tuple[int, ...] = (),
+        logprobs: tuple[TokenLogprobs, ...] | None = None,
+    ) -> Delta:
+        sequence = self._sequence
+        return Delta(
+            sequence.request.id,
+            sequence.index,
+            text,
+            tokens,
+            logprobs,
+            self.finish_reason,
+            self._stop_reason,
+        )
+
+    def _text_of(self, token: int) -> str:
+        if self._detokenizer is None:
+            return ""
+        return self._through(self._detokenizer.push(token))
+
+    def _end(self, reason: FinishReason, stop: int | None = None) -> str:
+        """Finish for ``reason``, unless what was held back completes a stop string."""
+        text = "" if self._detokenizer is None else self._through(self._detokenizer.flush())
+        if self.finish_reason is None:
+            text += self._stops.flush()
+            self.finish_reason, self._stop_reason = reason, stop
+        return text
+
+    def _through(self, text: str) -> str:
+        """Pass text on up to a stop string."""
+        sequence = self._sequence
+        text, stop = self._stops.push(text, sequence.num_output > sequence.params.min_tokens)
+        if stop is not None:
+            self.finish_reason, self._stop_reason = STOP, stop
+        return text

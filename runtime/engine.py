@@ -1,0 +1,407 @@
+"""The engine: schedule, run, emit, again and again.
+
+It has no input or output, no threads and no clock of its own. A request enters through
+``add_request`` and leaves in the ``finished`` of a step's output, whatever becomes of it: an error
+inside a step ends the requests of that step, and no others, with the error in their output.
+``check`` states what holds between steps.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import abc
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from graphopt.errors import (
+    DisagreementError,
+    GraphoptError,
+    MachineError,
+    RequestError,
+    UsageError,
+)
+
+from .completion_stream import CompletionStream
+from .detokenizer import Decoder
+from .executor import Executor, RowStatus, Sampled
+from .kv_cache import BlockPool
+from .model_runner import ModelRunner
+from .outputs import ABORT, Delta, RequestMetrics, RequestOutput, StepOutput, TokenLogprobs
+from .philox import derive_seed
+from .policies import Policy
+from .sampling_params import SamplingParams
+from .scheduler import Batch, Scheduled, Scheduler, SchedulerLimits
+from .sequence import Request, Sequence, Status
+
+
+@dataclass(frozen=True, slots=True)
+class EngineConfig:
+    """How much the engine may do at once.
+
+    Attributes:
+        limits: what a step and the scheduler may hold.
+        num_blocks: KV blocks to allocate.
+        eos_token_ids: tokens that end a sample unless the request ignores them.
+        seed: what seeds are drawn from for requests that have none.
+    """
+
+    limits: SchedulerLimits
+    num_blocks: int
+    eos_token_ids: frozenset[int] = frozenset()
+    seed: int = 0
+
+
+class _Live:
+    """A request that is not finished, and what came of it so far."""
+
+    def __init__(self, request: Request, decoder: Decoder | None, now_s: float) -> None:
+        self.request = request
+        self.streams = [CompletionStream(one, decoder) for one in request.sequences]
+        self.arrival_s = now_s
+        self.first_token_s: float | None = None
+        self.prompt_logprobs: list[TokenLogprobs | None] | None = (
+            None if request.params.prompt_logprobs is None else [None]
+        )
+        self.error: GraphoptError | None = None
+
+    @property
+    def done(self) -> bool:
+        """Whether every sample has ended."""
+        return all(stream.finish_reason is not None for stream in self.streams)
+
+    def output(self, now_s: float) -> RequestOutput:
+        """The request as it ends."""
+        request = self.request
+        return RequestOutput(
+            request.id,
+            request.prompt,
+            tuple(request.prompt_ids.tolist()),
+            tuple(stream.completion() for stream in self.streams),
+            None if self.prompt_logprobs is None else tuple(self.prompt_logprobs),
+            RequestMetrics(
+                self.arrival_s,
+                self.first_token_s,
+                now_s,
+                sum(one.cached for one in request.sequences),
+                sum(one.preemptions for one in request.sequences),
+            ),
+            self.error,
+        )
+
+
+class Engine:
+    """Continuous batching over one executor.
+
+    Args:
+        executor: runs the model; its KV memory is allocated here.
+        config: how much may be done at once.
+        decoder: the tokenizer, for text and stop strings; None gives token ids only.
+        policy: who runs next; first come, first served if None.
+        clock: seconds, for metrics and the policy.
+
+    Raises:
+        UsageError: the limits exceed what the executor can do.
+        MachineError: KV memory could not be allocated.
+    """
+
+    def __init__(
+        self,
+        executor: Executor,
+        config: EngineConfig,
+        *,
+        decoder: Decoder | None = None,
+        policy: Policy | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        if config.limits.max_rows > executor.max_rows:
+            raise UsageError(
+                "more rows of logits than the artifact was compiled for",
+                got=config.limits.max_rows,
+                expected=f"at most {executor.max_rows}",
+            )
+        self._executor = executor
+        self._config = config
+        self._eos = frozenset(one for one in config.eos_token_ids if one < executor.vocab_size)
+        self._decoder = decoder
+        self._clock = clock
+        self._requests_seen = 0
+        self._tickets = 0
+        self._live: dict[str, _Live] = {}
+        self._pool = BlockPool(config.num_blocks, executor.block_size)
+        self.scheduler = Scheduler(config.limits, self._pool, policy)
+        self._runner = ModelRunner(executor, config.limits, self.scheduler.context_limit)
+        self._last_batch: Batch = ()
+        executor.allocate(config.num_blocks)
+
+    @property
+    def has_work(self) -> bool:
+        """Whether any request is not finished."""
+        return bool(self._live)
+
+    @property
+    def num_running(self) -> int:
+        """Sequences that hold blocks."""
+        return len(self.scheduler.running)
+
+    @property
+    def num_waiting(self) -> int:
+        """Sequences that wait for a place."""
+        return len(self.scheduler.waiting)
+
+    @property
+    def kv_usage(self) -> float:
+        """Share of the KV blocks in use, 0 to 1."""
+        return self._pool.num_used / self._pool.num_blocks
+
+    def add_request(
+        self,
+        request_id: str,
+        prompt_ids: abc.Sequence[int],
+        params: SamplingParams,
+        *,
+        prompt: str | None = None,
+        priority: int = 0,
+    ) -> None:
+        """Take a request in; it runs from the next step on.
+
+        Args:
+            request_id: unique among the unfinished.
+            prompt_ids: the prompt, at least one token.
+            params: how to sample.
+            prompt: the prompt as text, only to be given back.
+            priority: smaller is more urgent, for the ``priority`` policy.
+
+        Raises:
+            RequestError: the prompt or a parameter does not make sense for this model.
+            CapacityError: the request can never fit.
+        """
+        tokens = self._check_prompt(request_id, prompt_ids)
+        self._check_params(params)
+        longest = self.scheduler.max_output(len(tokens), params.max_tokens)
+        seed = params.seed
+        if seed is None:
+            seed = derive_seed(self._config.seed, self._requests_seen)
+        self._requests_seen += 1
+        now_s = self._clock()
+        request = Request(request_id, tokens, prompt, params, seed, now_s * 1000.0, priority)
+        eos = frozenset() if params.ignore_eos else self._eos
+        stop_ids = eos | frozenset(params.stop_ids)
+        request.sequences = tuple(
+            Sequence(request, index, self._tickets + index, longest, stop_ids)
+            for index in range(params.n)
+        )
+        self._tickets += params.n
+        self._live[request_id] = _Live(request, self._decoder, now_s)
+        for sequence in request.sequences:
+            self.scheduler.add(sequence)
+
+    def _check_prompt(
+        self, request_id: str, prompt_ids: abc.Sequence[int]
+    ) -> np.ndarray[tuple[int, ...], np.dtype[np.int64]]:
+        if request_id in self._live:
+            raise RequestError("the request id is in use", got=request_id)
+        if len(prompt_ids) == 0:
+            raise RequestError("the prompt is empty", next="give at least one token")
+        try:
+            tokens = np.array(prompt_ids, dtype=np.int64)
+        except (TypeError, ValueError, OverflowError) as error:
+            raise RequestError("the prompt holds no token ids", got=str(error)) from error
+        vocab = self._executor.vocab_size
+        if tokens.ndim != 1 or tokens.min() < 0 or tokens.max() >= vocab:
+            raise RequestError(
+                "the prompt holds a token that the model does not have",
+                got=f"shape {tokens.shape}, ids {tokens.min()} to {tokens.max()}",
+                expected=f"ids 0 to {vocab - 1}",
+            )
+        return tokens
+
+    def _check_params(self, params: SamplingParams) -> None:
+        vocab = self._executor.vocab_size
+        named = {
+            "stop_token_ids": params.stop_ids,
+            "allowed_token_ids": params.allowed_ids or (),
+            "logit_bias": tuple(params.logit_bias or ()),
+        }
+        for name, ids in named.items():
+            if ids and max(ids) >= vocab:
+                raise RequestError(
+                    f"{name} names a token that the model does not have",
+                    got=max(ids),
+                    expected=f"ids 0 to {vocab - 1}",
+                )
+        if params.stop_strings and self._decoder is None:
+            raise RequestError(
+                "stop strings need a tokenizer, and this checkpoint has none",
+                next="use stop_token_ids",
+            )
+
+    def abort(self, request_id: str) -> RequestOutput | None:
+        """End a request now; None if there is no such request (it may just have finished)."""
+        live = self._live.get(request_id)
+        if live is None:
+            return None
+        self._abort(live, None)
+        return self._retire(live)
+
+    def step(self) -> StepOutput:
+        """Run one step; without work it does nothing.
+
+        Raises:
+            GraphoptError: the scheduler found nothing to run although there is work, which cannot
+                happen.
+        """
+        now_s = self._clock()
+        batch = self._last_batch = self.scheduler.schedule(now_s * 1000.0)
+        if not batch:
+            if self._live:
+                raise GraphoptError(
+                    "nothing can run although requests wait",
+                    got=f"{self.num_running} running, {self.num_waiting} waiting",
+                )
+            return StepOutput()
+        try:
+            sampled = self._runner.run(batch)
+        except Exception as error:  # noqa: BLE001 (whatever an executor raises ends its requests)
+            return self._fail(batch, error)
+        return self._emit(batch, sampled)
+
+    def _emit(self, batch: Batch, sampled: Sampled) -> StepOutput:
+        now_s = self._clock()
+        deltas: list[Delta] = []
+        touched: dict[str, _Live] = {}
+        row = 0
+        for part in batch:
+            live = self._live[part.sequence.request.id]
+            touched[live.request.id] = live
+            rows = range(row, row + part.rows)
+            row += part.rows
+            if live.error is None:
+                deltas.extend(self._emit_part(part, live, sampled, rows, now_s))
+        finished = tuple(self._retire(live) for live in touched.values() if live.done)
+        return StepOutput(tuple(deltas), finished, sum(part.count for part in batch))
+
+    def _emit_part(
+        self, part: Scheduled, live: _Live, sampled: Sampled, rows: range, now_s: float
+    ) -> abc.Iterator[Delta]:
+        sequence = part.sequence
+        error = _fault(sequence, sampled, rows)
+        if error is not None:
+            yield from self._abort(live, error)
+            return
+        sequence.computed = part.stop
+        stream = live.streams[sequence.index]
+        scored = len(rows) - int(part.samples)
+        if scored and live.prompt_logprobs is not None:
+            most = sequence.params.prompt_logprobs or 0
+            live.prompt_logprobs.extend(_logprobs(sampled, place, most) for place in rows[:scored])
+            sequence.scored += scored
+        if part.samples:
+            token = int(sampled.token_ids[rows[-1]])
+            sequence.append(token)
+            if live.first_token_s is None:
+                live.first_token_s = now_s
+            wanted = sequence.params.logprobs
+            report = None if wanted is None else _logprobs(sampled, rows[-1], wanted)
+            yield stream.push(token, report)
+        elif sequence.pending == 0:
+            yield stream.finish()
+        if stream.finish_reason is not None:
+            self.scheduler.remove(sequence)
+
+    def _fail(self, batch: Batch, error: Exception) -> StepOutput:
+        """End all requests of a step that could not be run."""
+        if not isinstance(error, GraphoptError):
+            cause = error
+            error = MachineError(
+                "the step could not be run", got=f"{type(cause).__name__}: {cause}"
+            )
+            error.__cause__ = cause
+        deltas: list[Delta] = []
+        lives = dict.fromkeys(self._live[part.sequence.request.id] for part in batch)
+        for live in lives:
+            deltas.extend(self._abort(live, error))
+        return StepOutput(tuple(deltas), tuple(self._retire(live) for live in lives))
+
+    def _abort(self, live: _Live, error: GraphoptError | None) -> list[Delta]:
+        """End all samples of a request that go on."""
+        live.error = error
+        deltas = []
+        for sequence, stream in zip(live.request.sequences, live.streams, strict=True):
+            if sequence.status is not Status.FINISHED:
+                self.scheduler.remove(sequence)
+                deltas.append(stream.abort().ended(ABORT, error))
+        return deltas
+
+    def _retire(self, live: _Live) -> RequestOutput:
+        del self._live[live.request.id]
+        return live.output(self._clock())
+
+    def check(self) -> None:
+        """Demand the invariants between steps: for tests, after every step.
+
+        Raises:
+            GraphoptError: a block is leaked or wrongly shared, a sequence is lost, or the last step
+                went over its budget.
+        """
+        self.scheduler.check()
+        limits = self._config.limits
+        for name, used, most in (
+            ("tokens", sum(part.count for part in self._last_batch), limits.max_num_batched_tokens),
+            ("rows", sum(part.rows for part in self._last_batch), limits.max_rows),
+            ("sequences", len(self._last_batch), limits.max_num_seqs),
+        ):
+            if used > most:
+                raise GraphoptError(f"a step has too many {name}", got=used, expected=most)
+        listed = {*self.scheduler.waiting, *self.scheduler.running}
+        alive = {
+            sequence
+            for live in self._live.values()
+            for sequence in live.request.sequences
+            if sequence.status is not Status.FINISHED
+        }
+        if listed != alive:
+            raise GraphoptError("a sequence is lost", got=listed ^ alive)
+
+    def close(self) -> None:
+        """Drop all requests and give the executor's memory back."""
+        for live in list(self._live.values()):
+            self._abort(live, None)
+        self._live.clear()
+        self._executor.close()
+
+
+def _fault(sequence: Sequence, sampled: Sampled, rows: range) -> GraphoptError | None:
+    """What is wrong with a sequence's rows, if anything."""
+    if sampled.status is None or not rows:
+        return None
+    worst = int(sampled.status[rows.start : rows.stop].max())
+    if worst == RowStatus.OK:
+        return None
+    where = f"request {sequence.request.id}, token {sequence.num_tokens}"
+    if worst == RowStatus.NOTHING_LEFT:
+        return RequestError(
+            "no token is left to choose",
+            where=where,
+            got="allowed_token_ids, logit_bias and min_tokens together exclude every token",
+            next="allow a token that is neither banned nor a stop token",
+        )
+    return DisagreementError(
+        "the model's logits are not finite numbers",
+        where=where,
+        next="run `graphopt verify` on the artifact; float16 overflows where bfloat16 does not",
+    )
+
+
+def _logprobs(sampled: Sampled, row: int, most: int) -> TokenLogprobs:
+    """The report on one row, with ``most`` of the likeliest tokens."""
+    if sampled.logprobs is None or sampled.ranks is None:
+        raise GraphoptError("the executor reported no log-probabilities", where=f"row {row}")
+    top: tuple[tuple[int, float], ...] = ()
+    if most and sampled.top_ids is not None and sampled.top_logprobs is not None:
+        ids = sampled.top_ids[row, :most].tolist()
+        top = tuple(zip(ids, sampled.top_logprobs[row, :most].tolist(), strict=True))
+    return TokenLogprobs(
+        int(sampled.token_ids[row]), float(sampled.logprobs[row]), int(sampled.ranks[row]), top
+    )

@@ -1,0 +1,204 @@
+"""Runs a plan step by step through PyTorch: the executor of last resort, and the readable one.
+
+Slots are registers: each holds the value that a step put there until a later step frees it. State
+is paged memory, updated in place. Sampling is the numpy reference on the step's logits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from graphopt.artifact import Artifact
+from graphopt.errors import ArtifactError, GraphoptError, MachineError
+from graphopt.ir.dtype import DType
+from graphopt.ir.graph import Graph, Value
+from graphopt.ir.parser import parse_graph
+from graphopt.ir.reference import PagedState, prepare, torch_dtype
+from graphopt.ir.types import StateType
+from graphopt.plan import Operand, Step
+from graphopt.region import make_region
+from graphopt.runtime.executor import Sampled, SamplingInputs, StepInputs
+from graphopt.runtime.sampler import sample
+
+Registers = list[Any]
+# Reads an operand: a register, a weight, or the state.
+_Read = Callable[[Registers], Any]
+
+
+@dataclass(frozen=True, slots=True)
+class _Call:
+    """A step that is ready to run: reads operands, gives results, in the kernel's order."""
+
+    step: Step
+    reads: tuple[_Read, ...]
+    run: Callable[[list[Any], dict[str, int]], list[Any]]
+
+
+class TorchExecutor:
+    """Runs the ``torch`` steps of an artifact on the CPU.
+
+    Args:
+        artifact: what to run; its weights stay mapped and are not copied.
+
+    Raises:
+        ArtifactError: the plan does not fit its graph, or has steps of another backend.
+    """
+
+    def __init__(self, artifact: Artifact) -> None:
+        plan = artifact.plan
+        foreign = plan.backends() - {"torch"}
+        if foreign:
+            raise ArtifactError(
+                "the plan has steps that PyTorch cannot run", got=", ".join(sorted(foreign))
+            )
+        self._plan = plan
+        self._state: PagedState | None = None
+        graph = parse_graph(artifact.graph_text())
+        weights = {value.name: _tensor(artifact, value.name) for value in graph.weights}
+        self._calls = tuple(self._prepare(graph, weights, step) for step in plan.steps())
+
+    @property
+    def block_size(self) -> int:
+        """KV slots in a block."""
+        return self._plan.block_size
+
+    @property
+    def bytes_per_block(self) -> int:
+        """Bytes of a block over all layers."""
+        return self._plan.bytes_per_block
+
+    @property
+    def vocab_size(self) -> int:
+        """Columns of the logits."""
+        return self._plan.limits.vocab_size
+
+    @property
+    def max_rows(self) -> int:
+        """Most rows of logits in one step."""
+        return self._plan.limits.max_rows
+
+    def allocate(self, num_blocks: int) -> None:
+        """Take memory for ``num_blocks`` KV blocks.
+
+        It is not cleared: nothing reads a slot before it was written, and pages that are never
+        touched cost nothing.
+
+        Raises:
+            MachineError: there is not enough.
+        """
+        self._state = None
+        plan = self._plan
+        if plan.state.kind != "kv":
+            raise ArtifactError("PyTorch steps know only KV state", got=plan.state.kind)
+
+        def layers(sizes: Sequence[int]) -> tuple[torch.Tensor, ...]:
+            return tuple(
+                torch.empty(
+                    (num_blocks, plan.block_size, layer.heads, size), dtype=torch_dtype(layer.dtype)
+                )
+                for layer, size in zip(plan.state.layers, sizes, strict=True)
+            )
+
+        try:
+            self._state = PagedState(
+                layers([layer.key_size for layer in plan.state.layers]),
+                layers([layer.value_size for layer in plan.state.layers]),
+                plan.block_size,
+            )
+        except RuntimeError as error:
+            raise MachineError(
+                "KV memory could not be allocated",
+                got=f"{num_blocks} blocks of {plan.bytes_per_block} bytes",
+                next="lower kv_cache_memory",
+            ) from error
+
+    def run(self, inputs: StepInputs, sampling: SamplingInputs) -> Sampled:
+        """Compute a step, and choose or score a token per row.
+
+        Raises:
+            GraphoptError: a step of the plan failed; it is named.
+        """
+        return sample(self.logits(inputs), sampling)
+
+    def logits(self, inputs: StepInputs) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
+        """Compute a step up to its logits, f32[R, V]; for ``run``, and for comparing numbers."""
+        registers: Registers = [None] * len(self._plan.slots)
+        for name, slot in self._plan.inputs.items():
+            registers[slot] = torch.from_numpy(getattr(inputs, name))
+        sizes = {
+            "T": len(inputs.token_ids),
+            "R": len(inputs.rows),
+            "S": len(inputs.lengths),
+            "P": inputs.tables.shape[1],
+        }
+        with torch.inference_mode():
+            for call in self._calls:
+                self._execute(call, registers, sizes)
+            found: torch.Tensor = registers[self._plan.output]
+            return found.to(torch.float32).contiguous().numpy()
+
+    def close(self) -> None:
+        """Give all memory back."""
+        self._state = None
+        self._calls = ()
+
+    def _execute(self, call: _Call, registers: Registers, sizes: dict[str, int]) -> None:
+        step = call.step
+        try:
+            results = call.run([read(registers) for read in call.reads], sizes)
+        except (RuntimeError, IndexError, TypeError, ValueError) as error:
+            raise GraphoptError(
+                f"step {step.kernel} failed",
+                where=step.scope or self._plan.name,
+                got=f"{type(error).__name__}: {error}",
+                next="run `graphopt verify` on the artifact",
+            ) from error
+        for slot, value in zip(step.results, results, strict=True):
+            registers[slot] = value
+        for slot in step.frees:
+            registers[slot] = None
+
+    def _prepare(self, graph: Graph, weights: dict[str, torch.Tensor], step: Step) -> _Call:
+        if any(not 0 <= place < len(graph.nodes) for place in step.nodes):
+            raise ArtifactError("a step names nodes that the graph lacks", got=step.nodes)
+        region = make_region(graph, step.nodes)
+        outputs = [value for value in region.outputs if not isinstance(value.type, StateType)]
+        if len(region.inputs) != len(step.operands) or len(outputs) != len(step.results):
+            raise ArtifactError(
+                "a step does not fit its nodes",
+                where=step.scope,
+                got=f"{len(step.operands)} operands, {len(step.results)} results",
+                expected=f"{len(region.inputs)} operands, {len(outputs)} results",
+            )
+        nodes = [(graph.nodes[place], prepare(graph.nodes[place])) for place in step.nodes]
+
+        def run(arguments: list[Any], sizes: dict[str, int]) -> list[Any]:
+            values: dict[Value, Any] = dict(zip(region.inputs, arguments, strict=True))
+            for node, compute in nodes:
+                results = compute([values[value] for value in node.inputs], sizes)
+                values.update(zip(node.outputs, results, strict=True))
+            return [values[value] for value in outputs]
+
+        reads = tuple(self._reader(weights, operand) for operand in step.operands)
+        return _Call(step, reads, run)
+
+    def _reader(self, weights: dict[str, torch.Tensor], operand: Operand) -> _Read:
+        if isinstance(operand, int):
+            slot = operand
+            return lambda registers: registers[slot]
+        if operand.startswith("@"):
+            weight = weights[operand[1:]]
+            return lambda registers: weight
+        return lambda registers: self._state
+
+
+def _tensor(artifact: Artifact, name: str) -> torch.Tensor:
+    """A weight as a tensor that shares the mapped file's memory."""
+    dtype: DType = artifact.weights.dtype(name)
+    view: Any = artifact.weights.view(name)
+    return torch.from_numpy(view).view(torch_dtype(dtype))

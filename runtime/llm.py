@@ -1,0 +1,423 @@
+"""The library's front: a compiled model that generates, streams, chats and scores.
+
+    with LLM("model.gopt") as llm:
+        for output in llm.generate(["def main("], SamplingParams(max_tokens=32, temperature=0.0)):
+            print(output.text)
+
+A prompt is text or token ids; a model without a tokenizer takes ids and gives ids. One thread may
+use an ``LLM``; several streams may be read in turn, and what each of them asks for is computed in
+the same batches.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Protocol
+
+from graphopt.artifact import Artifact, read_artifact
+from graphopt.errors import ArtifactError, RequestError, UsageError
+from graphopt.plan import Plan
+from graphopt.progress import ProgressFn, silent
+
+from .engine import Engine, EngineConfig
+from .executor import Executor
+from .outputs import Delta, RequestOutput
+from .policies import make_policy
+from .preflight import MemoryNeed, preflight
+from .sampling_params import SamplingParams, eos_token_ids
+from .scheduler import SchedulerLimits
+from .tokenizer import Tokenizer
+
+Prompt = str | Sequence[int]
+Message = Mapping[str, Any]
+
+# Without a measurement of the machine: enough sequences to amortise reading the weights, and
+# chunks long enough for matrix products to be bound by arithmetic.
+DEFAULT_MAX_NUM_SEQS = 64
+DEFAULT_MAX_NUM_BATCHED_TOKENS = 1024
+
+
+class Model(Protocol):
+    """What is needed of an artifact besides the weights."""
+
+    @property
+    def plan(self) -> Plan:
+        """What runs."""
+
+    @property
+    def weight_bytes(self) -> int:
+        """Size of the weights."""
+
+    @property
+    def generation_defaults(self) -> Mapping[str, Any]:
+        """Contents of generation_config.json."""
+
+    @property
+    def tokenizer_dir(self) -> Path | None:
+        """Folder with tokenizer.json, if there is one."""
+
+
+class LLM:
+    """A model, ready to generate.
+
+    Args:
+        artifact: a folder written by ``graphopt compile``, or one that was opened.
+        max_num_seqs: most sequences that run at once; 64 if None, or what the artifact allows.
+        max_num_batched_tokens: most tokens in a step; longer prompts are computed in chunks.
+        kv_cache_memory: bytes for keys and values; None for the smaller of 4 GiB and a quarter of
+            free memory. Never more is taken than ``max_num_seqs`` full contexts can use.
+        max_model_len: longest context in tokens; None for the artifact's, or less if KV memory does
+            not hold it.
+        generation_config: where sampling defaults and stop tokens come from: ``auto`` for the
+            checkpoint's, ``none``, or a path of another generation_config.json or its folder.
+        scheduling_policy: ``fcfs`` or ``priority``.
+        seed: makes requests without a seed of their own reproducible, in the order in which they
+            are made; None for another seed each time.
+        executor: runs the plan; chosen by what the plan needs if None.
+        progress: told how far loading is.
+
+    Raises:
+        ArtifactError: the artifact is damaged or does not fit this version.
+        MachineError: it does not fit into memory; a knob is named.
+        UsageError: an argument makes no sense.
+
+    Usage: ``LLM("model.gopt").generate("def main(")[0].text``.
+    """
+
+    def __init__(
+        self,
+        artifact: str | Path | Artifact | Model,
+        *,
+        max_num_seqs: int | None = None,
+        max_num_batched_tokens: int | None = None,
+        kv_cache_memory: int | None = None,
+        max_model_len: int | None = None,
+        generation_config: str | Path = "auto",
+        scheduling_policy: str = "fcfs",
+        seed: int | None = None,
+        executor: Executor | None = None,
+        progress: ProgressFn | None = None,
+    ) -> None:
+        report = progress or silent
+        report("checking the artifact", 0, 0)
+        model = read_artifact(artifact) if isinstance(artifact, str | Path) else artifact
+        plan = model.plan
+        limits = _limits(plan, max_num_seqs, max_num_batched_tokens, max_model_len)
+        self.memory: MemoryNeed = preflight(
+            plan,
+            model.weight_bytes,
+            limits,
+            kv_cache_memory=kv_cache_memory,
+            needs_full_context=max_model_len is not None,
+        )
+        folder = model.tokenizer_dir
+        report("loading the tokenizer", 0, 0)
+        self.tokenizer: Tokenizer | None = None if folder is None else Tokenizer.load(folder)
+        self._defaults = _generation_defaults(model, generation_config)
+        eos = {*eos_token_ids(self._defaults or {})}
+        if self.tokenizer is not None and self.tokenizer.eos_token_id is not None:
+            eos.add(self.tokenizer.eos_token_id)
+        config = EngineConfig(
+            limits,
+            self.memory.num_blocks,
+            frozenset(eos),
+            secrets.randbits(64) if seed is None else seed,
+        )
+        policy = make_policy(scheduling_policy)
+        report("loading the weights", 0, 0)
+        self.engine = Engine(
+            executor or _executor_for(model), config, decoder=self.tokenizer, policy=policy
+        )
+        self.max_model_len = self.engine.scheduler.context_limit
+        self._number = 0
+        self._inboxes: dict[str, deque[Delta]] = {}
+        self._outputs: dict[str, RequestOutput] = {}
+        self._closed = False
+
+    def __enter__(self) -> LLM:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Give all memory back; what is unfinished is dropped. May be called twice."""
+        if not self._closed:
+            self._closed = True
+            self._inboxes.clear()
+            self._outputs.clear()
+            self.engine.close()
+
+    def sampling_params(self, **overrides: Any) -> SamplingParams:
+        """The model's own sampling defaults with ``overrides`` on top.
+
+        Raises:
+            RequestError: a value or a name is not valid.
+        """
+        if self._defaults is None:
+            return SamplingParams(**overrides)
+        return SamplingParams.from_generation_config(self._defaults, **overrides)
+
+    def generate(
+        self,
+        prompts: Prompt | Sequence[Prompt],
+        params: SamplingParams | Sequence[SamplingParams] | None = None,
+        *,
+        progress: ProgressFn | None = None,
+    ) -> list[RequestOutput]:
+        """Complete prompts, in one batch.
+
+        Args:
+            prompts: text or token ids, or a list of either.
+            params: one for all, or one per prompt; None for the model's own defaults.
+            progress: told how many prompts are done.
+
+        Returns:
+            One output per prompt, in their order.
+
+        Raises:
+            RequestError: a prompt or its parameters are not valid; nothing was run.
+            CapacityError: a prompt can never fit; nothing was run.
+            GraphoptError: a step failed.
+        """
+        batch = _as_prompts(prompts)
+        each = self._each_params(params, len(batch))
+        pending: list[str] = []
+        report = progress or silent
+        try:
+            for prompt, one in zip(batch, each, strict=True):
+                pending.append(self._add(prompt, one))
+            names = tuple(pending)
+            found: dict[str, RequestOutput] = {}
+            while pending:
+                report("generating", len(found), len(names))
+                self._step()
+                for name in [name for name in pending if name in self._outputs]:
+                    pending.remove(name)
+                    found[name] = self._outputs.pop(name)
+                    error = found[name].error
+                    if error is not None:
+                        raise error
+            report("generating", len(found), len(names))
+            return [found[name] for name in names]
+        finally:
+            for name in pending:
+                self.engine.abort(name)
+                self._outputs.pop(name, None)
+
+    def stream(self, prompt: Prompt, params: SamplingParams | None = None) -> Iterator[Delta]:
+        """Complete one prompt, piece by piece.
+
+        The request is made when the first piece is asked for, and dropped when the iterator is
+        closed early.
+
+        Args:
+            prompt: text or token ids.
+            params: None for the model's own defaults.
+
+        Yields:
+            What each step added; the last delta of each sample has a ``finish_reason``.
+
+        Raises:
+            RequestError: the prompt or the parameters are not valid.
+            CapacityError: the prompt can never fit.
+            GraphoptError: a step failed.
+        """
+        name = self._add(prompt, self.sampling_params() if params is None else params)
+        inbox = self._inboxes[name] = deque()
+        try:
+            while True:
+                while inbox:
+                    delta = inbox.popleft()
+                    if delta.error is not None:
+                        raise delta.error
+                    yield delta
+                if name in self._outputs or self._closed:
+                    return
+                self._step()
+        finally:
+            self._inboxes.pop(name, None)
+            if self._outputs.pop(name, None) is None:
+                self.engine.abort(name)
+
+    def chat(
+        self,
+        messages: Sequence[Message] | Sequence[Sequence[Message]],
+        params: SamplingParams | Sequence[SamplingParams] | None = None,
+        *,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        progress: ProgressFn | None = None,
+        **variables: Any,
+    ) -> list[RequestOutput]:
+        """Answer one conversation, or several.
+
+        Args:
+            messages: each with ``role`` and ``content``; or a list of conversations.
+            params: one for all, or one per conversation; None for the model's own defaults.
+            tools: JSON schemas of functions the model may call.
+            progress: told how many conversations are done.
+            variables: what else the template knows, such as ``enable_thinking``.
+
+        Returns:
+            One output per conversation.
+
+        Raises:
+            RequestError: there is no chat template, or it refuses the messages.
+            GraphoptError: as ``generate``.
+        """
+        conversations: list[Any] = (
+            [messages] if messages and isinstance(messages[0], Mapping) else list(messages)
+        )
+        prompts = [self.chat_prompt(one, tools=tools, **variables) for one in conversations]
+        return self.generate(prompts, params, progress=progress)
+
+    def chat_prompt(
+        self,
+        messages: Sequence[Message],
+        *,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        add_generation_prompt: bool = True,
+        **variables: Any,
+    ) -> list[int]:
+        """The tokens that the chat template makes of one conversation, for ``stream``.
+
+        Raises:
+            RequestError: there is no tokenizer or chat template, or it refuses the messages.
+        """
+        if self.tokenizer is None:
+            raise RequestError(
+                "chat needs a tokenizer, and this checkpoint has none", next="use generate with ids"
+            )
+        text = self.tokenizer.render_chat(
+            messages, tools=tools, add_generation_prompt=add_generation_prompt, **variables
+        )
+        return self.tokenizer.encode(text, add_special_tokens=False)
+
+    def score(self, prompt: Prompt) -> list[float | None]:
+        """Log-probability of each token of ``prompt`` given those before it; None for the first.
+
+        Raises:
+            RequestError: the prompt is not valid.
+            CapacityError: it can never fit.
+            GraphoptError: a step failed.
+        """
+        params = SamplingParams(max_tokens=0, prompt_logprobs=0)
+        (output,) = self.generate([prompt], params)
+        return [None if one is None else one.logprob for one in output.prompt_logprobs or ()]
+
+    def _add(self, prompt: Prompt, params: SamplingParams) -> str:
+        if self._closed:
+            raise UsageError("the model was closed", next="open it again")
+        name = f"{self._number}"
+        if not isinstance(prompt, str):
+            self.engine.add_request(name, prompt, params)
+        elif self.tokenizer is not None:
+            ids = self.tokenizer.encode(prompt)
+            self.engine.add_request(name, ids, params, prompt=prompt)
+        else:
+            raise RequestError(
+                "this checkpoint has no tokenizer",
+                got="a prompt of text",
+                expected="a list of token ids",
+            )
+        self._number += 1
+        return name
+
+    def _each_params(
+        self, params: SamplingParams | Sequence[SamplingParams] | None, count: int
+    ) -> list[SamplingParams]:
+        if params is None:
+            return [self.sampling_params()] * count
+        if isinstance(params, SamplingParams):
+            return [params] * count
+        if len(params) != count:
+            raise UsageError(
+                "the sampling parameters do not match the prompts", got=len(params), expected=count
+            )
+        return list(params)
+
+    def _step(self) -> None:
+        """Run one step, and put what comes of it where its reader looks."""
+        step = self.engine.step()
+        for delta in step.deltas:
+            inbox = self._inboxes.get(delta.request_id)
+            if inbox is not None:
+                inbox.append(delta)
+        for output in step.finished:
+            self._outputs[output.request_id] = output
+
+
+def _as_prompts(prompts: Prompt | Sequence[Prompt]) -> list[Prompt]:
+    """One prompt or many, as a list; an empty list is no prompts."""
+    if isinstance(prompts, str):
+        return [prompts]
+    items: list[Any] = list(prompts)
+    if items and not isinstance(items[0], str) and not hasattr(items[0], "__len__"):
+        return [items]
+    return items
+
+
+def _limits(
+    plan: Plan, num_seqs: int | None, num_tokens: int | None, model_len: int | None
+) -> SchedulerLimits:
+    most = plan.limits
+    if model_len is not None and model_len > most.max_model_len:
+        raise UsageError(
+            "max_model_len is beyond what the artifact was compiled for",
+            got=model_len,
+            expected=f"at most {most.max_model_len}",
+            next="compile the checkpoint again with --max-model-len",
+        )
+    if num_tokens is None:
+        num_tokens = max(DEFAULT_MAX_NUM_BATCHED_TOKENS, num_seqs or 0)
+    if num_seqs is None:
+        num_seqs = max(1, min(DEFAULT_MAX_NUM_SEQS, most.max_rows, num_tokens))
+    return SchedulerLimits(num_seqs, num_tokens, most.max_rows, model_len or most.max_model_len)
+
+
+def _generation_defaults(model: Model, where: str | Path) -> Mapping[str, Any] | None:
+    """The generation configuration to use; None for none."""
+    if where == "none":
+        return None
+    if where == "auto":
+        return model.generation_defaults
+    file = Path(where)
+    if file.is_dir():
+        file /= "generation_config.json"
+    try:
+        data = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UsageError(
+            "the generation config cannot be read",
+            where=str(file),
+            got=str(error),
+            expected="auto, none, or the path of a generation_config.json",
+        ) from error
+    if not isinstance(data, dict):
+        raise UsageError("the generation config holds no object", where=str(file))
+    return data
+
+
+def _executor_for(model: Model) -> Executor:
+    """The executor that runs all of the plan's steps."""
+    backends = model.plan.backends()
+    if backends <= {"torch"} and isinstance(model, Artifact):
+        from .executors.torch import TorchExecutor
+
+        return TorchExecutor(model)
+    raise ArtifactError(
+        "there is no executor for this plan",
+        got=", ".join(sorted(backends)),
+        expected="torch",
+        next="compile the checkpoint again with this version",
+    )

@@ -1,0 +1,343 @@
+"""Who runs in this step, and how many tokens each: continuous batching under a token budget.
+
+A step is filled in three phases, each in the policy's order: running sequences with one token to
+compute (decodes), running sequences with more (prefill chunks), and new sequences. Two rules make
+it live:
+
+- A sequence is admitted when blocks for all its known tokens are free, and takes them at once. So
+  only a decode ever asks for a block, one at a time, and nobody stops halfway through a prefill.
+- When a decode finds no free block, the least deserving running sequence loses its blocks and waits
+  to be computed again; if that is the asker itself, it pauses and keeps them. The most deserving
+  sequence never pauses: it alone fits the pool, else it would have been refused. Since it is the
+  policy's order that decides, and the order of arrival is fixed, everyone becomes that one.
+
+Admission leaves one free block per running sequence, so that it does not cause the next preemption.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, insort
+from collections import abc
+from dataclasses import dataclass
+
+from graphopt.errors import CapacityError, GraphoptError, UsageError
+
+from .kv_cache import BlockPool, blocks_for
+from .policies import Fcfs, Policy
+from .sequence import Sequence, Status
+
+
+@dataclass(frozen=True, slots=True)
+class SchedulerLimits:
+    """What a step and the scheduler may hold.
+
+    Attributes:
+        max_num_seqs: most sequences that run at once.
+        max_num_batched_tokens: most tokens in a step.
+        max_rows: most rows of logits in a step.
+        max_model_len: longest sequence in tokens, prompt and output.
+    """
+
+    max_num_seqs: int
+    max_num_batched_tokens: int
+    max_rows: int
+    max_model_len: int
+
+    def __post_init__(self) -> None:
+        for name in ("max_num_seqs", "max_model_len"):
+            if getattr(self, name) < 1:
+                raise UsageError(f"{name} must be positive", got=getattr(self, name))
+        for name in ("max_num_batched_tokens", "max_rows"):
+            if getattr(self, name) < self.max_num_seqs:
+                raise UsageError(
+                    f"{name} is too small: every running sequence needs one in each step",
+                    got=getattr(self, name),
+                    expected=f"at least max_num_seqs, {self.max_num_seqs}",
+                    next=f"lower max_num_seqs, or raise {name}",
+                )
+
+
+@dataclass(frozen=True, slots=True)
+class Scheduled:
+    """A sequence's part of a step: positions ``start`` to ``start + count``.
+
+    ``rows`` of its positions, the last ones before ``start + count``, want logits.
+    """
+
+    sequence: Sequence
+    start: int
+    count: int
+    rows: int
+
+    @property
+    def stop(self) -> int:
+        """The position after the last."""
+        return self.start + self.count
+
+    @property
+    def samples(self) -> bool:
+        """Whether the last position yields a new token."""
+        return self.sequence.max_output > 0 and self.stop == self.sequence.num_tokens
+
+
+Batch = tuple[Scheduled, ...]
+
+
+class _Step:
+    """A step while it is being filled."""
+
+    def __init__(self, limits: SchedulerLimits) -> None:
+        self.tokens = limits.max_num_batched_tokens
+        self.rows = limits.max_rows
+        self.parts: dict[Sequence, Scheduled] = {}
+
+    def fit(self, sequence: Sequence) -> int:
+        """Tokens of ``sequence`` that still fit."""
+        return sequence.fit_rows(min(sequence.pending, self.tokens), self.rows)
+
+    def add(self, sequence: Sequence, count: int) -> None:
+        """Give ``sequence`` ``count`` tokens of the budget."""
+        part = Scheduled(sequence, sequence.computed, count, sequence.rows(count))
+        self.parts[sequence] = part
+        self.tokens -= part.count
+        self.rows -= part.rows
+
+    def drop(self, sequence: Sequence) -> None:
+        """Take back what ``sequence`` was given, if anything."""
+        part = self.parts.pop(sequence, None)
+        if part is not None:
+            self.tokens += part.count
+            self.rows += part.rows
+
+
+class Scheduler:
+    """Keeps the waiting and the running, and fills steps.
+
+    Args:
+        limits: what a step may hold.
+        pool: the KV blocks.
+        policy: who comes first.
+    """
+
+    def __init__(
+        self, limits: SchedulerLimits, pool: BlockPool, policy: Policy | None = None
+    ) -> None:
+        self.limits = limits
+        self.pool = pool
+        self.policy: Policy = policy or Fcfs()
+        self.waiting: list[Sequence] = []
+        self.running: list[Sequence] = []
+
+    @property
+    def context_limit(self) -> int:
+        """Longest sequence in tokens: the model's limit, or what all blocks hold if less."""
+        return min(self.limits.max_model_len, self.pool.num_blocks * self.pool.block_size)
+
+    def max_output(self, prompt_tokens: int, max_tokens: int | None) -> int:
+        """Tokens that a prompt may be followed by, its wish and the context considered.
+
+        Raises:
+            CapacityError: the prompt and one token more can never fit.
+        """
+        wanted = self.context_limit if max_tokens is None else max_tokens
+        least = prompt_tokens + min(1, wanted)
+        if least > self.limits.max_model_len:
+            raise CapacityError(
+                "the prompt does not fit the model's context",
+                got=f"{prompt_tokens} prompt tokens and {least - prompt_tokens} to generate",
+                expected=f"at most {self.limits.max_model_len} tokens (max_model_len)",
+                next="shorten the prompt, or raise max_model_len if the model allows it",
+            )
+        if least > self.context_limit:
+            need = blocks_for(least, self.pool.block_size)
+            raise CapacityError(
+                "the prompt does not fit KV memory",
+                got=f"{prompt_tokens} prompt tokens need {need} blocks of {self.pool.block_size}",
+                expected=f"at most {self.pool.num_blocks} blocks, {self.context_limit} tokens",
+                next="shorten the prompt, or raise kv_cache_memory",
+            )
+        return min(wanted, self.context_limit - prompt_tokens)
+
+    def add(self, sequence: Sequence) -> None:
+        """Let ``sequence`` wait for its turn."""
+        insort(self.waiting, sequence, key=_ticket)
+
+    def remove(self, sequence: Sequence) -> None:
+        """End ``sequence``, wherever it stands, and free its blocks."""
+        if sequence.status is Status.RUNNING:
+            self.running.remove(sequence)
+        elif sequence.status is Status.WAITING:
+            del self.waiting[bisect_left(self.waiting, sequence.ticket, key=_ticket)]
+        self.pool.free(sequence.finish())
+
+    def schedule(self, now_ms: float) -> Batch:
+        """Fill the next step.
+
+        Args:
+            now_ms: time of the engine's clock, for the policy.
+        """
+        step = _Step(self.limits)
+        ranked, arrivals = self._rank(now_ms)
+        preempted: list[Sequence] = []
+        paused = False
+        decodes = [sequence for sequence in ranked if sequence.pending == 1]
+        chunks = [sequence for sequence in ranked if sequence.pending > 1]
+        for sequence in (*decodes, *chunks):
+            if sequence.status is not Status.RUNNING:
+                continue
+            count = step.fit(sequence)
+            if count < 1:
+                continue
+            if self._make_room(sequence, count, ranked, step, preempted):
+                step.add(sequence, count)
+            else:
+                paused = True
+        if not preempted and not paused:
+            self._admit(arrivals, step)
+        for sequence in preempted:
+            self.add(sequence)
+        return tuple(step.parts.values())
+
+    def _rank(self, now_ms: float) -> tuple[list[Sequence], abc.Iterator[Sequence]]:
+        """The running in the policy's order, and the waiting in its order, the latter lazily."""
+        order = iter(self.policy.order(self.waiting, self.running, now_ms))
+        ranked: list[Sequence] = []
+        passed: list[Sequence] = []
+        while len(ranked) < len(self.running):
+            sequence = next(order, None)
+            if sequence is None:
+                raise GraphoptError(
+                    "the scheduling policy left out a running sequence",
+                    where=type(self.policy).__name__,
+                    got=len(ranked),
+                    expected=len(self.running),
+                )
+            (ranked if sequence.status is Status.RUNNING else passed).append(sequence)
+
+        def arrivals() -> abc.Iterator[Sequence]:
+            yield from passed
+            yield from order
+
+        return ranked, arrivals()
+
+    def _make_room(
+        self,
+        sequence: Sequence,
+        count: int,
+        ranked: list[Sequence],
+        step: _Step,
+        preempted: list[Sequence],
+    ) -> bool:
+        """Give ``sequence`` blocks for ``count`` more tokens, at the cost of the least deserving.
+
+        Returns:
+            False if the sequence itself is the least deserving; it keeps what it has.
+        """
+        missing = blocks_for(sequence.computed + count, self.pool.block_size) - len(sequence.table)
+        while missing > self.pool.num_free:
+            victim = next(other for other in reversed(ranked) if other.status is Status.RUNNING)
+            if victim is sequence:
+                return False
+            step.drop(victim)
+            self.running.remove(victim)
+            self.pool.free(victim.preempt())
+            preempted.append(victim)
+        if missing > 0:
+            sequence.table.extend(self.pool.allocate(missing))
+        return True
+
+    def _admit(self, arrivals: abc.Iterable[Sequence], step: _Step) -> None:
+        """Start waiting sequences for as long as the budget, the places and the blocks last."""
+        admitted: list[Sequence] = []
+        for sequence in arrivals:
+            if len(self.running) >= self.limits.max_num_seqs or step.tokens < 1:
+                break
+            donor, shared = self._sibling(sequence)
+            if shared and donor is None:
+                continue
+            missing = blocks_for(sequence.target, self.pool.block_size) - shared
+            if missing + len(self.running) > self.pool.num_free:
+                break
+            taken = donor.table.tolist()[:shared] if donor is not None else []
+            sequence.computed = shared * self.pool.block_size
+            count = step.fit(sequence)
+            if count < 1:
+                sequence.computed = 0
+                break
+            self.pool.share(taken)
+            sequence.table.extend(taken + self.pool.allocate(missing))
+            sequence.cached += sequence.computed
+            sequence.status = Status.RUNNING
+            self.running.append(sequence)
+            admitted.append(sequence)
+            step.add(sequence, count)
+        if admitted:
+            self.waiting = [item for item in self.waiting if item.status is Status.WAITING]
+
+    def _sibling(self, sequence: Sequence) -> tuple[Sequence | None, int]:
+        """A running sample of the same request to share prompt blocks with, and how many.
+
+        Only full blocks are shared, and at least the prompt's last token is left to compute,
+        because its logits are needed. With no donor yet but one on the way, the number alone is
+        returned: it is worth a few steps' wait.
+        """
+        reach = sequence.num_prompt - 1
+        if sequence.scores_prompt:
+            reach = min(reach, sequence.scored)
+        shared = reach // self.pool.block_size
+        siblings = [other for other in sequence.request.sequences if other.status is Status.RUNNING]
+        if shared == 0 or not siblings:
+            return None, 0
+        best = max(siblings, key=lambda other: other.computed)
+        ready = best.computed >= shared * self.pool.block_size
+        return (best if ready else None), shared
+
+    def check(self) -> None:
+        """Demand the invariants that hold between steps.
+
+        Raises:
+            GraphoptError: a block is leaked or wrongly shared, a sequence stands in the wrong
+                list, or one has fewer blocks than computed tokens.
+        """
+        size = self.pool.block_size
+        self.pool.check(sequence.table.tolist() for sequence in self.running)
+        for sequence in self.waiting:
+            if sequence.status is not Status.WAITING or len(sequence.table) or sequence.computed:
+                raise GraphoptError("a waiting sequence holds something", got=sequence)
+        tickets = [sequence.ticket for sequence in self.waiting]
+        if tickets != sorted(set(tickets)):
+            raise GraphoptError("the waiting are not in order of arrival", got=tickets)
+        if len(self.running) > self.limits.max_num_seqs:
+            raise GraphoptError("too many sequences run", got=len(self.running))
+        for sequence in self.running:
+            if sequence.status is not Status.RUNNING or sequence.pending < 1:
+                raise GraphoptError("a sequence runs with nothing to compute", got=sequence)
+            if len(sequence.table) > blocks_for(sequence.num_tokens, size):
+                raise GraphoptError("a sequence holds more blocks than it needs", got=sequence)
+            if len(sequence.table) < blocks_for(sequence.computed, size):
+                raise GraphoptError("a sequence holds fewer blocks than it computed", got=sequence)
+        self._check_sharing()
+
+    def _check_sharing(self) -> None:
+        """Shared blocks are the same full prompt blocks of the same request, computed by all."""
+        size = self.pool.block_size
+        holders: dict[int, tuple[Sequence, int]] = {}
+        for sequence in self.running:
+            for place, block in enumerate(sequence.table.tolist()):
+                other, where = holders.setdefault(block, (sequence, place))
+                if other is sequence:
+                    continue
+                last = (place + 1) * size
+                full = last <= sequence.num_prompt and last <= min(
+                    sequence.computed, other.computed
+                )
+                if other.request is not sequence.request or where != place or not full:
+                    raise GraphoptError(
+                        "a KV block is shared wrongly",
+                        where=f"block {block}",
+                        got=f"{other} at {where} and {sequence} at {place}",
+                    )
+
+
+def _ticket(sequence: Sequence) -> int:
+    return sequence.ticket

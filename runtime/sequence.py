@@ -1,0 +1,257 @@
+"""Requests and their sequences: tokens, blocks, and how far each has been computed.
+
+A request with ``n`` samples has ``n`` sequences over one prompt. A sequence knows its tokens and
+which of them have keys and values in its blocks; it decides nothing.
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from .kv_cache import BlockTable
+from .sampling_params import SamplingParams
+
+I64 = npt.NDArray[np.int64]
+I32 = npt.NDArray[np.int32]
+
+
+class Status(enum.Enum):
+    """Where a sequence stands."""
+
+    WAITING = "waiting"
+    RUNNING = "running"
+    FINISHED = "finished"
+
+
+@dataclass(eq=False, slots=True)
+class Request:
+    """What the user asked for, and the sequences that answer it.
+
+    Attributes:
+        id: unique among the unfinished.
+        prompt_ids: i64[prompt length].
+        prompt: the prompt's text, if it was given as text.
+        params: how to sample.
+        seed: the request's own, or one that the engine drew.
+        arrival_ms: time of the engine's clock.
+        priority: smaller is more urgent; only the ``priority`` policy looks at it.
+        sequences: one per sample.
+    """
+
+    id: str
+    prompt_ids: I64
+    prompt: str | None
+    params: SamplingParams
+    seed: int
+    arrival_ms: float
+    priority: int = 0
+    sequences: tuple[Sequence, ...] = field(default=())
+
+
+class TokenCounts:
+    """How often each token occurs in prompt and output; what the penalties look at.
+
+    Kept incrementally, and only for sequences with penalties: a step copies two short arrays
+    instead of counting a whole context again.
+    """
+
+    __slots__ = ("_counts", "_index", "_size", "_tokens")
+
+    def __init__(self, prompt_ids: I64) -> None:
+        prompt = np.unique(prompt_ids)
+        self._size = len(prompt)
+        self._tokens: I64 = np.empty(self._size + 16, dtype=np.int64)
+        self._tokens[: self._size] = prompt
+        self._counts: I32 = np.zeros(self._size + 16, dtype=np.int32)
+        self._index = {int(token): place for place, token in enumerate(prompt)}
+
+    def add(self, token: int) -> None:
+        """Count ``token`` once more in the output."""
+        place = self._index.get(token)
+        if place is None:
+            place = self._index[token] = self._size
+            if place == len(self._tokens):
+                self._tokens = np.concatenate([self._tokens, np.empty_like(self._tokens)])
+                self._counts = np.concatenate([self._counts, np.zeros_like(self._counts)])
+            self._tokens[place] = token
+            self._size += 1
+        self._counts[place] += 1
+
+    @property
+    def tokens(self) -> I64:
+        """Each token of prompt and output once, i64[N]."""
+        return self._tokens[: self._size]
+
+    @property
+    def counts(self) -> I32:
+        """Occurrences of each in the output alone, i32[N]; 0 for tokens of the prompt only."""
+        return self._counts[: self._size]
+
+
+class Sequence:
+    """One sample of a request.
+
+    Attributes:
+        request: whose sample it is.
+        index: number of the sample.
+        ticket: order of arrival, unique over all sequences.
+        max_output: most tokens it may generate, the context's limit included.
+        stop_ids: tokens that end it.
+        status: waiting, running or finished.
+        table: its blocks; empty unless it runs.
+        computed: tokens whose keys and values are in its blocks.
+        scored: prompt positions whose successor's log-probability is known.
+        cached: prompt tokens that were taken from a sibling.
+        preemptions: how often it lost its blocks.
+        counts: token counts, if there are penalties.
+        plain: whether its tokens are the places of the largest logits and nothing is reported.
+    """
+
+    __slots__ = (
+        "_num_tokens",
+        "_tokens",
+        "cached",
+        "computed",
+        "counts",
+        "index",
+        "max_output",
+        "plain",
+        "preemptions",
+        "request",
+        "scored",
+        "status",
+        "stop_ids",
+        "table",
+        "ticket",
+    )
+
+    def __init__(
+        self,
+        request: Request,
+        index: int,
+        ticket: int,
+        max_output: int,
+        stop_ids: frozenset[int] = frozenset(),
+    ) -> None:
+        self.request = request
+        self.index = index
+        self.ticket = ticket
+        self.max_output = max_output
+        self.stop_ids = stop_ids
+        self.status = Status.WAITING
+        self.table = BlockTable()
+        self.computed = 0
+        self.scored = 0
+        self.cached = 0
+        self.preemptions = 0
+        params = request.params
+        self.counts = TokenCounts(request.prompt_ids) if params.has_penalties else None
+        self.plain = params.greedy and not (
+            params.has_penalties
+            or params.logit_bias
+            or params.allowed_ids
+            or params.min_tokens
+            or params.logprobs is not None
+            or params.prompt_logprobs is not None
+        )
+        self._num_tokens = len(request.prompt_ids)
+        self._tokens = request.prompt_ids
+
+    def __repr__(self) -> str:
+        return (
+            f"Sequence({self.request.id}#{self.index}, {self.status.value}, "
+            f"prompt {self.num_prompt}, output {self.num_output}, computed {self.computed})"
+        )
+
+    @property
+    def params(self) -> SamplingParams:
+        """The request's sampling parameters."""
+        return self.request.params
+
+    @property
+    def num_prompt(self) -> int:
+        """Tokens of the prompt."""
+        return len(self.request.prompt_ids)
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens of prompt and output."""
+        return self._num_tokens
+
+    @property
+    def num_output(self) -> int:
+        """Tokens of the output."""
+        return self._num_tokens - len(self.request.prompt_ids)
+
+    @property
+    def output_ids(self) -> list[int]:
+        """Tokens of the output."""
+        output: list[int] = self._tokens[self.num_prompt : self._num_tokens].tolist()
+        return output
+
+    def tokens(self, start: int, stop: int) -> I64:
+        """Tokens at positions ``start`` to ``stop``, a view."""
+        return self._tokens[start : min(stop, self._num_tokens)]
+
+    def append(self, token: int) -> None:
+        """Add a token to the output."""
+        if self._num_tokens == len(self._tokens) or self._tokens is self.request.prompt_ids:
+            grown = np.empty(self._num_tokens + max(64, self._num_tokens // 2), dtype=np.int64)
+            grown[: self._num_tokens] = self._tokens[: self._num_tokens]
+            self._tokens = grown
+        self._tokens[self._num_tokens] = token
+        self._num_tokens += 1
+        if self.counts is not None:
+            self.counts.add(token)
+
+    @property
+    def target(self) -> int:
+        """Tokens to compute before the next token can be sampled.
+
+        A sequence that generates nothing does not need its last token computed, only scored by
+        those before it (but computes at least one, so that every request runs).
+        """
+        return self._num_tokens if self.max_output > 0 else max(1, self._num_tokens - 1)
+
+    @property
+    def pending(self) -> int:
+        """Tokens that are known and not yet computed."""
+        return self.target - self.computed
+
+    @property
+    def scores_prompt(self) -> bool:
+        """Whether this sample, the first, has log-probabilities of the prompt to give."""
+        return self.index == 0 and self.params.prompt_logprobs is not None
+
+    def rows(self, count: int) -> int:
+        """Rows of logits that computing ``count`` more tokens needs."""
+        stop = self.computed + count
+        sampled = int(self.max_output > 0 and stop == self._num_tokens)
+        if not self.scores_prompt:
+            return sampled
+        first = max(self.scored, self.computed)
+        return max(0, min(stop, self.num_prompt - 1) - first) + sampled
+
+    def fit_rows(self, count: int, rows: int) -> int:
+        """The most tokens, up to ``count``, that need no more than ``rows`` rows of logits."""
+        if self.rows(count) <= rows:
+            return count
+        if self.rows(count - 1) <= rows:
+            return count - 1
+        return min(count, max(self.scored, self.computed) - self.computed + rows)
+
+    def finish(self) -> list[int]:
+        """End the sequence; returns the blocks it held."""
+        self.status = Status.FINISHED
+        return self.table.clear()
+
+    def preempt(self) -> list[int]:
+        """Send the sequence back to wait, to be computed again; returns the blocks it held."""
+        self.status = Status.WAITING
+        self.computed = 0
+        self.preemptions += 1
+        return self.table.clear()
