@@ -18,6 +18,8 @@ from .manager import PassResult
 # Give back their input where the type does not change. A permute of equal sizes moves elements
 # without changing the type, so it is looked at on its own.
 SAME_TYPE_IS_IDENTITY = frozenset({"reshape", "expand", "slice", "cast"})
+# Two of a kind in a row are one.
+JOINABLE = frozenset({"reshape", "permute"})
 
 
 class RemoveIdentities:
@@ -28,22 +30,25 @@ class RemoveIdentities:
     def __call__(self, graph: Graph, ledger: Ledger) -> PassResult:
         """The graph without identities."""
         rewriter = Rewriter(graph)
-        made: dict[Value, Node] = {}
+        moves: dict[Value, Node] = {}
         modified = False
         for node in graph.nodes:
             if _is_identity(node):
                 rewriter.replace(node.output, node.inputs[0])
                 modified = True
-            elif (joined := _joined(rewriter, node, made)) is not None:
-                rewriter.replace(node.output, joined)
+                continue
+            before = moves.get(rewriter.value(node.inputs[0])) if node.op in JOINABLE else None
+            if before is not None and before.op == node.op:
+                rewriter.replace(node.output, _joined(rewriter, before, node))
                 modified = True
             else:
                 rewriter.copy(node)
-                for value in node.outputs:
-                    made[rewriter.value(value)] = node
-        if not modified:
-            return PassResult(graph, False)
-        return PassResult(rewriter.finish(), True)
+            if node.op in JOINABLE:
+                new = rewriter.value(node.output)
+                maker = rewriter.maker(new)
+                if maker is not None:
+                    moves[new] = maker
+        return PassResult(rewriter.finish() if modified else graph, modified)
 
 
 def _is_identity(node: Node) -> bool:
@@ -52,36 +57,23 @@ def _is_identity(node: Node) -> bool:
     return node.op == "permute" and node.attrs["dims"] == tuple(range(_rank(node)))
 
 
-def _joined(rewriter: Rewriter, node: Node, made: dict[Value, Node]) -> Value | None:
-    """One node, or none, in place of ``node`` and the same operator before it."""
-    if node.op not in ("reshape", "permute"):
-        return None
-    before = made.get(rewriter.value(node.inputs[0]))
-    if before is None or before.op != node.op:
-        return None
-    source = rewriter.value(before.inputs[0])
-    if node.op == "permute":
-        first, second = before.attrs["dims"], node.attrs["dims"]
-        dims = tuple(_at(first, _index(dim)) for dim in _items(second))
-        if dims == tuple(range(_rank(node))):
+def _joined(rewriter: Rewriter, before: Node, node: Node) -> Value:
+    """``node`` after ``before``, a node of the new graph, as one node or none."""
+    source = before.inputs[0]
+    if node.op == "reshape":
+        if source.type == node.output.type:
             return source
-        return rewriter.one("permute", [source], {"dims": dims}, loc=node.loc)
-    if source.type == node.output.type:
+        return rewriter.one("reshape", [source], node.attrs, loc=node.loc)
+    dims = tuple(_ints(before)[dim] for dim in _ints(node))
+    if dims == tuple(range(_rank(node))):
         return source
-    return rewriter.one("reshape", [source], node.attrs, loc=node.loc)
+    return rewriter.one("permute", [source], {"dims": dims}, loc=node.loc)
 
 
 def _rank(node: Node) -> int:
     return len(node.output.type.shape) if isinstance(node.output.type, TensorType) else 0
 
 
-def _items(attr: object) -> tuple[object, ...]:
-    return attr if isinstance(attr, tuple) else ()
-
-
-def _index(attr: object) -> int:
-    return attr if isinstance(attr, int) else 0
-
-
-def _at(attr: object, index: int) -> int:
-    return _index(_items(attr)[index])
+def _ints(node: Node) -> tuple[int, ...]:
+    dims = node.attrs["dims"]
+    return tuple(d for d in dims if isinstance(d, int)) if isinstance(dims, tuple) else ()

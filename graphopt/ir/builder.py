@@ -30,6 +30,7 @@ class GraphBuilder:
         self._inputs: list[Value] = []
         self._weights: dict[str, Value] = {}
         self._nodes: list[Node] = []
+        self._makers: dict[Value, Node] = {}
         self._known: set[Value] = set()
         self._taken: set[str] = set()
         self._reserved = set(reserved)
@@ -144,6 +145,10 @@ class GraphBuilder:
         self._append(node)
         return node.outputs
 
+    def maker(self, value: Value) -> Node | None:
+        """The node that makes ``value``; None for inputs and weights."""
+        return self._makers.get(value)
+
     def finish(self, outputs: Sequence[Value]) -> Graph:
         """The graph.
 
@@ -186,6 +191,7 @@ class GraphBuilder:
     def _append(self, node: Node) -> None:
         self._nodes.append(node)
         self._known.update(node.outputs)
+        self._makers.update((value, node) for value in node.outputs)
 
     def _claim(self, name: str) -> str:
         if name in self._taken:
@@ -254,6 +260,10 @@ class Rewriter:
             VerifyError: ``new`` is not in the new graph.
         """
         self._now[old] = self.value(new)
+
+    def maker(self, new: Value) -> Node | None:
+        """The node of the new graph that makes ``new``; None for inputs and weights."""
+        return self._builder.maker(new)
 
     def input(self, name: str, type: Type) -> Value:
         """A new input, after those there are."""
