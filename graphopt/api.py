@@ -28,6 +28,7 @@ from graphopt.ir.types import StateType, TensorType
 from graphopt.ledger import Ledger
 from graphopt.plan import Limits, Plan
 from graphopt.progress import ProgressFn, silent, weighed
+from graphopt.runtime import llm
 from graphopt.target import Target
 
 if TYPE_CHECKING:
@@ -35,10 +36,18 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from graphopt.frontend.checkpoint import Checkpoint
+    from graphopt.runtime.verification import VerifyReport
 
 # Logits of one step take at most this many bytes, which bounds the rows that scoring asks for.
 MAX_LOGITS_BYTES = 1 << 28
 MAX_ROWS = 1024
+_COMPILE_OPTIONS = {"target", "dtype", "block_size", "quantize", "allow_unproven"}
+# What verification runs when it is given nothing: prose, code, digits and a sign outside ASCII.
+VERIFICATION_TEXT = (
+    "Return the number of items in a container, such as a list or 3.14 naïve strings.\n"
+    "def main(argv=None):\n    for name in sorted(argv or []):\n        print(name)\n"
+)
+VERIFICATION_TOKENS = 48
 
 
 @dataclass(frozen=True)
@@ -139,7 +148,7 @@ def compile_graph(
 
     report = progress or silent
     report("tracing the model", 0, 0)
-    dtype = DType.from_torch_name(source.dtype if options.dtype == "auto" else options.dtype)
+    dtype = source.dtype if options.dtype == "auto" else DType.from_torch_name(options.dtype)
     traced = trace(
         source.config,
         dtype=dtype,
@@ -158,7 +167,7 @@ def compile_graph(
     regions = form_regions(graph)
     memory = plan_memory(graph, regions, assign(graph, regions, [TorchBackend()], ledger))
     plan = Plan(
-        name=source.name,
+        name=source.folder.name,
         target=str(options.target),
         dtype=dtype,
         block_size=options.block_size,
@@ -285,4 +294,77 @@ def _limits(graph: Graph, max_model_len: int) -> Limits:
 
 def _model_info(source: Checkpoint, graph: Graph, notes: Sequence[str]) -> ModelInfo:
     counts = [_nbytes(_spec(value)) // _spec(value)[1].nbytes for value in graph.weights]
-    return ModelInfo(source.name, source.architecture, source.model_type, sum(counts), tuple(notes))
+    return ModelInfo(
+        source.folder.name, source.model_class, source.model_type, sum(counts), tuple(notes)
+    )
+
+
+class LLM(llm.LLM):
+    """A model ready to generate, from an artifact or a checkpoint.
+
+    A checkpoint is compiled into graphopt's cache first. Options of :func:`compile_options` apply
+    to that; all others are those of :class:`graphopt.runtime.llm.LLM`.
+
+    Example:
+        >>> LLM("model.gopt").generate("def main(")[0].text
+    """
+
+    def __init__(
+        self,
+        path: str | Path | Artifact,
+        *,
+        progress: ProgressFn | None = None,
+        **options: Any,
+    ) -> None:
+        chosen = {name: options.pop(name) for name in _COMPILE_OPTIONS & options.keys()}
+        if not isinstance(path, Artifact):
+            path = open_artifact(
+                path, progress=progress, max_model_len=options.get("max_model_len"), **chosen
+            )
+        super().__init__(path, progress=progress, **options)
+
+
+def verify_artifact(
+    path: str | Path,
+    *,
+    reference: str | Path | None = None,
+    tokens: Sequence[int] | None = None,
+    text: str | None = None,
+    progress: ProgressFn | None = None,
+) -> VerifyReport:
+    """Compare an artifact's plan with the interpreter, and with transformers if asked.
+
+    Args:
+        path: the artifact.
+        reference: the checkpoint it was compiled from.
+        tokens: what to run on; by default ``text`` through the tokenizer.
+        text: by default a few lines of prose and code.
+        progress: told what is running.
+
+    Raises:
+        GraphoptError: the artifact or the checkpoint cannot be read, or the tokens do not fit.
+    """
+    from graphopt.runtime.verification import verify_plan
+
+    artifact = read_artifact(path)
+    if tokens is None:
+        tokens = _verification_tokens(artifact, text or VERIFICATION_TEXT)
+    oracle = None
+    if reference is not None:
+        from graphopt.frontend.checkpoint import Checkpoint
+        from graphopt.frontend.oracle import transformers_logits
+
+        oracle = transformers_logits(Checkpoint.open(reference), artifact.plan.dtype)
+    return verify_plan(artifact, tokens, reference=oracle, progress=progress or silent)
+
+
+def _verification_tokens(artifact: Artifact, text: str) -> list[int]:
+    """The text's tokens, or random ones for a model without a tokenizer."""
+    from graphopt.runtime.tokenizer import Tokenizer
+
+    if artifact.tokenizer_dir is not None:
+        return list(Tokenizer.load(artifact.tokenizer_dir).encode(text))[:VERIFICATION_TOKENS]
+    import numpy as np
+
+    limit = artifact.plan.limits.vocab_size
+    return [int(i) for i in np.random.default_rng(0).integers(0, limit, VERIFICATION_TOKENS)]

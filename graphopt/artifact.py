@@ -292,6 +292,19 @@ class Artifact:
         """The compiled graph in its text form."""
         return (self.path / GRAPH).read_text(encoding="utf-8")
 
+    def stage_text(self, name: str) -> str:
+        """The graph as it was after the stage ``name``; ``traced`` is always there.
+
+        Raises:
+            ArtifactError: that stage was not kept.
+        """
+        file = self.path / "stages" / f"{name}.ir"
+        if file.relative_to(self.path).as_posix() not in self.manifest["files"]:
+            raise ArtifactError(
+                f"the artifact has no stage {name}", next="compile it again with --keep-stages"
+            )
+        return file.read_text(encoding="utf-8")
+
     def ledger(self) -> Ledger:
         """What was decided when compiling, and why."""
         return Ledger.from_json(json.loads((self.path / LEDGER).read_text(encoding="utf-8")))

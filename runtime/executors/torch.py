@@ -22,10 +22,12 @@ from graphopt.ir.reference import PagedState, prepare, torch_dtype
 from graphopt.ir.types import StateType
 from graphopt.plan import Operand, Step
 from graphopt.region import make_region
-from graphopt.runtime.executor import Sampled, SamplingInputs, StepInputs
-from graphopt.runtime.sampler import sample
+from ..executor import F32, Sampled, SamplingInputs, StepInputs
+from ..sampler import sample
 
 Registers = list[Any]
+# Told what a step of the plan made.
+Observe = Callable[[Step, Sequence[Any]], None]
 # Reads an operand: a register, a weight, or the state.
 _Read = Callable[[Registers], Any]
 
@@ -59,7 +61,7 @@ class TorchExecutor:
         self._plan = plan
         self._state: PagedState | None = None
         graph = parse_graph(artifact.graph_text())
-        weights = {value.name: _tensor(artifact, value.name) for value in graph.weights}
+        weights = {value.name: weight_tensor(artifact, value.name) for value in graph.weights}
         self._calls = tuple(self._prepare(graph, weights, step) for step in plan.steps())
 
     @property
@@ -125,8 +127,13 @@ class TorchExecutor:
         """
         return sample(self.logits(inputs), sampling)
 
-    def logits(self, inputs: StepInputs) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
-        """Compute a step up to its logits, f32[R, V]; for ``run``, and for comparing numbers."""
+    def logits(self, inputs: StepInputs, observe: Observe | None = None) -> F32:
+        """Compute a step up to its logits, f32[R, V]; for ``run``, and for comparing numbers.
+
+        Args:
+            inputs: the step.
+            observe: called with each of the plan's steps and its results.
+        """
         registers: Registers = [None] * len(self._plan.slots)
         for name, slot in self._plan.inputs.items():
             registers[slot] = torch.from_numpy(getattr(inputs, name))
@@ -138,7 +145,9 @@ class TorchExecutor:
         }
         with torch.inference_mode():
             for call in self._calls:
-                self._execute(call, registers, sizes)
+                results = self._execute(call, registers, sizes)
+                if observe is not None:
+                    observe(call.step, results)
             found: torch.Tensor = registers[self._plan.output]
             return found.to(torch.float32).contiguous().numpy()
 
@@ -147,7 +156,7 @@ class TorchExecutor:
         self._state = None
         self._calls = ()
 
-    def _execute(self, call: _Call, registers: Registers, sizes: dict[str, int]) -> None:
+    def _execute(self, call: _Call, registers: Registers, sizes: dict[str, int]) -> list[Any]:
         step = call.step
         try:
             results = call.run([read(registers) for read in call.reads], sizes)
@@ -162,6 +171,7 @@ class TorchExecutor:
             registers[slot] = value
         for slot in step.frees:
             registers[slot] = None
+        return results
 
     def _prepare(self, graph: Graph, weights: dict[str, torch.Tensor], step: Step) -> _Call:
         if any(not 0 <= place < len(graph.nodes) for place in step.nodes):
@@ -197,7 +207,7 @@ class TorchExecutor:
         return lambda registers: self._state
 
 
-def _tensor(artifact: Artifact, name: str) -> torch.Tensor:
+def weight_tensor(artifact: Artifact, name: str) -> torch.Tensor:
     """A weight as a tensor that shares the mapped file's memory."""
     dtype: DType = artifact.weights.dtype(name)
     view: Any = artifact.weights.view(name)

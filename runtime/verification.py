@@ -1,0 +1,303 @@
+"""Compare what a plan computes with what it should compute, piece by piece.
+
+The plan runs one prefill step and one mixed step on shuffled blocks. Beside it run the interpreter
+on the compiled graph in float32, for each piece, and on the traced graph in float32, for the logits:
+so a pass that changed the meaning shows. A third run is in the plan's own element type. It gives the tolerance: a plan may be off by twice what rounding alone does, and never needs
+to be better than the floor of its type.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from graphopt.artifact import Artifact
+from graphopt.errors import ArtifactError, UsageError
+from graphopt.ir.dtype import DType
+from graphopt.ir.graph import Graph, Node
+from graphopt.ir.interpreter import Interpreter
+from graphopt.ir.parser import parse_graph
+from graphopt.ir.reference import PagedState
+from graphopt.ir.types import StateType
+from graphopt.ir.widen import widen
+from graphopt.plan import Piece, Step
+from graphopt.progress import ProgressFn, silent
+
+from .executor import StepInputs
+from .executors.torch import TorchExecutor, weight_tensor
+
+# Relative errors that are never held against a plan. float32 is the project's bar for kernels that
+# add in another order; the others are two units in the last place of their type.
+FLOORS: Mapping[DType, float] = {DType.F32: 1e-5, DType.BF16: 2**-7, DType.F16: 2**-10}
+OVER_ROUNDING = 2.0
+
+Logits = npt.NDArray[np.float32]
+Doubles = npt.NDArray[np.float64]
+# Logits of a whole sequence, f32[n, V]: computed in float32, and in the plan's element type.
+Reference = Callable[[Sequence[int]], tuple[Logits, Logits]]
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One comparison: its relative error, what rounding alone does there, and what is allowed."""
+
+    name: str
+    scope: str
+    error: float
+    rounding: float
+    tolerance: float
+
+    @property
+    def agrees(self) -> bool:
+        """Whether the error is within the tolerance; NaN never is."""
+        return self.error <= self.tolerance
+
+
+@dataclass(frozen=True, slots=True)
+class VerifyReport:
+    """What a verification found.
+
+    Attributes:
+        dtype: the plan's element type.
+        tokens: how many tokens ran.
+        pieces: one row per piece of the mixed step.
+        logits: the plan's logits against the interpreter on the traced graph.
+        reference: the plan's logits against transformers, if it was asked.
+    """
+
+    dtype: str
+    tokens: int
+    pieces: tuple[Row, ...]
+    logits: Row
+    reference: Row | None
+
+    @property
+    def agrees(self) -> bool:
+        """Whether every row agrees."""
+        rows = [*self.pieces, self.logits, *([self.reference] if self.reference else [])]
+        return all(row.agrees for row in rows)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data."""
+        return {
+            "agrees": self.agrees,
+            "dtype": self.dtype,
+            "tokens": self.tokens,
+            "pieces": [asdict(row) | {"agrees": row.agrees} for row in self.pieces],
+            "logits": asdict(self.logits) | {"agrees": self.logits.agrees},
+            "reference": self.reference
+            and asdict(self.reference) | {"agrees": self.reference.agrees},
+        }
+
+
+def relative_error(found: npt.ArrayLike, expected: npt.ArrayLike) -> float:
+    """Norm of the difference over the norm of what is expected, in float64; NaN stays NaN."""
+    a, b = np.asarray(found, np.float64), np.asarray(expected, np.float64)
+    difference, size = float(np.linalg.norm(a - b)), float(np.linalg.norm(b))
+    if size == 0.0:
+        return 0.0 if difference == 0.0 else float("inf")
+    return difference / size
+
+
+def verify_plan(
+    artifact: Artifact,
+    token_ids: Sequence[int],
+    *,
+    reference: Reference | None = None,
+    progress: ProgressFn = silent,
+) -> VerifyReport:
+    """Run the plan and its references on ``token_ids``.
+
+    Args:
+        artifact: what to verify; its steps must be ones that run here.
+        token_ids: at least 4 tokens of the model's vocabulary, split over three sequences.
+        reference: transformers on the same weights.
+        progress: told what is running.
+
+    Raises:
+        UsageError: too few tokens, or one that is not in the vocabulary.
+    """
+    scenario = Scenario.make(token_ids, artifact)
+    compiled = parse_graph(artifact.graph_text())
+    traced = parse_graph(artifact.stage_text("traced"))
+    ends = {piece.name: _last_float(piece, compiled) for piece in artifact.plan.pieces}
+    kept = frozenset(place for place in ends.values() if place is not None)
+    progress("running the plan", 0, 0)
+    found = _run_plan(artifact, scenario, kept)
+    progress("running the interpreter in float32", 0, 0)
+    expected = _interpret(artifact, widen(compiled), scenario, kept)
+    meant = _interpret(artifact, widen(traced), scenario)
+    progress(f"running the interpreter in {artifact.plan.dtype.torch_name}", 0, 0)
+    rounded = _interpret(artifact, compiled, scenario, kept)
+    floor = FLOORS.get(artifact.plan.dtype, 0.0)
+
+    def row(name: str, scope: str, got: Any, want: Any, own: Any) -> Row:
+        rounding = relative_error(own, want)
+        tolerance = max(floor, OVER_ROUNDING * rounding)
+        return Row(name, scope, relative_error(got, want), rounding, tolerance)
+
+    pieces = []
+    for piece in artifact.plan.pieces:
+        place = ends[piece.name]
+        if place is not None:
+            values = (found.values[place], expected.values[place], rounded.values[place])
+            pieces.append(row(piece.name, piece.steps[-1].scope, *values))
+    logits = row("logits", "", found.logits, meant.logits, rounded.logits)
+    against = None
+    if reference is not None:
+        progress("running transformers", 0, 0)
+        exact, own = zip(*(reference(ids) for ids in scenario.sequences), strict=True)
+        got = scenario.by_sequence(found.logits)
+        against = row("transformers", "", got, np.concatenate(exact), np.concatenate(own))
+    return VerifyReport(
+        artifact.plan.dtype.torch_name, len(token_ids), tuple(pieces), logits, against
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Scenario:
+    """Two steps over three sequences: two prompts, then a third prompt beside a decode of each.
+
+    Attributes:
+        sequences: the tokens of each sequence.
+        steps: the inputs of each step; every token's logits are asked for.
+        owners: for each row of logits in running order, its sequence and its position.
+        num_blocks: KV blocks that the tables use.
+    """
+
+    sequences: tuple[tuple[int, ...], ...]
+    steps: tuple[StepInputs, ...]
+    owners: tuple[tuple[int, int], ...]
+    num_blocks: int
+
+    @classmethod
+    def make(cls, token_ids: Sequence[int], artifact: Artifact) -> Scenario:
+        """The scenario for ``token_ids``; blocks are handed out in a shuffled order.
+
+        Raises:
+            UsageError: too few tokens, or one that is not in the vocabulary.
+        """
+        limits, size = artifact.plan.limits, artifact.plan.block_size
+        if len(token_ids) < 4:
+            raise UsageError("verification needs at least 4 tokens", got=len(token_ids))
+        if not all(0 <= token < limits.vocab_size for token in token_ids):
+            raise UsageError(
+                "a token is not in the vocabulary", expected=f"below {limits.vocab_size}"
+            )
+        most = limits.max_model_len
+        first, second = len(token_ids) // 2, 3 * len(token_ids) // 4
+        parts = (token_ids[:first], token_ids[first:second], token_ids[second:])
+        sequences = tuple(tuple(part[:most]) for part in parts)
+        counts = [-(-len(ids) // size) for ids in sequences]
+        blocks = np.random.default_rng(0).permutation(sum(counts)).tolist()
+        tables = [[blocks.pop() for _ in range(count)] for count in counts]
+        spans = [(0, 0, len(sequences[0]) - 1), (1, 0, len(sequences[1]) - 1)]
+        mixed = [
+            (2, 0, len(sequences[2])),
+            *((s, len(sequences[s]) - 1, len(sequences[s])) for s in (0, 1)),
+        ]
+        steps = [[span for span in step if span[1] < span[2]] for step in (spans, mixed)]
+        steps = [step for step in steps if step]
+        owners = [(s, p) for step in steps for s, start, stop in step for p in range(start, stop)]
+        inputs = tuple(_inputs(step, sequences, tables, size) for step in steps)
+        return cls(sequences, inputs, tuple(owners), sum(counts))
+
+    def by_sequence(self, logits: Logits) -> Logits:
+        """Rows of ``logits`` sorted by sequence and position."""
+        order = sorted(range(len(self.owners)), key=lambda row: self.owners[row])
+        return logits[order]
+
+
+def _inputs(
+    spans: Sequence[tuple[int, int, int]],
+    sequences: Sequence[Sequence[int]],
+    tables: Sequence[Sequence[int]],
+    block_size: int,
+) -> StepInputs:
+    """Inputs of a step that computes, for each (sequence, start, stop), those tokens."""
+    tokens = [(s, p) for s, start, stop in spans for p in range(start, stop)]
+    width = max(len(tables[s]) for s, _, _ in spans)
+    rows = np.array([[*tables[s], *[0] * (width - len(tables[s]))] for s, _, _ in spans], np.int32)
+    slots = [tables[s][p // block_size] * block_size + p % block_size for s, p in tokens]
+    counts = [stop - start for _, start, stop in spans]
+    return StepInputs(
+        token_ids=np.array([sequences[s][p] for s, p in tokens], np.int64),
+        positions=np.array([p for _, p in tokens], np.int64),
+        rows=np.arange(len(tokens), dtype=np.int64),
+        slots=np.array(slots, np.int64),
+        starts=np.array([0, *np.cumsum(counts)], np.int32),
+        lengths=np.array([stop for _, _, stop in spans], np.int32),
+        tables=rows,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Outcome:
+    """Logits of all steps one after the other, and what each node of the last step made."""
+
+    logits: Logits
+    values: Mapping[int, Doubles]
+
+
+def _last_float(piece: Piece, graph: Graph) -> int | None:
+    """Position of the last node of a piece that makes floating-point numbers."""
+    for step in reversed(piece.steps):
+        if step.results:
+            place = step.nodes[-1]
+            kind = graph.nodes[place].output.type
+            if not isinstance(kind, StateType) and kind.dtype.is_float:
+                return place
+    return None
+
+
+def _run_plan(artifact: Artifact, scenario: Scenario, ends: frozenset[int]) -> _Outcome:
+    values: dict[int, Doubles] = {}
+
+    def observe(step: Step, results: Sequence[Any]) -> None:
+        if step.nodes[-1] in ends:
+            values[step.nodes[-1]] = _double(results[-1])
+
+    executor = TorchExecutor(artifact)
+    try:
+        executor.allocate(scenario.num_blocks)
+        logits = [executor.logits(inputs, observe) for inputs in scenario.steps]
+    finally:
+        executor.close()
+    return _Outcome(np.concatenate(logits), values)
+
+
+def _interpret(
+    artifact: Artifact, graph: Graph, scenario: Scenario, ends: frozenset[int] = frozenset()
+) -> _Outcome:
+    """Run ``graph`` on the scenario, from KV memory full of NaN; ``ends`` are nodes to keep."""
+    state = next(value for value in graph.inputs if isinstance(value.type, StateType))
+    if not isinstance(state.type, StateType):
+        raise ArtifactError("the graph has no state", where=artifact.plan.name)
+    memory = PagedState.allocate(
+        state.type, scenario.num_blocks, artifact.plan.block_size, fill=float("nan")
+    )
+    places = {graph.nodes[place]: place for place in ends}
+    values: dict[int, Doubles] = {}
+
+    def observe(node: Node, outputs: Sequence[Any]) -> None:
+        if node in places:
+            values[places[node]] = _double(outputs[-1])
+
+    weights = {value.name: weight_tensor(artifact, value.name) for value in graph.weights}
+    interpreter = Interpreter(graph, weights)
+    logits = []
+    for inputs in scenario.steps:
+        named = {v.name: getattr(inputs, v.name) for v in graph.inputs if v is not state}
+        (out,) = interpreter.run({**named, state.name: memory}, observe=observe)
+        logits.append(out.to(torch.float32).numpy())
+    return _Outcome(np.concatenate(logits), values)
+
+
+def _double(tensor: torch.Tensor) -> Doubles:
+    found: Doubles = tensor.to(torch.float64).numpy()
+    return found
