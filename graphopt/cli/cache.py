@@ -1,0 +1,83 @@
+"""``graphopt cache``: checkpoints that were compiled on the way."""
+
+from __future__ import annotations
+
+import click
+
+from graphopt.cache import ArtifactCache
+from graphopt.errors import UsageError
+
+from .options import debug_option, json_option
+from .output import human_bytes, print_json, print_table
+
+
+@click.group(no_args_is_help=False, short_help="List or remove compiled checkpoints in the cache.")
+@debug_option
+def command() -> None:
+    """List or remove the checkpoints that `generate` and others compiled into the cache.
+
+    The cache is $GRAPHOPT_CACHE, else $XDG_CACHE_HOME/graphopt, else ~/.cache/graphopt.
+    """
+
+
+@command.command("list")
+@json_option
+@debug_option
+def list_entries(*, as_json: bool) -> None:
+    """List the artifacts in the cache and their sizes."""
+    entries = list(ArtifactCache().entries())
+    if as_json:
+        rows = [
+            {"path": str(row.path), "bytes": row.nbytes, "factors": dict(row.factors)}
+            for row in entries
+        ]
+        print_json({"artifacts": rows})
+        return
+    if not entries:
+        click.echo("the cache is empty")
+        return
+    print_table(
+        ("checkpoint", "target", "dtype", "size", "path"),
+        [
+            (
+                row.factors.get("checkpoint", ""),
+                row.factors.get("target", ""),
+                row.factors.get("dtype", ""),
+                human_bytes(row.nbytes),
+                row.path,
+            )
+            for row in entries
+        ],
+        right=(3,),
+    )
+
+
+@command.command("path")
+@json_option
+@debug_option
+def show_path(*, as_json: bool) -> None:
+    """Print the folder of the cache."""
+    folder = str(ArtifactCache().folder)
+    if as_json:
+        print_json({"path": folder})
+    else:
+        click.echo(folder)
+
+
+@command.command("clear")
+@click.option("-y", "--yes", is_flag=True, help="Do not ask.")
+@json_option
+@debug_option
+def clear(*, yes: bool, as_json: bool) -> None:
+    """Remove every artifact in the cache."""
+    cache = ArtifactCache()
+    count = len(list(cache.entries()))
+    if as_json and not yes:
+        raise UsageError("nobody can be asked with --json", next="add --yes")
+    if count and not yes:
+        click.confirm(f"Remove {count} artifacts from {cache.folder}?", abort=True, err=True)
+    freed = cache.clear()
+    if as_json:
+        print_json({"removed": count, "bytes": freed})
+    else:
+        click.echo(f"removed {count} artifacts, {human_bytes(freed)}")

@@ -1,0 +1,233 @@
+"""Options that several commands share, and the plain dictionaries that they become.
+
+An option that was not given is absent from its dictionary, so the defaults below the command line
+stay in one place: there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+import click
+
+from graphopt.config import COMPUTE_DTYPES
+
+from .parsing import byte_size, logit_bias, token_count, token_ids
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+Decorator = Callable[[Command], Command]
+
+
+def debug_option(command: Command) -> Command:
+    """``--debug``, which the outermost handler looks for."""
+    return click.option(
+        "--debug", is_flag=True, expose_value=False, help="Show the traceback of an error."
+    )(command)
+
+
+def json_option(command: Command) -> Command:
+    """``--json``, passed as ``as_json``; errors are JSON on stdout then, too."""
+    return click.option(
+        "--json",
+        "as_json",
+        is_flag=True,
+        help="Print one JSON document to stdout, errors too.",
+    )(command)
+
+
+def _all(*options: Decorator[Any]) -> Decorator[Any]:
+    """Apply decorators so that the help text lists them in the order given."""
+
+    def decorate(command: Any) -> Any:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return decorate
+
+
+COMPILE_OPTIONS = ("target", "dtype", "max_model_len", "block_size", "quantize", "allow_unproven")
+
+compile_options = _all(
+    click.option(
+        "--target",
+        metavar="TARGET",
+        help="What to compile for: cpu, cpu:avx512, cpu:avx2, cpu:portable, cuda:sm_NN. "
+        "Default: cpu.",
+    ),
+    click.option(
+        "--dtype",
+        type=click.Choice(("auto", *COMPUTE_DTYPES)),
+        help="Type to compute in. Default: auto, the checkpoint's own.",
+    ),
+    click.option(
+        "--max-model-len",
+        metavar="TOKENS",
+        type=token_count,
+        help="Longest context, prompt and output together; 4k is 4000, 4K is 4096. "
+        "Default: the model's own limit.",
+    ),
+    click.option(
+        "--block-size",
+        metavar="TOKENS",
+        type=click.IntRange(min=1),
+        help="KV slots in a block. Default: 16.",
+    ),
+    click.option(
+        "--quantize",
+        metavar="SCHEME",
+        help="Quantize the weights. Default: leave them.",
+    ),
+    click.option(
+        "--allow-unproven",
+        is_flag=True,
+        default=None,
+        help="Compile a model whose agreement with transformers cannot be tested.",
+    ),
+)
+
+ENGINE_OPTIONS = ("max_num_seqs", "max_num_batched_tokens", "kv_cache_memory", "generation_config")
+
+engine_options = _all(
+    click.option(
+        "--max-num-seqs",
+        metavar="N",
+        type=click.IntRange(min=1),
+        help="Most sequences that run at the same time. Default: chosen by the engine.",
+    ),
+    click.option(
+        "--max-num-batched-tokens",
+        metavar="TOKENS",
+        type=token_count,
+        help="Most tokens in one step; a longer prompt is read in chunks. "
+        "Default: chosen by the engine.",
+    ),
+    click.option(
+        "--kv-cache-memory",
+        metavar="SIZE",
+        type=byte_size,
+        help="Memory for the KV cache, such as 512MiB or 4GiB. "
+        "Default: the smaller of 4 GiB and a quarter of the free memory.",
+    ),
+    click.option(
+        "--generation-config",
+        metavar="auto|none|FOLDER",
+        help="Where sampling defaults and stop tokens come from: auto is the checkpoint's "
+        "generation_config.json, none ignores it, FOLDER holds another one. Default: auto.",
+    ),
+)
+
+SAMPLING_OPTIONS = (
+    "max_tokens",
+    "min_tokens",
+    "temperature",
+    "top_k",
+    "top_p",
+    "min_p",
+    "repetition_penalty",
+    "presence_penalty",
+    "frequency_penalty",
+    "seed",
+    "stop",
+    "stop_token_ids",
+    "logit_bias",
+    "ignore_eos",
+)
+
+sampling_options = _all(
+    click.option(
+        "--temperature",
+        metavar="T",
+        type=float,
+        help="Sharpness of the choice; 0 takes the most likely token. "
+        "Default: the generation config's.",
+    ),
+    click.option(
+        "--top-k",
+        metavar="K",
+        type=int,
+        help="Choose among the K most likely tokens; 0 for all. Default: the generation config's.",
+    ),
+    click.option(
+        "--top-p",
+        metavar="P",
+        type=float,
+        help="Choose among the most likely tokens that together reach probability P, 0 to 1. "
+        "Default: the generation config's.",
+    ),
+    click.option(
+        "--min-p",
+        metavar="P",
+        type=float,
+        help="Choose among tokens at least P times as likely as the most likely one, 0 to 1. "
+        "Default: the generation config's.",
+    ),
+    click.option(
+        "--repetition-penalty",
+        metavar="X",
+        type=float,
+        help="Above 1 discourages tokens of the prompt and the output. "
+        "Default: the generation config's.",
+    ),
+    click.option(
+        "--presence-penalty",
+        metavar="X",
+        type=float,
+        help="Subtracted from the logit of each token in the output. Default: 0.",
+    ),
+    click.option(
+        "--frequency-penalty",
+        metavar="X",
+        type=float,
+        help="Subtracted once for each occurrence in the output. Default: 0.",
+    ),
+    click.option(
+        "--seed",
+        metavar="N",
+        type=int,
+        help="Makes the output reproducible. Default: another one each time.",
+    ),
+    click.option(
+        "--stop",
+        metavar="TEXT",
+        multiple=True,
+        help="End the output before this text; may be repeated.",
+    ),
+    click.option(
+        "--stop-token-ids",
+        metavar="IDS",
+        type=token_ids,
+        help="End the output at any of these tokens, such as 1,2. "
+        "Default: the generation config's.",
+    ),
+    click.option(
+        "--logit-bias",
+        metavar="ID=X",
+        type=logit_bias,
+        multiple=True,
+        help="Add X to the logit of token ID (-inf bans it); may be repeated.",
+    ),
+    click.option(
+        "--min-tokens",
+        metavar="N",
+        type=click.IntRange(min=0),
+        help="Do not stop before this many tokens. Default: 0.",
+    ),
+    click.option(
+        "--ignore-eos",
+        is_flag=True,
+        default=None,
+        help="Go on after an end-of-sequence token.",
+    ),
+)
+
+
+def given(options: Mapping[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
+    """Those of ``names`` that the command line set, in the form that the API takes."""
+    chosen = {
+        name: options[name] for name in names if name in options and options[name] not in (None, ())
+    }
+    if "logit_bias" in chosen:
+        chosen["logit_bias"] = dict(chosen["logit_bias"])
+    return chosen

@@ -1,0 +1,81 @@
+"""Which prompts a command line asks for: texts, files, lists of token ids, or what is piped in."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from graphopt.errors import UsageError
+
+Prompt = str | list[int]
+
+
+def gather_prompts(
+    texts: Sequence[str],
+    files: Sequence[Path],
+    token_lists: Sequence[list[int]],
+    *,
+    lines: bool,
+) -> list[Prompt]:
+    """The prompts in the order texts, files, token ids; what is piped in if there are none.
+
+    One newline at the end of a file belongs to the file, not to the prompt.
+
+    Args:
+        texts: prompts as they are.
+        files: files that hold one prompt each; ``-`` is stdin.
+        token_lists: prompts as token ids.
+        lines: every line of a file that is not blank is a prompt of its own.
+
+    Raises:
+        UsageError: there is no prompt, or one is not UTF-8.
+    """
+    prompts: list[Prompt] = [_checked(text) for text in texts]
+    for file in files:
+        prompts += _split(_read(file), str(file), lines=lines)
+    prompts += token_lists
+    sources = [str(file) for file in files]
+    if not prompts and not files:
+        if sys.stdin is None or sys.stdin.isatty():
+            raise UsageError(
+                "there is no prompt",
+                next="give one with --prompt TEXT or --file PATH, or pipe it in",
+            )
+        sources = ["stdin"]
+        prompts += _split(_read(Path("-")), "stdin", lines=lines)
+    if not prompts:
+        raise UsageError("there is no prompt in what was read", where=", ".join(sources))
+    return prompts
+
+
+def _checked(text: str) -> str:
+    """``text``; bytes of the command line that are not UTF-8 arrive as lone surrogates."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise UsageError("the prompt is not valid UTF-8", got=ascii(text[:80])) from error
+    return text
+
+
+def _read(file: Path) -> str:
+    name = "stdin" if str(file) == "-" else str(file)
+    try:
+        data = sys.stdin.buffer.read() if name == "stdin" else file.read_bytes()
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UsageError(
+            "the prompt is not valid UTF-8", where=name, got=f"byte {error.start}: {error.reason}"
+        ) from error
+    except OSError as error:
+        raise UsageError("the file cannot be read", where=name, got=error.strerror) from error
+    return text.replace("\r\n", "\n")
+
+
+def _split(text: str, name: str, *, lines: bool) -> list[Prompt]:
+    if lines:
+        return [line for line in text.split("\n") if line.strip()]
+    prompt = text.removesuffix("\n")
+    if not prompt:
+        raise UsageError("the prompt is empty", where=name)
+    return [prompt]

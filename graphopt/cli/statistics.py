@@ -1,0 +1,50 @@
+"""How fast tokens came."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Statistics:
+    """Counts and times of one or more requests that ran together.
+
+    Attributes:
+        requests: how many samples were generated.
+        prompt_tokens: tokens of all prompts; None if not known.
+        output_tokens: tokens generated.
+        first_token_s: seconds until the first token of the first sample; None if there was none.
+        total_s: seconds until the last token.
+    """
+
+    requests: int
+    prompt_tokens: int | None
+    output_tokens: int
+    first_token_s: float | None
+    total_s: float
+
+    @property
+    def tokens_per_s(self) -> float | None:
+        """Tokens after the first by the time after the first; in a batch, all by all."""
+        if self.requests == 1 and self.first_token_s is not None:
+            tokens, seconds = self.output_tokens - 1, self.total_s - self.first_token_s
+        else:
+            tokens, seconds = self.output_tokens, self.total_s
+        return tokens / seconds if tokens > 0 and seconds > 0 else None
+
+    def __str__(self) -> str:
+        parts = [f"{self.output_tokens} tokens in {self.total_s:.2f} s"]
+        if self.requests > 1:
+            parts[0] = f"{self.requests} samples, " + parts[0]
+        if self.prompt_tokens is not None:
+            parts.insert(0, f"{self.prompt_tokens} prompt tokens")
+        if self.tokens_per_s is not None:
+            parts.append(f"{self.tokens_per_s:.1f} tokens/s")
+        if self.first_token_s is not None:
+            parts.append(f"first token after {self.first_token_s * 1000:.0f} ms")
+        return ", ".join(parts)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data, times in seconds."""
+        return {**asdict(self), "tokens_per_s": self.tokens_per_s}

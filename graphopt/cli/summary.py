@@ -1,0 +1,153 @@
+"""An artifact in plain data and in words: what it is, how large, and what runs in it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from .output import human_bytes, human_count
+
+if TYPE_CHECKING:
+    from graphopt.artifact import Artifact
+    from graphopt.ledger import Entry
+    from graphopt.plan import Plan, Step
+
+Rows = list[tuple[str, object]]
+# Sizes of a step at which the buffers are reported: one decode, and one chunk of a long prompt.
+STEP_TOKENS = (1, 512)
+
+
+def summarize(artifact: Artifact) -> dict[str, Any]:
+    """The facts of an artifact as plain data; sizes in bytes."""
+    plan, model = artifact.plan, artifact.model
+    files = {name: int(row["bytes"]) for name, row in artifact.manifest["files"].items()}
+    return {
+        "path": str(artifact.path),
+        "model": model.name,
+        "architecture": model.architecture,
+        "model_type": model.model_type,
+        "parameters": model.parameters,
+        "target": plan.target,
+        "dtype": plan.dtype.torch_name,
+        "max_model_len": plan.limits.max_model_len,
+        "vocab_size": plan.limits.vocab_size,
+        "block_size": plan.block_size,
+        "kv_bytes_per_token": plan.state.bytes_per_token,
+        "state": str(plan.state),
+        "pieces": len(plan.pieces),
+        "steps": sum(1 for _ in plan.steps()),
+        "steps_per_backend": dict(Counter(step.backend for step in plan.steps()).most_common()),
+        "buffer_bytes": {str(tokens): buffer_bytes(plan, tokens) for tokens in STEP_TOKENS},
+        "weight_bytes": artifact.weight_bytes,
+        "total_bytes": sum(files.values()),
+        "tokenizer": artifact.tokenizer_dir is not None,
+        "versions": dict(artifact.manifest["versions"]),
+        "notes": list(model.notes),
+        "files": files,
+    }
+
+
+def buffer_bytes(plan: Plan, tokens: int) -> int:
+    """Bytes of all buffers in a step of one sequence with ``tokens`` tokens and one row."""
+    from graphopt.ir.shape import evaluate
+
+    blocks = -(-plan.limits.max_model_len // plan.block_size)
+    sizes = {"T": tokens, "S": 1, "R": 1, "P": blocks}
+    return sum(evaluate(slot.nbytes, sizes) for slot in plan.slots)
+
+
+def compile_rows(summary: Mapping[str, Any]) -> Rows:
+    """What a user wants to know after compiling."""
+    rows: Rows = [
+        ("artifact", f"{summary['path']} ({human_bytes(summary['total_bytes'])})"),
+        ("model", _model(summary)),
+        ("target", f"{summary['target']}, computes in {summary['dtype']}"),
+        ("plan", _plan(summary)),
+        ("time", f"{summary['seconds']:.1f} s"),
+    ]
+    return rows + [("note", note) for note in summary["notes"]]
+
+
+def inspect_rows(summary: Mapping[str, Any]) -> Rows:
+    """What ``inspect`` prints."""
+    kv = summary["kv_bytes_per_token"]
+    context = kv * summary["max_model_len"]
+    buffers = ", ".join(
+        f"{human_bytes(size)} for a step of {tokens}"
+        for tokens, size in summary["buffer_bytes"].items()
+    )
+    rows: Rows = [
+        ("artifact", summary["path"]),
+        ("model", _model(summary)),
+        ("target", f"{summary['target']}, computes in {summary['dtype']}"),
+        ("context", f"{summary['max_model_len']} tokens, vocabulary {summary['vocab_size']}"),
+        ("tokenizer", "yes" if summary["tokenizer"] else "no, prompts are token ids"),
+        ("plan", _plan(summary)),
+        ("buffers", buffers),
+        ("KV cache", f"{human_bytes(kv)} a token, {human_bytes(context)} a full context"),
+        ("", f"{summary['state']}, {summary['block_size']} tokens a block"),
+        ("made by", ", ".join(f"{name} {v}" for name, v in summary["versions"].items())),
+    ]
+    rows += [("note", note) for note in summary["notes"]]
+    names = summary["files"]
+    width = max((len(name) for name in names), default=0)
+    listing = "\n".join(f"{name:<{width}}  {human_bytes(size):>10}" for name, size in names.items())
+    return [*rows, ("size", human_bytes(summary["total_bytes"])), ("files", listing)]
+
+
+def _model(summary: Mapping[str, Any]) -> str:
+    parameters = human_count(summary["parameters"])
+    return f"{summary['model']}, {summary['architecture']}, {parameters} parameters"
+
+
+def _plan(summary: Mapping[str, Any]) -> str:
+    steps = ", ".join(f"{n} by {name}" for name, n in summary["steps_per_backend"].items())
+    return f"{summary['pieces']} pieces, {summary['steps']} steps ({steps})"
+
+
+LEDGER_COLUMNS = ("rule", "verdict", "places", "saves", "reason", "first at")
+
+
+def ledger_rows(entries: Sequence[Entry]) -> list[tuple[object, ...]]:
+    """The ledger with equal decisions counted together, in the order of their first occurrence."""
+    groups: dict[tuple[str, bool, str], list[Entry]] = {}
+    for entry in entries:
+        groups.setdefault((entry.rule, entry.applied, entry.reason), []).append(entry)
+    return [
+        (
+            rule,
+            "applied" if applied else "refused",
+            len(group),
+            human_bytes(sum(entry.saves_bytes for entry in group)) if applied else "",
+            reason,
+            group[0].where,
+        )
+        for (rule, applied, reason), group in groups.items()
+    ]
+
+
+def plan_lines(plan: Plan) -> Iterator[str]:
+    """The plan as text: each piece, its steps, and why it ends."""
+    number = 0
+    for piece in plan.pieces:
+        mode = "captured" if piece.captured else "not captured"
+        yield f"piece {piece.name}, {mode}, {len(piece.steps)} steps"
+        for step in piece.steps:
+            yield f"  {number:>5}  {_step(step)}"
+            number += 1
+        if piece.cut:
+            yield f"  cut: {piece.cut}"
+
+
+def _step(step: Step) -> str:
+    operands = ", ".join(_operand(operand) for operand in step.operands)
+    results = ", ".join(f"b{slot}" for slot in step.results)
+    frees = " frees " + " ".join(f"b{slot}" for slot in step.frees) if step.frees else ""
+    scope = f"  // {step.scope}" if step.scope else ""
+    arrow = f"{results} = " if results else ""
+    return f"{step.backend:<6} {arrow}{step.kernel}({operands}){frees}{scope}"
+
+
+def _operand(operand: int | str) -> str:
+    return f"b{operand}" if isinstance(operand, int) else operand

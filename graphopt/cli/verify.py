@@ -1,0 +1,58 @@
+"""``graphopt verify``: whether an artifact computes what its model means."""
+
+from __future__ import annotations
+
+import click
+
+from .options import debug_option, json_option
+from .output import print_json, print_rows, print_table
+from .parsing import token_ids
+from .progress import ProgressReport
+
+
+@click.command(short_help="Compare an artifact with the reference, piece by piece.")
+@click.argument("artifact", metavar="ARTIFACT")
+@click.option(
+    "--reference",
+    metavar="CHECKPOINT",
+    help="Also compare with transformers, which runs this checkpoint.",
+)
+@click.option("--text", metavar="TEXT", help="Text to run. Default: token ids chosen at random.")
+@click.option(
+    "--token-ids", "tokens", metavar="IDS", type=token_ids, help="Token ids to run, such as 1,2,3."
+)
+@json_option
+@debug_option
+@click.pass_context
+def command(
+    ctx: click.Context,
+    artifact: str,
+    reference: str | None,
+    text: str | None,
+    tokens: list[int] | None,
+    *,
+    as_json: bool,
+) -> None:
+    """Compare ARTIFACT with the reference interpreter, piece by piece.
+
+    An error is |out - reference| / |reference|, with the reference in float32 or better. Leaves
+    with exit code 8 if one is above its tolerance.
+
+    Example: graphopt verify demo.gopt --reference examples/demo-llama
+    """
+    from graphopt import api
+    from graphopt.errors import DisagreementError
+
+    from . import verdict
+
+    with ProgressReport() as progress:
+        report = api.verify_artifact(
+            artifact, reference=reference, text=text, tokens=tokens, progress=progress
+        )
+    if as_json:
+        print_json(report.to_json())
+        ctx.exit(0 if report.agrees else DisagreementError.exit_code)
+    print_table(verdict.COLUMNS, verdict.table(report), right=(2, 3), styles=verdict.styles(report))
+    print_rows(verdict.totals(report))
+    if not report.agrees:
+        raise verdict.disagreement(report)
