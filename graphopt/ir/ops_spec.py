@@ -171,7 +171,7 @@ def complete_attrs(spec: OpSpec, types: Types, attrs: Attrs) -> Attrs:
         if one.name in found:
             done[one.name] = _canonical(one, found.pop(one.name), rank)
         elif not isinstance(one.default, _Required):
-            done[one.name] = one.default
+            done[one.name] = _canonical(one, one.default, rank)
     done.update(found)
     if spec.complete is not None:
         spec.complete(types, done)

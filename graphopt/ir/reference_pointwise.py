@@ -170,7 +170,8 @@ def _prod(x: Tensor, dims: tuple[int, ...], keepdim: bool) -> Tensor:
 
 
 def _any(x: Tensor, dims: tuple[int, ...], keepdim: bool) -> Tensor:
-    return torch.any(x, dims, keepdim) if dims else x.to(torch.bool)
+    # PyTorch's own answer for uint8 is uint8.
+    return torch.any(x.to(torch.bool), dims, keepdim) if dims else x.to(torch.bool)
 
 
 def _var(node: Node) -> Step:
