@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import signal
 import sys
-from collections.abc import Generator, Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import FrameType
 from typing import TYPE_CHECKING
@@ -16,7 +16,6 @@ from graphopt.errors import CapacityError, RequestError
 
 if TYPE_CHECKING:
     from graphopt.api import LLM
-    from graphopt.runtime.outputs import Delta
     from graphopt.runtime.sampling_params import SamplingParams
 
 HELP = "/reset forgets the conversation, /exit or ctrl-D ends it, ctrl-C stops an answer"
@@ -57,17 +56,12 @@ class Conversation:
         question = {"role": "user", "content": text}
         system = [] if self.system is None else [{"role": "system", "content": self.system}]
         said = ""
-        stream: Generator[Delta] = self.llm.stream_chat(
-            [*system, *self.messages, question], self.params
-        )
-        with closing(stream) as deltas:
-            for delta in deltas:
-                if delta.error is not None:
-                    raise delta.error
-                said += delta.text
-                yield delta.text
-                if interrupt.pressed:
-                    break
+        prompt = self.llm.chat_prompt([*system, *self.messages, question])
+        for delta in self.llm.stream(prompt, self.params):
+            said += delta.text
+            yield delta.text
+            if interrupt.pressed:
+                break
         self.messages += [question, {"role": "assistant", "content": said}]
 
 

@@ -73,9 +73,7 @@ DEFAULT_MAX_TOKENS = 128
 @compile_options
 @json_option
 @debug_option
-@click.pass_context
 def command(
-    ctx: click.Context,
     model: str,
     prompts: tuple[str, ...],
     files: tuple[Path, ...],
@@ -106,16 +104,10 @@ def command(
         params = session.sampling_params(options, n=n, logprobs=logprobs)
         if len(wanted) == 1 and n == 1 and not as_json:
             statistics = generation.stream_one(session, wanted[0], params, echo=echo)
-            failure = None
         else:
             outputs, statistics = generation.run_batch(session, wanted, params)
-            failure = generation.first_failure(outputs)
             if as_json:
                 print_json(generation.batch_json(model, outputs, statistics))
-            else:
-                generation.print_batch(session, outputs, echo=echo)
-    if as_json:
-        ctx.exit(failure.exit_code if failure else 0)
-    if failure is not None:
-        raise failure
+                return
+            generation.print_batch(session, outputs, echo=echo)
     click.echo(f"graphopt: {statistics}", err=True)

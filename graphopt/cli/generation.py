@@ -9,10 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from graphopt.errors import GraphoptError
-
-from .failures import as_json
 from .output import one_line, print_table
+from .progress import ProgressReport
 from .prompts import Prompt
 from .session import Session
 from .statistics import Statistics
@@ -38,8 +36,6 @@ def stream_one(
     tokens, first_s = 0, None
     start = time.perf_counter()
     for delta in session.llm.stream(prompt, params):
-        if delta.error is not None:
-            raise delta.error
         if first_s is None and delta.token_ids:
             first_s = time.perf_counter() - start
         _write(delta.text if session.has_tokenizer else _ids(delta.token_ids, after=tokens))
@@ -55,9 +51,14 @@ def stream_one(
 def run_batch(
     session: Session, prompts: Sequence[Prompt], params: SamplingParams
 ) -> tuple[list[RequestOutput], Statistics]:
-    """Run all prompts together and wait for the last one."""
+    """Run all prompts together and wait for the last one.
+
+    Raises:
+        GraphoptError: a request was refused or failed.
+    """
     start = time.perf_counter()
-    outputs = list(session.llm.generate(prompts, params))
+    with ProgressReport() as progress:
+        outputs = session.llm.generate(prompts, params, progress=progress)
     total_s = time.perf_counter() - start
     samples = [sample for output in outputs for sample in output.completions]
     firsts = [
@@ -100,17 +101,11 @@ def batch_json(
                 "prompt": output.prompt,
                 "prompt_token_ids": list(output.prompt_token_ids),
                 "samples": [_sample_json(sample) for sample in output.completions],
-                "error": None if output.error is None else as_json(output.error)["error"],
             }
             for output in outputs
         ],
         "statistics": statistics.to_json(),
     }
-
-
-def first_failure(outputs: Sequence[RequestOutput]) -> GraphoptError | None:
-    """The error of the first request that failed; None if none did."""
-    return next((output.error for output in outputs if output.error is not None), None)
 
 
 def _sample_json(sample: Completion) -> dict[str, Any]:

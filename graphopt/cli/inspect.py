@@ -14,6 +14,11 @@ from .output import print_json, print_rows, print_table
 @click.argument("artifact", metavar="ARTIFACT")
 @click.option("--graph", is_flag=True, help="Print the compiled graph in its text form.")
 @click.option(
+    "--stage",
+    metavar="NAME",
+    help="Print the graph as it was after a pass: traced, or one that --keep-stages kept.",
+)
+@click.option(
     "--ledger",
     is_flag=True,
     help="Print what was decided when compiling, and why; equal decisions are counted together.",
@@ -23,7 +28,14 @@ from .output import print_json, print_rows, print_table
 @json_option
 @debug_option
 def command(
-    artifact: str, *, graph: bool, ledger: bool, plan: bool, check: bool, as_json: bool
+    artifact: str,
+    *,
+    graph: bool,
+    stage: str | None,
+    ledger: bool,
+    plan: bool,
+    check: bool,
+    as_json: bool,
 ) -> None:
     """Show what is in ARTIFACT: a summary, or its graph, ledger or plan.
 
@@ -37,6 +49,8 @@ def command(
     views: dict[str, Any] = {}
     if graph:
         views["graph"] = opened.graph_text()
+    if stage is not None:
+        views["stage"] = opened.stage_text(stage)
     if ledger:
         views["ledger"] = opened.ledger().to_json()
     if plan:
@@ -44,8 +58,9 @@ def command(
     if as_json:
         print_json(views or summary.summarize(opened))
         return
-    if graph:
-        click.echo(opened.graph_text(), nl=False)
+    for text in ("graph", "stage"):
+        if text in views:
+            click.echo(views[text], nl=False)
     if ledger:
         print_table(
             summary.LEDGER_COLUMNS, summary.ledger_rows(opened.ledger().entries), right=(2, 3)

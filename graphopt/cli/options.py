@@ -94,14 +94,13 @@ engine_options = _all(
         "--max-num-seqs",
         metavar="N",
         type=click.IntRange(min=1),
-        help="Most sequences that run at the same time. Default: chosen by the engine.",
+        help="Most sequences that run at once. Default: 64, or what the artifact allows.",
     ),
     click.option(
         "--max-num-batched-tokens",
         metavar="TOKENS",
         type=token_count,
-        help="Most tokens in one step; a longer prompt is read in chunks. "
-        "Default: chosen by the engine.",
+        help="Most tokens in one step; a longer prompt is read in chunks. Default: 1024.",
     ),
     click.option(
         "--kv-cache-memory",
@@ -112,9 +111,9 @@ engine_options = _all(
     ),
     click.option(
         "--generation-config",
-        metavar="auto|none|FOLDER",
+        metavar="auto|none|PATH",
         help="Where sampling defaults and stop tokens come from: auto is the checkpoint's "
-        "generation_config.json, none ignores it, FOLDER holds another one. Default: auto.",
+        "generation_config.json, none ignores it, PATH is another one. Default: auto.",
     ),
 )
 

@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from graphopt.errors import UsageError
 
 from .options import COMPILE_OPTIONS, ENGINE_OPTIONS, SAMPLING_OPTIONS, given
 from .progress import ProgressReport
@@ -38,6 +41,7 @@ def open_session(model: str, options: Mapping[str, Any]) -> Iterator[Session]:
     """The model at ``model``, an artifact or a checkpoint, ready to generate; closed at the end."""
     from graphopt import api
 
+    _check_options(model, options)
     compile_options = given(options, COMPILE_OPTIONS)
     engine = given(options, ENGINE_OPTIONS)
     if "max_model_len" in compile_options:
@@ -49,3 +53,22 @@ def open_session(model: str, options: Mapping[str, Any]) -> Iterator[Session]:
         yield Session(artifact, llm)
     finally:
         llm.close()
+
+
+def _check_options(model: str, options: Mapping[str, Any]) -> None:
+    """Refuse what could have no effect on an artifact, which is compiled already.
+
+    Raises:
+        UsageError: an option applies to compiling, and the model is an artifact.
+    """
+    from graphopt.artifact import is_artifact
+
+    fixed = given(options, COMPILE_OPTIONS).keys() - {"dtype", "max_model_len"}
+    if fixed and is_artifact(Path(model)):
+        names = ", ".join("--" + name.replace("_", "-") for name in sorted(fixed))
+        raise UsageError(
+            "the model is compiled already, and some options apply to compiling",
+            where=model,
+            got=names,
+            next="leave them out, or compile the checkpoint again with them",
+        )

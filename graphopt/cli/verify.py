@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from .options import debug_option, json_option
-from .output import print_json, print_rows, print_table
+from .output import print_json, print_table
 from .parsing import token_ids
 from .progress import ProgressReport
 
@@ -17,7 +17,7 @@ from .progress import ProgressReport
     metavar="CHECKPOINT",
     help="Also compare with transformers, which runs this checkpoint.",
 )
-@click.option("--text", metavar="TEXT", help="Text to run. Default: token ids chosen at random.")
+@click.option("--text", metavar="TEXT", help="Text to run. Default: a few lines of prose and code.")
 @click.option(
     "--token-ids", "tokens", metavar="IDS", type=token_ids, help="Token ids to run, such as 1,2,3."
 )
@@ -35,8 +35,9 @@ def command(
 ) -> None:
     """Compare ARTIFACT with the reference interpreter, piece by piece.
 
-    An error is |out - reference| / |reference|, with the reference in float32 or better. Leaves
-    with exit code 8 if one is above its tolerance.
+    An error is relative, |out - reference| / |reference|, with the reference in float32. The
+    tolerance comes from what rounding alone does in the artifact's type. Leaves with exit code 8
+    if an error is above its tolerance.
 
     Example: graphopt verify demo.gopt --reference examples/demo-llama
     """
@@ -52,7 +53,13 @@ def command(
     if as_json:
         print_json(report.to_json())
         ctx.exit(0 if report.agrees else DisagreementError.exit_code)
-    print_table(verdict.COLUMNS, verdict.table(report), right=(2, 3), styles=verdict.styles(report))
-    print_rows(verdict.totals(report))
+    rows = verdict.rows(report)
+    print_table(
+        verdict.COLUMNS,
+        [verdict.cells(row) for row in rows],
+        right=(2, 3, 4),
+        styles=["" if row.agrees else "red" for row in rows],
+    )
+    click.echo(verdict.verdict_line(report))
     if not report.agrees:
         raise verdict.disagreement(report)

@@ -19,7 +19,7 @@ Run = Callable[..., Result]
 def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeAPI:
     stand_in = FakeAPI(tmp_path)
     for name in ("compile_checkpoint", "open_artifact", "LLM", "verify_artifact"):
-        monkeypatch.setattr(api, name, getattr(stand_in, name), raising=False)
+        monkeypatch.setattr(api, name, getattr(stand_in, name))
     return stand_in
 
 

@@ -18,6 +18,7 @@ from graphopt.runtime.outputs import (
     TokenLogprobs,
 )
 from graphopt.runtime.sampling_params import SamplingParams
+from graphopt.runtime.verification import VerifyReport
 from tests.test_artifact import contents
 
 WORDS = ("a ", "é", " b", "\n", "end")
@@ -50,16 +51,21 @@ class FakeLLM:
                 self.on_delta(number)
                 logprobs = None if params.logprobs is None else (logprobs_of(number),)
                 yield Delta("r", 0, word, (number,), logprobs)
-            yield Delta("r", 0, finish_reason="stop", error=self.error)
+            if self.error is not None:
+                raise self.error
+            yield Delta("r", 0, finish_reason="stop")
         finally:
             self.streams_closed += 1
 
-    def stream_chat(
-        self, messages: Sequence[dict[str, str]], params: SamplingParams
-    ) -> Iterator[Delta]:
-        return self.stream(list(messages), params)
+    def chat_prompt(self, messages: Sequence[dict[str, str]]) -> list[dict[str, str]]:
+        return list(messages)
 
-    def generate(self, prompts: Sequence[object], params: SamplingParams) -> list[RequestOutput]:
+    def generate(
+        self, prompts: Sequence[object], params: SamplingParams, *, progress: ProgressFn
+    ) -> list[RequestOutput]:
+        progress("generating", 0, len(prompts))
+        if self.error is not None:
+            raise self.error
         self.prompts += prompts
         self.params = params
         logprobs = None if params.logprobs is None else tuple(map(logprobs_of, range(len(WORDS))))
@@ -75,38 +81,12 @@ class FakeLLM:
                 samples,
                 None,
                 RequestMetrics(0.0, 0.25, 1.0),
-                self.error if number == 0 else None,
             )
             for number, prompt in enumerate(prompts)
         ]
 
     def close(self) -> None:
         self.closed = True
-
-
-@dataclass(frozen=True)
-class Row:
-    name: str
-    scope: str
-    error: float
-    tolerance: float
-
-    @property
-    def ok(self) -> bool:
-        return self.error <= self.tolerance
-
-
-@dataclass(frozen=True)
-class Report:
-    rows: tuple[Row, ...]
-    logits_error: float
-    reference_error: float | None
-    agrees: bool
-    dtype: str
-    tokens: tuple[int, ...]
-
-    def to_json(self) -> dict[str, Any]:
-        return {"agrees": self.agrees, "rows": [row.name for row in self.rows]}
 
 
 @dataclass
@@ -118,7 +98,7 @@ class FakeAPI:
     failure: BaseException | None = None
     request_error: GraphoptError | None = None
     on_delta: Callable[[int], None] = lambda number: None
-    report: Report | None = None
+    report: VerifyReport | None = None
     calls: list[tuple[str, tuple[object, ...], dict[str, Any]]] = field(default_factory=list)
     llm: FakeLLM | None = None
 
@@ -154,7 +134,7 @@ class FakeAPI:
         self.llm = FakeLLM(artifact, options, self.request_error, self.on_delta)
         return self.llm
 
-    def verify_artifact(self, path: str, **options: Any) -> Report:
+    def verify_artifact(self, path: str, **options: Any) -> VerifyReport:
         self._note("verify_artifact", path, **options)
         assert self.report is not None
         return self.report

@@ -80,7 +80,6 @@ def test_json(run: Run, fake: FakeAPI) -> None:
     [sample] = output["samples"]
     assert output["prompt"] == "é"
     assert output["prompt_token_ids"] == [1, 2, 3]
-    assert output["error"] is None
     assert sample["text"] == TEXT
     assert sample["token_ids"] == [0, 1, 2, 3, 4]
     assert sample["finish_reason"] == "stop"
@@ -193,18 +192,19 @@ def test_a_failed_request(run: Run, fake: FakeAPI, prompts: tuple[str, ...]) -> 
     fake.request_error = CapacityError("the request can never fit", got=9, expected=8)
     result = run("generate", "m", *prompts)
     assert result.exit_code == 7
-    assert TEXT in result.stdout
     assert "graphopt: the request can never fit" in result.stderr
-
-
-def test_a_failed_request_as_json_keeps_the_others(run: Run, fake: FakeAPI) -> None:
-    fake.request_error = CapacityError("the request can never fit", got=9, expected=8)
-    result = run("generate", "m", "-p", "x", "-p", "y", "--json")
-    first, second = json.loads(result.stdout)["outputs"]
+    assert fake.used.closed
+    result = run("generate", "m", *prompts, "--json")
     assert result.exit_code == 7
-    assert first["error"]["what"] == "the request can never fit"
-    assert second["error"] is None
-    assert second["samples"][0]["text"] == TEXT
+    assert json.loads(result.stdout)["error"]["type"] == "CapacityError"
+
+
+def test_options_of_compiling_do_not_apply_to_an_artifact(run: Run, fake: FakeAPI) -> None:
+    path = fake.artifact().path
+    result = run("generate", path, "-p", "x", "--block-size", "8", "--target", "cpu")
+    assert result.exit_code == 2
+    assert "--block-size, --target" in result.stderr
+    assert run("generate", path, "-p", "x", "--max-model-len", "64").exit_code == 0
 
 
 def test_ctrl_c_while_streaming(run: Run, fake: FakeAPI) -> None:

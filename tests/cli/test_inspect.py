@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -64,6 +65,18 @@ def test_graph(run: Run, path: Path) -> None:
     assert json.loads(run("inspect", path, "--graph", "--json").stdout) == {
         "graph": contents().graph_text
     }
+
+
+def test_stage(run: Run, tmp_path: Path) -> None:
+    folder = tmp_path / "staged.gopt"
+    write_artifact(folder, replace(contents(), extra_files={"stages/traced.ir": b"graph @t\n"}))
+    assert run("inspect", folder, "--stage", "traced").stdout == "graph @t\n"
+    assert json.loads(run("inspect", folder, "--stage", "traced", "--json").stdout) == {
+        "stage": "graph @t\n"
+    }
+    result = run("inspect", folder, "--stage", "fused")
+    assert result.exit_code == 6
+    assert "--keep-stages" in result.stderr
 
 
 def test_ledger(run: Run, path: Path) -> None:

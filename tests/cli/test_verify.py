@@ -7,18 +7,16 @@ from collections.abc import Callable
 
 from click.testing import Result
 
-from tests.cli.fake_api import FakeAPI, Report, Row
+from graphopt.runtime.verification import Row, VerifyReport
+from tests.cli.fake_api import FakeAPI
 
 Run = Callable[..., Result]
-GOOD = Report((Row("p0", "model.embed", 1e-7, 1e-5),), 2e-7, None, True, "float32", (1, 2, 3))
-BAD = Report(
-    (Row("p0", "model.embed", 1e-7, 1e-5), Row("p1", "model.layers.0", 2e-3, 1e-5)),
-    3e-3,
-    4e-3,
-    False,
-    "float32",
-    (1, 2),
-)
+EMBED = Row("p0", "model.embed", 1e-7, 2e-7, 1e-5)
+LAYER = Row("p1", "model.layers.0", 2e-3, 2e-7, 1e-5)
+LOGITS = Row("logits", "", 3e-7, 2e-7, 1e-5)
+UNKNOWN = Row("transformers", "", float("nan"), 2e-7, 1e-5)
+GOOD = VerifyReport("float32", 3, (EMBED,), LOGITS, None)
+BAD = VerifyReport("float32", 3, (EMBED, LAYER), LOGITS, UNKNOWN)
 
 
 def test_agreement(run: Run, fake: FakeAPI) -> None:
@@ -26,10 +24,10 @@ def test_agreement(run: Run, fake: FakeAPI) -> None:
     result = run("verify", "m.gopt")
     assert result.exit_code == 0, result.output
     lines = result.stdout.splitlines()
-    assert lines[0].split() == ["piece", "scope", "error", "tolerance"]
-    assert lines[1].split() == ["p0", "model.embed", "1.00e-07", "1e-05", "ok"]
-    assert "verdict   agrees" in lines[-1]
-    assert "transformers" not in result.stdout
+    assert lines[0].split() == ["compared", "scope", "error", "rounding", "tolerance"]
+    assert lines[1].split() == ["p0", "model.embed", "1.00e-07", "2.00e-07", "1.00e-05", "ok"]
+    assert lines[2].split() == ["logits", "3.00e-07", "2.00e-07", "1.00e-05", "ok"]
+    assert lines[3] == "agrees: 2 of 2 comparisons over 3 tokens in float32"
     assert fake.calls == [
         ("verify_artifact", ("m.gopt",), {"reference": None, "text": None, "tokens": None})
     ]
@@ -39,25 +37,22 @@ def test_disagreement(run: Run, fake: FakeAPI) -> None:
     fake.report = BAD
     result = run("verify", "m.gopt", "--reference", "c")
     assert result.exit_code == 8
-    assert "2.00e-03" in result.stdout
-    assert "relative error 4.00e-03 against transformers" in result.stdout
-    assert "piece p1 model.layers.0" in result.stderr
-    assert "at most 1e-05" in result.stderr
-
-
-def test_disagreement_of_the_logits_alone(run: Run, fake: FakeAPI) -> None:
-    fake.report = Report(GOOD.rows, 1e-7, 0.25, False, "float32", (1,))
-    result = run("verify", "m.gopt")
-    assert result.exit_code == 8
-    assert "the logits differ" in result.stderr
-    assert "2.50e-01" in result.stderr
+    lines = result.stdout.splitlines()
+    assert [line.split()[-1] for line in lines[1:5]] == ["ok", "differs", "ok", "differs"]
+    assert "nan" in lines[4]
+    assert lines[5] == "differs: 2 of 4 comparisons over 3 tokens in float32"
+    assert "at       p1 model.layers.0" in result.stderr
+    assert "at most 1.00e-05" in result.stderr
 
 
 def test_json(run: Run, fake: FakeAPI) -> None:
     fake.report = BAD
     result = run("verify", "m.gopt", "--json")
     assert result.exit_code == 8
-    assert json.loads(result.stdout) == {"agrees": False, "rows": ["p0", "p1"]}
+    found = json.loads(result.stdout)
+    assert found["agrees"] is False
+    assert [row["agrees"] for row in found["pieces"]] == [True, False]
+    assert found["reference"]["error"] is None
     fake.report = GOOD
     assert run("verify", "m.gopt", "--json").exit_code == 0
 
