@@ -82,6 +82,11 @@ class Finding:
     required: bool = False
 
     @property
+    def advice(self) -> str:
+        """What follows and what to do, in one line."""
+        return "; ".join(filter(None, (self.means, self.todo)))
+
+    @property
     def blocks(self) -> bool:
         """Whether graphopt cannot work because of it."""
         return self.required and self.status is Status.MISSING

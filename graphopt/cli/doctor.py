@@ -9,8 +9,6 @@ import click
 from .options import debug_option, json_option
 from .output import print_json, print_table
 
-STYLES = {"ok": "", "warn": "yellow", "missing": "red"}
-
 
 @click.command(short_help="Show what this machine can do and what is missing.")
 @click.option(
@@ -37,9 +35,9 @@ def command(ctx: click.Context, *, measure: bool, as_json: bool) -> None:
         print_json({"works": not blocked, "findings": rows})
         ctx.exit(MachineError.exit_code if blocked else 0)
     print_table(
-        ("", "status", "found", "means", "what to do"),
-        [(row.name, row.status, row.found, row.means, row.todo) for row in findings],
-        styles=[STYLES[row.status] for row in findings],
+        ("", "status", "found", "what follows"),
+        [(row.name, row.status, row.found, row.advice) for row in findings],
+        styles=["red" if row.blocks else "yellow" if row.todo else "" for row in findings],
     )
     if blocked:
         raise MachineError(

@@ -28,8 +28,8 @@ def test_table(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     result = run("doctor")
     assert result.exit_code == 0, result.output
     lines = [line.split() for line in result.stdout.splitlines()]
-    assert lines[0] == ["status", "found", "means", "what", "to", "do"]
-    assert lines[2] == ["cores", "warn", "1", "usable", "slow", "use", "more"]
+    assert lines[0] == ["status", "found", "what", "follows"]
+    assert lines[2] == ["cores", "warn", "1", "usable", "slow;", "use", "more"]
 
 
 def test_something_needed_is_missing(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
