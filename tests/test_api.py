@@ -1,0 +1,168 @@
+"""A checkpoint goes in and the right tokens come out, through every layer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+import graphopt
+from graphopt import api
+from graphopt.artifact import _seal
+from graphopt.errors import ArtifactError, CapacityError, UnsupportedError, UsageError
+from tests.checkpoints import save_tiny
+
+PROMPTS = [[5, 6, 7], list(range(3, 40)), [11], [90, 4] * 11]
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_tiny(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(scope="module")
+def artifact(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("out") / "tiny.gopt"
+    api.compile_checkpoint(checkpoint, path, dtype="float32", block_size=4)
+    return path
+
+
+@pytest.fixture
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("GRAPHOPT_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def greedy_by_transformers(checkpoint: Path, prompt: list[int], count: int) -> list[int]:
+    model = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.float32)
+    ids = torch.tensor([prompt])
+    out = model.generate(
+        ids, attention_mask=torch.ones_like(ids), max_new_tokens=count, do_sample=False
+    )
+    return out[0, len(prompt) :].tolist()
+
+
+def test_greedy_tokens_are_those_of_transformers(checkpoint: Path, artifact: Path) -> None:
+    params = graphopt.SamplingParams(max_tokens=16, temperature=0.0)
+    with graphopt.LLM(artifact, max_num_batched_tokens=16, max_num_seqs=3) as llm:
+        outputs = llm.generate(PROMPTS, params)
+        streamed = [token for delta in llm.stream(PROMPTS[1], params) for token in delta.token_ids]
+    for prompt, output in zip(PROMPTS, outputs, strict=True):
+        assert list(output.token_ids) == greedy_by_transformers(checkpoint, prompt, 16)
+    assert tuple(streamed) == outputs[1].token_ids
+
+
+def test_scores_are_those_of_transformers(checkpoint: Path, artifact: Path) -> None:
+    model = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.float32)
+    with torch.no_grad():
+        logits = model(torch.tensor([PROMPTS[1]])).logits[0]
+    wanted = torch.log_softmax(logits, -1)[:-1].gather(1, torch.tensor([PROMPTS[1][1:]]).T)[:, 0]
+    with graphopt.LLM(artifact, max_num_batched_tokens=8, max_num_seqs=2) as llm:
+        first, *scores = llm.score(PROMPTS[1])
+    assert first is None
+    assert np.allclose(scores, wanted.numpy(), rtol=1e-4, atol=1e-4)
+
+
+def test_the_manifest_says_what_it_is(checkpoint: Path, artifact: Path) -> None:
+    found = graphopt.read_artifact(artifact)
+    assert found.model.architecture == "LlamaForCausalLM"
+    assert found.plan.limits.max_model_len == 128
+    assert found.plan.limits.vocab_size == 97
+    assert found.plan.block_size == 4
+    model = AutoModelForCausalLM.from_pretrained(checkpoint)
+    buffers = sum(b.numel() for n, b in model.named_buffers() if n.endswith("rotary_emb.inv_freq"))
+    assert found.model.parameters == model.num_parameters() + buffers
+
+
+def test_verification_agrees_in_every_dtype(checkpoint: Path, tmp_path: Path) -> None:
+    for dtype in ("float32", "bfloat16", "float16"):
+        path = tmp_path / f"{dtype}.gopt"
+        api.compile_checkpoint(checkpoint, path, dtype=dtype, block_size=4)
+        report = api.verify_artifact(path, reference=checkpoint)
+        assert report.agrees, report
+        assert report.reference is not None
+        assert len(report.pieces) == len(graphopt.read_artifact(path).plan.pieces)
+
+
+def reseal(path: Path, name: str, data: bytes) -> None:
+    """Change a file of an artifact and make the manifest agree with it."""
+    import hashlib
+    import json
+
+    (path / name).write_bytes(data)
+    manifest = json.loads((path / "manifest.json").read_text())
+    manifest["files"][name] = {
+        "bytes": len(data),
+        "sha256": [hashlib.sha256(data).hexdigest()],
+    }
+    text = json.dumps(manifest).encode()
+    (path / "manifest.json").write_bytes(text)
+    (path / "manifest.json.sha256").write_bytes(_seal(text))
+
+
+def test_verification_finds_a_wrong_graph(checkpoint: Path, tmp_path: Path) -> None:
+    path = tmp_path / "wrong.gopt"
+    api.compile_checkpoint(checkpoint, path, dtype="float32", block_size=4)
+    text = (path / "graph.ir").read_text()
+    assert "scale = 0.25" in text
+    reseal(path, "graph.ir", text.replace("scale = 0.25", "scale = 0.2501", 1).encode())
+    report = api.verify_artifact(path)
+    assert not report.logits.agrees
+    assert not report.agrees
+
+
+def test_verification_finds_wrong_weights_by_the_reference(
+    checkpoint: Path, tmp_path: Path
+) -> None:
+    other = save_tiny(tmp_path / "other", seed=1)
+    path = tmp_path / "other.gopt"
+    api.compile_checkpoint(other, path, dtype="float32")
+    assert api.verify_artifact(path).agrees
+    report = api.verify_artifact(path, reference=checkpoint)
+    assert report.reference is not None
+    assert not report.reference.agrees
+
+
+def test_a_checkpoint_is_compiled_once(
+    checkpoint: Path, own_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    params = graphopt.SamplingParams(max_tokens=2, temperature=0.0)
+    with graphopt.LLM(checkpoint, dtype="float32") as llm:
+        first = llm.generate(PROMPTS[0], params)[0].token_ids
+
+    def never(*_: object, **__: object) -> None:
+        raise RuntimeError("compiled again")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(api, "compile_graph", never)
+        with graphopt.LLM(checkpoint, dtype="float32") as llm:
+            assert llm.generate(PROMPTS[0], params)[0].token_ids == first
+        with pytest.raises(RuntimeError, match="compiled again"):
+            graphopt.LLM(checkpoint, dtype="bfloat16")
+
+
+def test_mismatches_and_misuse_are_refused(artifact: Path, checkpoint: Path) -> None:
+    with pytest.raises(ArtifactError, match="does not fit"):
+        api.open_artifact(artifact, dtype="bfloat16")
+    with pytest.raises(UsageError, match="beyond what the artifact"):
+        graphopt.LLM(artifact, max_model_len=4096)
+    with pytest.raises(UsageError, match="unknown dtype"):
+        api.compile_checkpoint(checkpoint, dtype="int3")
+    with pytest.raises(UnsupportedError, match="no kernels yet"):
+        api.compile_checkpoint(checkpoint, target="cuda:sm_90")
+    with pytest.raises(UnsupportedError, match="quantized"):
+        api.compile_checkpoint(checkpoint, quantize="int8")
+    with graphopt.LLM(artifact) as llm, pytest.raises(CapacityError, match="128"):
+        llm.generate([list(range(3, 90)) * 2])
+
+
+def test_stages_are_kept_when_asked(checkpoint: Path, tmp_path: Path) -> None:
+    found = api.compile_checkpoint(checkpoint, tmp_path / "a.gopt", keep_stages=True)
+    stages = sorted(p.stem for p in (found.path / "stages").iterdir())
+    assert stages == ["remove-identities", "share-common", "traced"]
+    assert found.stage_text("share-common") == found.graph_text()
+    with pytest.raises(ArtifactError, match="no stage"):
+        found.stage_text("absent")
