@@ -32,7 +32,8 @@ def command(
 ) -> None:
     """Compile CHECKPOINT into an artifact.
 
-    CHECKPOINT is a folder with config.json and safetensors, or a name on the Hugging Face hub.
+    CHECKPOINT is a folder with config.json and safetensors, or a hub name that is in the local
+    hub cache.
 
     Example: graphopt compile examples/demo-llama -o demo.gopt
     """

@@ -132,9 +132,9 @@ def _report(error: Exception, words: Sequence[str]) -> int:
 def cli(ctx: click.Context) -> None:
     """Compile a language-model checkpoint into an artifact, check it, and generate text with it.
 
-    CHECKPOINT is a Hugging Face checkpoint: a folder, or a name on the hub. ARTIFACT is a folder
-    that `graphopt compile` wrote. Wherever ARTIFACT|CHECKPOINT stands, a checkpoint is compiled
-    into the cache first.
+    CHECKPOINT is a Hugging Face checkpoint: a folder, or a hub name that is in the local hub cache.
+    ARTIFACT is a folder that `graphopt compile` wrote. Wherever ARTIFACT|CHECKPOINT stands, a
+    checkpoint is compiled into the cache first.
 
     Exit codes: 0 success, 2 usage, 3 checkpoint, 4 unsupported model or feature, 5 compilation,
     6 artifact, 7 request, 8 numbers disagree, 9 the machine lacks something, 70 a defect,

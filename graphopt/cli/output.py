@@ -60,8 +60,7 @@ def print_table(
     table = Table(box=None, pad_edge=False, header_style="bold")
     aligned = set(right)
     for number, column in enumerate(columns):
-        side = "right" if number in aligned else "left"
-        table.add_column(column, justify=side, overflow="fold")
+        table.add_column(column, justify="right" if number in aligned else "left", overflow="fold")
     for row, style in zip(rows, styles or _no_styles(), strict=False):
         table.add_row(*map(str, row), style=style or None)
     with console.capture() as captured:
