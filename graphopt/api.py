@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from graphopt.frontend.checkpoint import Checkpoint
-    from graphopt.runtime.verification import VerifyReport
+    from graphopt.runtime.executors.verification import VerifyReport
 
 # Logits of one step take at most this many bytes, which bounds the rows that scoring asks for.
 MAX_LOGITS_BYTES = 1 << 28
@@ -344,7 +344,7 @@ def verify_artifact(
     Raises:
         GraphoptError: the artifact or the checkpoint cannot be read, or the tokens do not fit.
     """
-    from graphopt.runtime.verification import verify_plan
+    from graphopt.runtime.executors.verification import verify_plan
 
     artifact = read_artifact(path)
     if tokens is None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from graphopt.errors import DisagreementError
 
 if TYPE_CHECKING:
-    from graphopt.runtime.verification import Row, VerifyReport
+    from graphopt.runtime.executors.verification import Row, VerifyReport
 
 COLUMNS = ("compared", "scope", "error", "rounding", "tolerance", "")
 

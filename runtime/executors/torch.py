@@ -10,7 +10,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 
 from graphopt.artifact import Artifact
@@ -22,6 +21,7 @@ from graphopt.ir.reference import PagedState, prepare, torch_dtype
 from graphopt.ir.types import StateType
 from graphopt.plan import Operand, Step
 from graphopt.region import make_region
+
 from ..executor import F32, Sampled, SamplingInputs, StepInputs
 from ..sampler import sample
 

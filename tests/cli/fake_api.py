@@ -18,7 +18,7 @@ from graphopt.runtime.outputs import (
     TokenLogprobs,
 )
 from graphopt.runtime.sampling_params import SamplingParams
-from graphopt.runtime.verification import VerifyReport
+from graphopt.runtime.executors.verification import VerifyReport
 from tests.test_artifact import contents
 
 WORDS = ("a ", "é", " b", "\n", "end")

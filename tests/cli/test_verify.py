@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from click.testing import Result
 
-from graphopt.runtime.verification import Row, VerifyReport
+from graphopt.runtime.executors.verification import Row, VerifyReport
 from tests.cli.fake_api import FakeAPI
 
 Run = Callable[..., Result]

@@ -1,8 +1,9 @@
 """Compare what a plan computes with what it should compute, piece by piece.
 
 The plan runs one prefill step and one mixed step on shuffled blocks. Beside it run the interpreter
-on the compiled graph in float32, for each piece, and on the traced graph in float32, for the logits:
-so a pass that changed the meaning shows. A third run is in the plan's own element type. It gives the tolerance: a plan may be off by twice what rounding alone does, and never needs
+on the compiled graph in float32, for each piece, and on the traced graph in float32, for the
+logits, so that a pass that changed the meaning shows. A third run is in the plan's own element
+type. It gives the tolerance: a plan may be off by twice what rounding alone does, and never needs
 to be better than the floor of its type.
 """
 
@@ -28,8 +29,8 @@ from graphopt.ir.widen import widen
 from graphopt.plan import Piece, Step
 from graphopt.progress import ProgressFn, silent
 
-from .executor import StepInputs
-from .executors.torch import TorchExecutor, weight_tensor
+from ..executor import StepInputs
+from .torch import TorchExecutor, weight_tensor
 
 # Relative errors that are never held against a plan. float32 is the project's bar for kernels that
 # add in another order; the others are two units in the last place of their type.
