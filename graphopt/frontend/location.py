@@ -25,6 +25,12 @@ def find_folder(place: str | os.PathLike[str]) -> Path:
     """
     path = Path(place).expanduser()
     if path.is_dir():
+        if not os.access(path, os.R_OK | os.X_OK):
+            raise CheckpointError(
+                "the checkpoint's folder may not be read",
+                where=str(path),
+                next="ask its owner for permission",
+            )
         return path
     if path.exists():
         if path.suffix == ".gguf":

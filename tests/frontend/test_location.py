@@ -50,11 +50,16 @@ def test_a_name_that_was_never_downloaded(cache, name):
     assert caught.value.where == str(cache)
 
 
-@pytest.mark.parametrize("name", ["/no/such/folder", "./absent", "a/b/c", "", "with space/x"])
-def test_a_path_that_is_not_there(cache, name, monkeypatch, tmp_path):
-    if name:
-        with pytest.raises(CheckpointError, match=r"does not exist|neither a folder"):
-            find_folder(name)
+@pytest.mark.parametrize("name", ["/no/such/folder", "./absent", "a/b/c", "with space/x"])
+def test_a_path_that_is_not_there(cache, name):
+    with pytest.raises(CheckpointError, match=r"does not exist|neither a folder"):
+        find_folder(name)
+
+
+def test_a_folder_that_may_not_be_read(tmp_path, monkeypatch):
+    monkeypatch.setattr("os.access", lambda *_: False)
+    with pytest.raises(CheckpointError, match="may not be read"):
+        find_folder(tmp_path)
 
 
 def test_files_are_refused(tmp_path):
