@@ -5,9 +5,9 @@ A block is ``block_size`` slots. A sequence's table lists its blocks in order: t
 and never written again may be shared; a block that is written has one owner. So nothing is ever
 copied: a sample that joins its siblings shares the full blocks of the prompt and computes the rest.
 
-The free blocks stand in the order in which they were freed, last block of a sequence first. Taking
-the oldest is then least recently used with prefixes kept longest, which is what a prefix cache on
-top of this pool needs; ``share`` of a free block, which revives it, costs O(1) for the same reason.
+The free blocks stand in the order in which they were freed, last block of a sequence first, and any
+of them can be taken out in O(1). So the one to be used again next is the least recently used, and
+of a sequence's blocks the beginning is kept longest: the order that a cache of prefixes needs.
 """
 
 from __future__ import annotations

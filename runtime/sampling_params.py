@@ -86,7 +86,7 @@ class SamplingParams:
         self._check_tokens()
         for name in ("ignore_eos", "skip_special_tokens", "include_stop_str_in_output"):
             if not isinstance(getattr(self, name), bool):
-                raise _bad(name, getattr(self, name), "True or False")
+                raise _bad(name, repr(getattr(self, name)), "True or False")
 
     def _check_counts(self) -> None:
         if self.max_tokens is not None:
@@ -118,10 +118,12 @@ class SamplingParams:
         _number("frequency_penalty", self.frequency_penalty, -math.inf, math.inf)
 
     def _check_tokens(self) -> None:
+        if not isinstance(self.stop, Iterable):
+            raise _bad("stop", repr(self.stop), "a string, or a list of strings")
         stop = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
         for text in stop:
             if not isinstance(text, str) or not text:
-                raise _bad("stop", text, "strings that are not empty")
+                raise _bad("stop", repr(text), "strings that are not empty")
         object.__setattr__(self, "stop", stop)
         object.__setattr__(self, "stop_token_ids", _tokens("stop_token_ids", self.stop_token_ids))
         if self.allowed_token_ids is not None:
@@ -130,11 +132,13 @@ class SamplingParams:
                 raise _bad("allowed_token_ids", "nothing", "at least one token, or None for all")
             object.__setattr__(self, "allowed_token_ids", allowed)
         if self.logit_bias is not None:
+            if not isinstance(self.logit_bias, Mapping):
+                raise _bad("logit_bias", repr(self.logit_bias), "numbers by token id")
             bias = dict(self.logit_bias)
             _tokens("logit_bias", bias)
             for token, value in bias.items():
                 if not isinstance(value, int | float) or isinstance(value, bool) or value != value:
-                    raise _bad(f"logit_bias[{token}]", value, "a number")
+                    raise _bad(f"logit_bias[{token}]", repr(value), "a number")
                 if value == math.inf:
                     raise _bad(f"logit_bias[{token}]", value, "a finite number, or -inf to ban it")
             object.__setattr__(self, "logit_bias", bias or None)
