@@ -137,6 +137,7 @@ def compile_graph(
     """Trace, rewrite and plan a checkpoint, reading only the headers of its weights."""
     from graphopt.codegen.backend import assign
     from graphopt.codegen.torch import TorchBackend
+    from graphopt.frontend.arrays import weight_loader
     from graphopt.frontend.conversion import bind
     from graphopt.frontend.hf import trace
     from graphopt.ir.printer import print_graph
@@ -184,7 +185,7 @@ def compile_graph(
         stages,
         ledger,
         _model_info(source, graph, traced.notes),
-        traced.loader(binding),
+        weight_loader(graph, binding, traced.constants),
     )
 
 

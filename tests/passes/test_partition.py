@@ -1,4 +1,4 @@
-"""Pieces cover the steps in order, attention stands alone, and each cut but the last has a reason."""
+"""Pieces cover the steps in order, attention stands alone, each cut but the last has a reason."""
 
 from graphopt.ir.builder import GraphBuilder
 from graphopt.ir.dtype import DType

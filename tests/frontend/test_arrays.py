@@ -1,0 +1,53 @@
+"""Weights come as the graph declares them, from the checkpoint or from the model's constants."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+import torch
+
+from graphopt.errors import CheckpointError
+from graphopt.frontend.arrays import as_array, weight_loader
+from graphopt.ir.builder import GraphBuilder
+from graphopt.ir.dtype import DType
+from graphopt.ir.types import TensorType
+
+
+@dataclass
+class FakeBinding:
+    """Gives one tensor, converted as asked."""
+
+    tensor: torch.Tensor
+
+    def load(self, name: str, dtype: torch.dtype) -> torch.Tensor:
+        return self.tensor.to(dtype)
+
+
+def test_constants_come_before_the_checkpoint() -> None:
+    b = GraphBuilder("g")
+    kind = TensorType(DType.F32, (2, 3))
+    total = b.one("add", [b.weight("w", kind), b.weight("c", kind)])
+    binding = FakeBinding(torch.arange(6, dtype=torch.bfloat16).view(2, 3))
+    load = weight_loader(b.finish([total]), binding, {"c": torch.full((2, 3), 7.0)})
+    assert load("w").dtype == np.float32
+    assert load("w").tolist() == [[0, 1, 2], [3, 4, 5]]
+    assert load("c").tolist() == [[7] * 3] * 2
+
+
+def test_another_shape_is_refused() -> None:
+    b = GraphBuilder("g")
+    graph = b.finish([b.one("neg", [b.weight("w", TensorType(DType.F32, (3, 2)))])])
+    with pytest.raises(CheckpointError, match="another shape"):
+        weight_loader(graph, FakeBinding(torch.zeros(2, 3)), {})("w")
+
+
+@pytest.mark.parametrize("dtype", [DType.BF16, DType.F16, DType.F8E4M3, DType.I64, DType.BOOL])
+def test_bits_are_kept(dtype: DType) -> None:
+    tensor = torch.tensor([[0, 1, 1], [1, 0, 1]]).to(getattr(torch, dtype.torch_name)).T
+    array = as_array(tensor, dtype)
+    assert array.flags.c_contiguous
+    assert array.nbytes == 6 * dtype.nbytes
+    back = torch.from_numpy(array).view(tensor.dtype)
+    assert torch.equal(back.float(), tensor.float())

@@ -1,0 +1,34 @@
+"""Options are checked once, and what does not exist yet is refused by name."""
+
+import pytest
+
+from graphopt.config import CompileOptions
+from graphopt.errors import UnsupportedError, UsageError
+from graphopt.target import Target
+
+
+def test_the_defaults_are_valid() -> None:
+    CompileOptions().check()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        CompileOptions(dtype="int8"),
+        CompileOptions(max_model_len=0),
+        CompileOptions(block_size=0),
+        CompileOptions(block_size=2000),
+    ],
+)
+def test_nonsense_is_a_usage_error(options: CompileOptions) -> None:
+    with pytest.raises(UsageError):
+        options.check()
+
+
+@pytest.mark.parametrize(
+    "options", [CompileOptions(quantize="int8"), CompileOptions(target=Target("cuda", "sm_90"))]
+)
+def test_what_does_not_exist_yet_is_refused_with_a_way_out(options: CompileOptions) -> None:
+    with pytest.raises(UnsupportedError) as caught:
+        options.check()
+    assert caught.value.next
