@@ -59,25 +59,33 @@ class SchedulerLimits:
 
 @dataclass(frozen=True, slots=True)
 class Scheduled:
-    """A sequence's part of a step: positions ``start`` to ``start + count``.
+    """A sequence's part of a step.
 
-    ``rows`` of its positions, the last ones before ``start + count``, want logits.
+    Attributes:
+        sequence: whose part it is.
+        start: its first position.
+        count: how many positions.
+        rows: how many of them, the last ones, want logits.
+        samples: whether the last of these yields a new token.
     """
 
     sequence: Sequence
     start: int
     count: int
     rows: int
+    samples: bool
+
+    @classmethod
+    def of(cls, sequence: Sequence, count: int) -> Scheduled:
+        """The next ``count`` positions of ``sequence``."""
+        start = sequence.computed
+        samples = sequence.max_output > 0 and start + count == sequence.num_tokens
+        return cls(sequence, start, count, sequence.rows(count), samples)
 
     @property
     def stop(self) -> int:
         """The position after the last."""
         return self.start + self.count
-
-    @property
-    def samples(self) -> bool:
-        """Whether the last position yields a new token."""
-        return self.sequence.max_output > 0 and self.stop == self.sequence.num_tokens
 
 
 Batch = tuple[Scheduled, ...]
@@ -97,7 +105,7 @@ class _Step:
 
     def add(self, sequence: Sequence, count: int) -> None:
         """Give ``sequence`` ``count`` tokens of the budget."""
-        part = Scheduled(sequence, sequence.computed, count, sequence.rows(count))
+        part = Scheduled.of(sequence, count)
         self.parts[sequence] = part
         self.tokens -= part.count
         self.rows -= part.rows

@@ -120,7 +120,8 @@ def test_the_sandbox_holds(source):
     "source",
     [
         "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}",
-        "{% macro m(n) %}{% if n %}{{ m(n - 1) }}{{ m(n - 1) }}{% endif %}{% endmacro %}{{ m(40) }}",
+        "{% macro m(n) %}{% if n %}{{ m(n - 1) }}{{ m(n - 1) }}{% endif %}{% endmacro %}"
+        "{{ m(40) }}",
         "{% for a in range(99999) %}{% set x = a %}{% for b in range(99999) %}{% continue %}"
         "{% endfor %}{% endfor %}",
     ],

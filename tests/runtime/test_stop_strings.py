@@ -1,5 +1,7 @@
 """Stop strings do not depend on how the text is cut, and nothing is lost."""
 
+from itertools import pairwise
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -21,7 +23,7 @@ def expected(text: str, stops: tuple[str, ...], include: bool) -> tuple[str, str
 
 def pieces(text: str, cuts: list[int]) -> list[str]:
     places = sorted({0, len(text), *(cut for cut in cuts if cut < len(text))})
-    return [text[a:b] for a, b in zip(places, places[1:], strict=False)]
+    return [text[a:b] for a, b in pairwise(places)]
 
 
 @given(text=TEXT, stops=STOPS, include=st.booleans(), cuts=st.lists(st.integers(0, 20)))

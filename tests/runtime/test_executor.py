@@ -1,0 +1,36 @@
+"""Slices of sampling inputs."""
+
+import numpy as np
+
+from graphopt.runtime.executor import Penalties, Ragged, SamplingInputs
+
+
+def test_ragged_lists_are_cut_by_rows():
+    ragged = Ragged(
+        np.array([0, 2, 2, 5]), np.array([4, 5, 6, 7, 8]), np.arange(5, dtype=np.float32)
+    )
+    assert ragged.rows.tolist() == [0, 0, 2, 2, 2]
+    part = ragged.slice(1, 3)
+    assert part.starts.tolist() == [0, 0, 3]
+    assert part.tokens.tolist() == [6, 7, 8]
+    assert part.values.tolist() == [2.0, 3.0, 4.0]
+    assert part.rows.tolist() == [1, 1, 1]
+
+
+def test_inputs_are_cut_with_all_they_hold():
+    ones = np.ones(3, dtype=np.float32)
+    seen = Ragged(np.array([0, 1, 2, 3]), np.array([7, 8, 9]), ones)
+    inputs = SamplingInputs(
+        3,
+        temperature=np.array([0.0, 1.0, 2.0], dtype=np.float32),
+        penalties=Penalties(ones, ones * 2, ones * 3, seen),
+        bias=seen,
+    )
+    part = inputs.slice(1, 2)
+    assert part.num_rows == 1
+    assert part.temperature.tolist() == [1.0]
+    assert part.penalties.seen.tokens.tolist() == [8]
+    assert part.penalties.frequency.tolist() == [3.0]
+    assert part.bias.tokens.tolist() == [8]
+    assert part.top_k is None
+    assert inputs.slice(0, 3) is inputs

@@ -1,0 +1,74 @@
+"""The arrays of a step, written out by hand."""
+
+import numpy as np
+import pytest
+
+from graphopt.errors import GraphoptError
+from graphopt.runtime.executor import Sampled
+from graphopt.runtime.model_runner import ModelRunner
+from graphopt.runtime.sampling_params import SamplingParams
+from graphopt.runtime.scheduler import Scheduled, SchedulerLimits
+from graphopt.runtime.sequence import Request, Sequence
+
+from .fakes import HashExecutor
+
+
+def part(tokens, computed, count, blocks, prompt=None, **params) -> Scheduled:
+    ids = np.array(tokens[: prompt or len(tokens)], dtype=np.int64)
+    values = SamplingParams(**{"temperature": 0.0, **params})
+    request = Request("r", ids, None, values, 0, 0.0)
+    one = Sequence(request, 0, 0, 9)
+    for token in tokens[len(ids) :]:
+        one.append(token)
+    one.computed = one.scored = computed
+    one.table.extend(blocks)
+    return Scheduled.of(one, count)
+
+
+def runner() -> ModelRunner:
+    return ModelRunner(HashExecutor(block_size=4), SchedulerLimits(4, 16, 16, 32), 32)
+
+
+def test_a_mixed_step():
+    batch = (
+        part([5, 6, 7, 8, 9, 10], 5, 1, [3, 1], prompt=4),  # a decode
+        part([1, 2, 3, 4, 5, 6, 7], 2, 4, [7, 2]),  # a chunk that goes on
+        part([11, 12, 13], 0, 3, [9], prompt_logprobs=0),  # a whole prompt, scored
+    )
+    inputs, sampling = runner().prepare(batch)
+    assert inputs.token_ids.tolist() == [10, 3, 4, 5, 6, 11, 12, 13]
+    assert inputs.positions.tolist() == [5, 2, 3, 4, 5, 0, 1, 2]
+    assert inputs.slots.tolist() == [5, 30, 31, 8, 9, 36, 37, 38]
+    assert inputs.rows.tolist() == [0, 5, 6, 7]
+    assert inputs.starts.tolist() == [0, 1, 5, 8]
+    assert inputs.lengths.tolist() == [6, 6, 3]
+    assert inputs.tables.tolist() == [[3, 1], [7, 2], [9, 0]]
+    assert inputs.tables.flags.c_contiguous
+    assert [array.dtype for array in (inputs.slots, inputs.starts, inputs.tables)] == [
+        np.int64,
+        np.int32,
+        np.int32,
+    ]
+    assert sampling.num_rows == 4
+    assert sampling.targets.tolist() == [-1, 12, 13, -1]
+
+
+def test_buffers_are_made_once():
+    made = runner()
+    first, _ = made.prepare((part([1, 2, 3], 0, 3, [0]),))
+    second, _ = made.prepare((part([4, 5], 0, 2, [1]),))
+    assert np.shares_memory(first.token_ids, second.token_ids)
+    assert second.token_ids.tolist() == [4, 5]
+
+
+def test_an_unfinished_chunk_wants_no_logits():
+    inputs, sampling = runner().prepare((part([1, 2, 3, 4], 0, 3, [0]),))
+    assert inputs.rows.shape == (0,)
+    assert sampling.num_rows == 0
+
+
+def test_an_executor_that_loses_rows_is_noticed():
+    made = runner()
+    made.executor.run = lambda inputs, sampling: Sampled(np.zeros(3, dtype=np.int64))
+    with pytest.raises(GraphoptError, match="wrong number of rows"):
+        made.run((part([1, 2], 0, 2, [0]),))

@@ -1,0 +1,261 @@
+"""What a step holds, in which order, and who loses blocks."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from graphopt.errors import CapacityError, GraphoptError, UsageError
+from graphopt.runtime.kv_cache import BlockPool
+from graphopt.runtime.policies import Priority
+from graphopt.runtime.sampling_params import SamplingParams
+from graphopt.runtime.scheduler import Scheduler, SchedulerLimits
+from graphopt.runtime.sequence import Request, Sequence, Status
+
+
+class Bench:
+    """A scheduler and a pretended engine: every computed step appends a token."""
+
+    def __init__(self, blocks=100, size=2, seqs=8, tokens=32, rows=32, model_len=64, policy=None):
+        limits = SchedulerLimits(seqs, tokens, rows, model_len)
+        self.scheduler = Scheduler(limits, BlockPool(blocks, size), policy)
+        self.tickets = 0
+
+    def add(self, prompt: int, n: int = 1, priority: int = 0, **params: object) -> list[Sequence]:
+        ids = np.arange(prompt, dtype=np.int64)
+        values = SamplingParams(**{"max_tokens": 30, "n": n, **params})
+        request = Request(str(self.tickets), ids, None, values, 0, 0.0, priority)
+        longest = self.scheduler.max_output(prompt, values.max_tokens)
+        request.sequences = tuple(
+            Sequence(request, index, self.tickets + index, longest) for index in range(n)
+        )
+        self.tickets += n
+        for one in request.sequences:
+            self.scheduler.add(one)
+        return list(request.sequences)
+
+    def step(self) -> list[tuple[int, int, int]]:
+        """Ticket, start and count of each part."""
+        batch = self.scheduler.schedule(0.0)
+        for part in batch:
+            part.sequence.computed = part.stop
+            part.sequence.scored += part.rows - int(part.samples)
+            if part.samples:
+                part.sequence.append(1)
+            full = part.samples and part.sequence.num_output == part.sequence.max_output
+            if full or part.sequence.pending == 0:
+                self.scheduler.remove(part.sequence)
+        self.scheduler.check()
+        return [(part.sequence.ticket, part.start, part.count) for part in batch]
+
+
+def test_decodes_then_chunks_then_new_sequences():
+    bench = Bench(tokens=10)
+    bench.add(3)
+    assert bench.step() == [(0, 0, 3)]
+    bench.add(16)
+    assert bench.step() == [(0, 3, 1), (1, 0, 9)]
+    bench.add(4)
+    assert bench.step() == [(0, 4, 1), (1, 9, 7), (2, 0, 2)]
+    assert bench.step() == [(0, 5, 1), (1, 16, 1), (2, 2, 2)]
+    assert bench.step() == [(0, 6, 1), (1, 17, 1), (2, 4, 1)]
+
+
+def test_the_number_of_sequences_is_limited():
+    bench = Bench(seqs=2)
+    for _ in range(3):
+        bench.add(2)
+    assert [ticket for ticket, _, _ in bench.step()] == [0, 1]
+    bench.scheduler.remove(bench.scheduler.running[0])
+    assert [ticket for ticket, _, _ in bench.step()] == [1, 2]
+
+
+def test_rows_limit_prompts_that_are_scored():
+    bench = Bench(seqs=2, tokens=32, rows=4)
+    bench.add(10, prompt_logprobs=0)
+    assert bench.step() == [(0, 0, 4)]
+    bench.add(3)
+    assert bench.step() == [(0, 4, 4), (1, 0, 2)], "no row is left for the second's last token"
+    assert bench.step() == [(1, 2, 1), (0, 8, 2)]
+
+
+def test_blocks_for_all_known_tokens_are_taken_at_once():
+    bench = Bench(blocks=10, tokens=8)
+    (one,) = bench.add(15)
+    bench.step()
+    assert len(one.table) == 8
+    bench.add(3)
+    bench.step()
+    assert bench.scheduler.waiting, "one block per running sequence stays free"
+
+
+def test_admission_keeps_to_the_order_of_arrival():
+    bench = Bench(blocks=10)
+    bench.add(6)
+    bench.step()
+    bench.add(14)
+    bench.add(2)
+    bench.step()
+    assert [one.ticket for one in bench.scheduler.waiting] == [1, 2], "nobody overtakes"
+
+
+def test_the_newest_loses_its_blocks_and_comes_back_first():
+    bench = Bench(blocks=6, size=2, model_len=12)
+    first, second = bench.add(4)[0], bench.add(4)[0]
+    bench.step()
+    (third,) = bench.add(2)
+    seen_preempted = False
+    for _ in range(60):
+        bench.step()
+        if second.preemptions and not seen_preempted:
+            seen_preempted = True
+            assert second.status is Status.WAITING
+            assert [one.ticket for one in bench.scheduler.waiting] == [1, 2]
+        if not bench.scheduler.running and not bench.scheduler.waiting:
+            break
+    assert seen_preempted
+    assert first.preemptions == 0
+    assert [one.num_output for one in (first, second, third)] == [8, 8, 10]
+
+
+def test_the_least_deserving_pauses_and_keeps_its_blocks():
+    bench = Bench(blocks=5, size=2, model_len=10)
+    old, new = bench.add(5)[0], bench.add(1)[0]
+    bench.step()
+    assert (len(old.table), len(new.table)) == (3, 1)
+    assert bench.step() == [(0, 5, 1), (1, 1, 1)]
+    # One free block: the older takes it, the newer asks for one too and must pause.
+    assert bench.step() == [(0, 6, 1)]
+    assert new.status is Status.RUNNING
+    assert (new.computed, new.preemptions) == (2, 0)
+
+
+def test_nobody_is_admitted_while_blocks_are_short():
+    bench = Bench(blocks=4, size=2, model_len=8)
+    bench.add(3)
+    bench.add(2)
+    bench.step()
+    bench.add(1)
+    for _ in range(2):
+        assert all(ticket != 2 for ticket, _, _ in bench.step())
+
+
+def test_priority_decides_who_loses():
+    bench = Bench(blocks=6, size=2, model_len=12, policy=Priority())
+    casual, urgent = bench.add(4, priority=5)[0], bench.add(4, priority=0)[0]
+    for _ in range(10):
+        bench.step()
+    assert casual.preemptions > 0
+    assert urgent.preemptions == 0
+
+
+def test_everyone_finishes_when_blocks_for_only_one_are_there():
+    bench = Bench(blocks=6, size=2, model_len=12, seqs=6, tokens=6)
+    everyone = [one for _ in range(6) for one in bench.add(3)]
+    steps = 0
+    while bench.scheduler.running or bench.scheduler.waiting:
+        bench.step()
+        steps += 1
+        assert steps < 300
+    assert all(one.num_output == 9 for one in everyone)
+    assert sum(one.preemptions for one in everyone) > 0
+
+
+def test_samples_wait_for_the_one_that_computes_the_prompt():
+    bench = Bench(tokens=8, size=2)
+    bench.add(9, n=3)
+    bench.add(2)
+    assert bench.step() == [(0, 0, 8)]
+    assert bench.step() == [(0, 8, 1), (1, 8, 1), (2, 8, 1), (3, 0, 2)]
+
+
+def test_samples_with_a_short_prompt_do_not_wait():
+    bench = Bench(size=4)
+    bench.add(3, n=2)
+    assert bench.step() == [(0, 0, 3), (1, 0, 3)]
+
+
+def test_a_sample_that_scores_does_not_skip_what_it_has_not_scored():
+    bench = Bench(size=2, tokens=8)
+    first, second = bench.add(7, n=2, prompt_logprobs=0)
+    bench.step()
+    bench.step()
+    assert first.scored == 6
+    # Pretend the first sample was interrupted before it had scored anything.
+    bench.scheduler.running.remove(first)
+    bench.scheduler.pool.free(first.preempt())
+    first.scored = 1
+    bench.scheduler.add(first)
+    bench.step()
+    assert second.status is Status.RUNNING
+    assert first.computed == 7, "it computed the whole prompt itself"
+
+
+def test_limits_that_cannot_work_are_refused():
+    with pytest.raises(UsageError, match="max_num_seqs must be positive"):
+        SchedulerLimits(0, 4, 4, 4)
+    with pytest.raises(UsageError, match="max_num_batched_tokens is too small"):
+        SchedulerLimits(5, 4, 8, 4)
+    with pytest.raises(UsageError, match="max_rows is too small"):
+        SchedulerLimits(5, 8, 4, 4)
+
+
+def test_what_never_fits_is_refused():
+    scheduler = Bench(blocks=4, size=2, model_len=6).scheduler
+    assert scheduler.max_output(5, 10) == 1
+    assert scheduler.max_output(2, 3) == 3
+    assert scheduler.max_output(2, None) == 4
+    assert scheduler.max_output(6, 0) == 0
+    with pytest.raises(CapacityError, match="context"):
+        scheduler.max_output(6, 1)
+    scheduler = Bench(blocks=2, size=2, model_len=6).scheduler
+    assert scheduler.context_limit == 4
+    with pytest.raises(CapacityError, match="KV memory"):
+        scheduler.max_output(4, 1)
+
+
+def test_a_policy_that_forgets_the_running_is_an_error():
+    class Forgetful:
+        def order(self, waiting, running, now_ms):
+            return waiting
+
+    bench = Bench()
+    bench.add(2)
+    bench.step()
+    bench.scheduler.policy = Forgetful()
+    with pytest.raises(GraphoptError, match="left out a running sequence"):
+        bench.scheduler.schedule(0.0)
+
+
+def test_check_notices_each_breakage():
+    def bench() -> Bench:
+        made = Bench(size=2)
+        made.add(5)
+        made.step()
+        made.add(40)
+        made.add(40)
+        return made
+
+    def broken(match: str, breakage) -> None:
+        made = bench()
+        made.scheduler.check()
+        breakage(made.scheduler, made.scheduler.running[0])
+        with pytest.raises(GraphoptError, match=match):
+            made.scheduler.check()
+
+    def share_wrongly(scheduler: Scheduler, one: Sequence) -> None:
+        other = scheduler.waiting[0]
+        other.status = Status.RUNNING
+        other.table.extend([one.table[0]])
+        scheduler.pool.share([one.table[0]])
+        scheduler.running.append(scheduler.waiting.pop(0))
+
+    broken("holds something", lambda s, one: setattr(s.waiting[0], "computed", 1))
+    broken("order of arrival", lambda s, one: s.waiting.reverse())
+    broken("nothing to compute", lambda s, one: setattr(one, "computed", one.num_tokens))
+    broken("reference count", lambda s, one: s.pool.allocate(1))
+    broken("more blocks", lambda s, one: one.table.extend(s.pool.allocate(1)))
+    broken("reference count", lambda s, one: one.table.clear())
+    broken("fewer blocks", lambda s, one: s.pool.free(one.table.clear()))
+    broken("shared wrongly", share_wrongly)
+    broken("too many", lambda s, one: setattr(s, "limits", SimpleNamespace(max_num_seqs=0)))
