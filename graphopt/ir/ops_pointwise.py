@@ -188,7 +188,7 @@ def _complete_scalar(types: Types, attrs: dict[str, Attr]) -> None:
         attrs["scalar"] = float(scalar)
     elif a.dtype is DType.BOOL and isinstance(scalar, int) and scalar in (0, 1):
         attrs["scalar"] = bool(scalar)
-    elif a.dtype.is_int and isinstance(scalar, bool | float) and scalar == int(scalar):
+    elif a.dtype.is_int and isinstance(scalar, bool | float) and float(scalar).is_integer():
         attrs["scalar"] = int(scalar)
 
 

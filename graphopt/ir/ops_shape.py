@@ -164,6 +164,8 @@ def _infer_concat(types: Types, attrs: Attrs) -> Types:
 def _infer_split(types: Types, attrs: Attrs) -> Types:
     x, sizes, dim = tensor(types, 0), dims_of(attrs, "sizes"), int_of(attrs, "dim")
     _check_sizes(sizes)
+    if not sizes:
+        raise VerifyError("there are no parts", got=x)
     total: Dim = 0
     for size in sizes:
         total = total + size
@@ -210,7 +212,7 @@ def _complete_value(dtype: DType | None, attrs: dict[str, Attr]) -> None:
         attrs["value"] = float(value)
     elif dtype is DType.BOOL:
         attrs["value"] = bool(value)
-    elif math.isfinite(value) and value == int(value):
+    elif isinstance(value, bool) or (isinstance(value, float) and value.is_integer()):
         attrs["value"] = int(value)
 
 

@@ -150,7 +150,7 @@ def _canonical(spec: AttrSpec, value: Attr | Sequence[Attr], rank: int) -> Attr:
     match spec.kind:
         case "float" if isinstance(value, int) and not isinstance(value, bool):
             return float(value)
-        case "axis" if isinstance(value, int):
+        case "axis" if isinstance(value, int) and not isinstance(value, bool):
             return axis_within(value, rank)
         case "axes" | "ints" | "dims" if _is_int(value):
             value = (value,)  # type: ignore[assignment]

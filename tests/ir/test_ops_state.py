@@ -1,0 +1,52 @@
+from __future__ import annotations
+
+from graphopt.ir.graph import Attr
+from graphopt.ir.ops import OPS, canonical_attrs, infer_types
+
+from .wrong import inferred, refused, types_of
+
+KV = "kv[1 x (2, 8, 6, bf16), 1 x (1, 4, 4, f32)]"
+WRITE = f"{KV}; f32[T, 2, 8]; f32[T, 2, 6]; i64[T]"
+ATTEND = f"bf16[T, 4, 8]; {KV}; i32[S + 1]; i32[S]; i32[S, P]"
+SCALE: dict[str, Attr] = {"layer": 0, "scale": 0.5}
+
+
+def test_inference() -> None:
+    assert inferred("kv_write", WRITE, layer=0) == KV
+    assert inferred("attention", ATTEND, **SCALE) == "bf16[T, 4, 6]"
+    assert inferred("attention", ATTEND + "; f32[4]; f32[4]", sinks=True, alibi=True, **SCALE) == (
+        "bf16[T, 4, 6]"
+    )
+
+
+def test_what_writing_refuses() -> None:
+    refused("kv_write", WRITE, "no such layer", layer=2)
+    refused("kv_write", WRITE, "no such layer", layer=-1)
+    refused("kv_write", WRITE, "wrong shape", layer=1)
+    refused("kv_write", WRITE.replace("i64", "i32"), "not i64", layer=0)
+    refused("kv_write", WRITE.replace("f32[T, 2, 6]", "bf16[T, 2, 6]"), "element type", layer=0)
+    refused("kv_write", WRITE.replace("i64[T]", "i64[S]"), "wrong shape", layer=0)
+    refused("kv_write", WRITE.replace(KV, "f32[1]"), "not state", layer=0)
+    refused("kv_write", WRITE.replace("kv[", "latent["), "keys and values", layer=0)
+
+
+def test_what_attention_refuses() -> None:
+    refused("attention", ATTEND, "do not fit the state", layer=1, scale=1.0)
+    refused("attention", ATTEND.replace("4, 8", "3, 8"), "do not fit the state", **SCALE)
+    refused("attention", ATTEND.replace("i32[S]", "i64[S]"), "not i32", **SCALE)
+    refused("attention", ATTEND.replace("S + 1", "S"), "wrong shape", **SCALE)
+    refused("attention", ATTEND.replace("i32[S, P]", "i32[R, P]"), "wrong shape", **SCALE)
+    refused("attention", ATTEND, "do not match sinks", sinks=True, **SCALE)
+    refused("attention", ATTEND + "; f32[3]", "wrong shape", sinks=True, **SCALE)
+    refused("attention", ATTEND, "negative", window=-1, **SCALE)
+    refused("attention", ATTEND, "'scale' is missing", layer=0)
+
+
+def test_attention_costs_in_terms_of_the_context() -> None:
+    types, spec = types_of(ATTEND), OPS["attention"]
+    for window, seen in ((0, "context"), (5, "min(context, 5)")):
+        attrs = canonical_attrs("attention", types, {**SCALE, "window": window})
+        outputs = infer_types("attention", types, attrs)
+        assert str(spec.flops(types, attrs, outputs)) == f"{2 * 4 * 14}*T*{seen}"
+        per_token = 2 * 14 * 2
+        assert f"{per_token}*S*{seen}" in str(spec.bytes(types, attrs, outputs))
