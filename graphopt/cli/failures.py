@@ -20,8 +20,11 @@ class UnexpectedError(GraphoptError):
     exit_code = EXIT_UNEXPECTED
 
 
-def as_failure(error: Exception) -> GraphoptError:
-    """``error`` itself if it was raised on purpose, else the error that stands for it."""
+def as_failure(error: Exception, *, debug: bool = False) -> GraphoptError:
+    """``error`` itself if it was raised on purpose, else the error that stands for it.
+
+    ``debug`` says that the traceback is shown beside it.
+    """
     if isinstance(error, GraphoptError):
         return error
     if isinstance(error, click.ClickException):
@@ -36,7 +39,7 @@ def as_failure(error: Exception) -> GraphoptError:
     name = type(error).__name__
     return UnexpectedError(
         f"unexpected {name}: {text}" if text else f"unexpected {name}",
-        next="run again with --debug to see where",
+        next=None if debug else "run again with --debug to see where",
     )
 
 

@@ -110,8 +110,9 @@ def _report(error: Exception, words: Sequence[str]) -> int:
     """Show ``error`` as the command line asks: with its traceback, as JSON, or as text."""
     # The options are looked up in the words, since the error may be that they cannot be parsed.
     options = words[: words.index("--")] if "--" in words else words
-    failure = as_failure(error)
-    if "--debug" in options:
+    debug = "--debug" in options
+    failure = as_failure(error, debug=debug)
+    if debug:
         click.echo(trace_of(error), err=True)
     if "--json" in options:
         print_json(as_json(failure))

@@ -157,6 +157,7 @@ def test_an_unexpected_exception_is_one_line(run: Run, fake: FakeAPI) -> None:
         "graphopt: unexpected ZeroDivisionError: division by zero"
     )
     assert "--debug" in result.stderr
+    assert "--debug" not in run("compile", "c", "--debug").stderr.splitlines()[-1]
     fake.failure = KeyError()
     assert run("compile", "c").stderr.splitlines()[0] == "graphopt: unexpected KeyError"
 
