@@ -12,7 +12,7 @@ the same batches.
 from __future__ import annotations
 
 import json
-import secrets
+import os
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -126,7 +126,7 @@ class LLM:
             limits,
             self.memory.num_blocks,
             frozenset(eos),
-            secrets.randbits(64) if seed is None else seed,
+            int.from_bytes(os.urandom(8)) if seed is None else seed,
         )
         policy = make_policy(scheduling_policy)
         report("loading the weights", 0, 0)

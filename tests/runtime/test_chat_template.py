@@ -12,7 +12,8 @@ CHATML = """{%- for message in messages %}
     {%- if loop.first and message['role'] != 'system' %}
         {{- '<|im_start|>system\\nYou help.<|im_end|>\\n' }}
     {%- endif %}
-    {{- '<|im_start|>' + message['role'] + '\\n' + message['content'] | trim + '<|im_end|>' + '\\n' }}
+    {{- '<|im_start|>' + message['role'] + '\\n' }}
+    {{- message['content'] | trim + '<|im_end|>' + '\\n' }}
 {%- endfor %}
 {%- if add_generation_prompt %}
     {{- '<|im_start|>assistant\\n' }}
