@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,6 +15,20 @@ if TYPE_CHECKING:
     from .checkpoint import Checkpoint
 
 Logits = npt.NDArray[np.float32]
+
+
+@contextmanager
+def without_progress_bars() -> Iterator[None]:
+    """Within it transformers draws no progress bars; ours say how far the work is."""
+    from transformers.utils import logging
+
+    drawn = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if drawn:
+            logging.enable_progress_bar()
 
 
 def transformers_logits(
@@ -30,13 +45,14 @@ def transformers_logits(
     element = getattr(torch, dtype.torch_name)
 
     def load() -> torch.nn.Module:
-        model: torch.nn.Module = AutoModelForCausalLM.from_pretrained(
-            checkpoint.folder,
-            dtype=element,
-            attn_implementation="eager",
-            local_files_only=True,
-            trust_remote_code=False,
-        )
+        with without_progress_bars():
+            model: torch.nn.Module = AutoModelForCausalLM.from_pretrained(
+                checkpoint.folder,
+                dtype=element,
+                attn_implementation="eager",
+                local_files_only=True,
+                trust_remote_code=False,
+            )
         return model.train(False)
 
     own = load()
