@@ -1,4 +1,4 @@
-"""Random well-formed graphs over the whole operator table, with odd names and all kinds of attributes."""
+"""Random well-formed graphs over the whole table, with odd names and all kinds of attributes."""
 
 from __future__ import annotations
 

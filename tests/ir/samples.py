@@ -1,7 +1,7 @@
 """A random well-formed use of every operator, and tensors to run it on.
 
-``SAMPLES`` has one entry per row of the operator table; a test fails if one is missing. Sizes are 1,
-primes and expressions over ``T``, ``R`` and ``S``, of which ``R`` may be 0 at run time.
+``SAMPLES`` has one entry per row of the operator table; a test fails if one is missing. Sizes are
+1, primes and expressions over ``T``, ``R`` and ``S``, of which ``R`` may be 0 at run time.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from itertools import pairwise
 from random import Random
 from typing import Any
 
@@ -535,5 +536,5 @@ def _ragged(env: Mapping[str, int]) -> tuple[torch.Tensor, torch.Tensor]:
     """Starts and lengths of ``S`` sequences that share ``T`` rows out."""
     share = math.ceil(env["T"] / env["S"])
     starts = [min(i * share, env["T"]) for i in range(env["S"] + 1)]
-    lengths = [b - a for a, b in zip(starts, starts[1:], strict=False)]
+    lengths = [b - a for a, b in pairwise(starts)]
     return torch.tensor(starts, dtype=torch.int32), torch.tensor(lengths, dtype=torch.int32)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import math
 from collections.abc import Callable, Mapping
+from functools import partial
 from random import Random
 from typing import Any
 
@@ -32,26 +33,13 @@ def _tensor(value: object) -> Tensor:
     return value if isinstance(value, Tensor) else torch.tensor(value, dtype=torch.float64)
 
 
+def _called(function: Callable[[Tensor], Tensor], value: object) -> Tensor:
+    return function(_tensor(value))
+
+
+UNARY = frozenset("abs sqrt rsqrt exp log log1p sin cos tan tanh erf floor ceil round".split())  # noqa: SIM905
 MEANINGS: Mapping[str, Callable[..., Any]] = {
-    **{
-        name: lambda x, f=getattr(torch, name): f(_tensor(x))
-        for name in [
-            "abs",
-            "sqrt",
-            "rsqrt",
-            "exp",
-            "log",
-            "log1p",
-            "sin",
-            "cos",
-            "tan",
-            "tanh",
-            "erf",
-            "floor",
-            "ceil",
-            "round",
-        ]
-    },
+    **{name: partial(_called, getattr(torch, name)) for name in FUNCTIONS if name in UNARY},
     "maximum": lambda x, y: torch.maximum(_tensor(x), _like(y, x)),
     "minimum": lambda x, y: torch.minimum(_tensor(x), _like(y, x)),
     "pow": lambda x, y: torch.pow(x, y),

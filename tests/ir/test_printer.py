@@ -50,7 +50,8 @@ def test_a_graph_of_nothing() -> None:
     [
         (None, "none"), (True, "true"), (False, "false"), (3, "3"), (-3, "-3"), (3.0, "3.0"),
         (1e-5, "1e-05"), (inf, "inf"), (-inf, "-inf"), (nan, "nan"), (-0.0, "-0.0"),
-        ('a"b\n', '"a\\"b\\n"'), (DType.F8E4M3, "f8e4m3"), (sym("T") + 1, "T + 1"), (Operand(1), "$1"),
+        ('a"b\n', '"a\\"b\\n"'), (DType.F8E4M3, "f8e4m3"), (sym("T") + 1, "T + 1"),
+        (Operand(1), "$1"),
         ((), "[]"), ((1, (None, "x"), 2.0), '[1, [none, "x"], 2.0]'),
     ],
 )  # fmt: skip

@@ -148,7 +148,8 @@ def test_canonical_text(dim: Dim, text: str) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", "T +", "T T", "2.5", "T ** 2", "(T", "T)", "min()", "max(T,)", "f(T)", "1 // 0", "T % 0", "é",
+    ["", "T +", "T T", "2.5", "T ** 2", "(T", "T)", "min()", "max(T,)", "f(T)", "1 // 0", "T % 0",
+     "é",
      "9" * 41, "-" * 200 + "T", "(" * 200 + "T" + ")" * 200, "T / 2", "none", "bf16"],
 )  # fmt: skip
 def test_what_is_not_an_expression(text: str) -> None:

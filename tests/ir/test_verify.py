@@ -1,4 +1,4 @@
-"""One way of breaking a graph for each rule; every random graph passes unbroken and fails broken."""
+"""For each rule a way of breaking it; random graphs pass unbroken and fail broken."""
 
 from __future__ import annotations
 
