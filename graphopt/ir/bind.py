@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from graphopt.errors import IRError
-from graphopt.ir.shape import Dim, Expr, Symbol, evaluate, substitute, symbols
-from graphopt.ir.types import TensorType
+
+from .shape import Dim, Expr, Symbol, evaluate, substitute, symbols
+from .types import TensorType
 
 
 def bind_sizes(inputs: Iterable[tuple[str, TensorType, Sequence[int]]]) -> dict[str, int]:

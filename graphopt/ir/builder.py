@@ -12,9 +12,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from graphopt.errors import VerifyError
-from graphopt.ir.graph import Attr, Graph, Node, SourceLocation, Value
-from graphopt.ir.ops import canonical_attrs, check_node_types, is_aten, keeps_state
-from graphopt.ir.types import Type
+
+from .graph import Attr, Graph, Node, SourceLocation, Value
+from .ops import canonical_attrs, check_node_types, is_aten, keeps_state
+from .types import Type
 
 
 class GraphBuilder:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Mapping, Sequence
 
-from graphopt.ir.graph import Attr, Graph, Node, Value
+from .graph import Attr, Graph, Node, Value
 
 
 def same_graph(left: Graph, right: Graph) -> bool:

@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from types import MappingProxyType
 
-from graphopt.ir.dtype import DType
-from graphopt.ir.shape import Expr
-from graphopt.ir.types import Type
+from .dtype import DType
+from .shape import Expr
+from .types import Type
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,12 +12,13 @@ import torch
 from torch import Tensor
 
 from graphopt.errors import GraphoptError, IRError
-from graphopt.ir.bind import bind_sizes
-from graphopt.ir.graph import Graph, Node, Value
-from graphopt.ir.printer import print_node
-from graphopt.ir.reference import PagedState, Step, prepare, torch_dtype
-from graphopt.ir.reference_common import Device
-from graphopt.ir.types import StateType, TensorType
+
+from .bind import bind_sizes
+from .graph import Graph, Node, Value
+from .printer import print_node
+from .reference import PagedState, Step, prepare, torch_dtype
+from .reference_common import Device
+from .types import StateType, TensorType
 
 Observe = Callable[[Node, tuple[Any, ...]], None]
 

@@ -13,13 +13,14 @@ from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 
 from graphopt.errors import VerifyError
-from graphopt.ir.graph import Attr, Node, Operand
-from graphopt.ir.ops_index import INDEX
-from graphopt.ir.ops_nn import ACTIVATIONS, EXPERT_FORMS, NN
-from graphopt.ir.ops_pointwise import POINTWISE, broadcast
-from graphopt.ir.ops_reduce import REDUCE
-from graphopt.ir.ops_shape import SHAPE
-from graphopt.ir.ops_spec import (
+
+from .graph import Attr, Node, Operand
+from .ops_index import INDEX
+from .ops_nn import ACTIVATIONS, EXPERT_FORMS, NN
+from .ops_pointwise import POINTWISE, broadcast
+from .ops_reduce import REDUCE
+from .ops_shape import SHAPE
+from .ops_spec import (
     Attrs,
     AttrSpec,
     OpSpec,
@@ -28,9 +29,9 @@ from graphopt.ir.ops_spec import (
     check_attrs,
     complete_attrs,
 )
-from graphopt.ir.ops_state import CONTEXT, STATE
-from graphopt.ir.shape import Dim
-from graphopt.ir.types import StateType, nbytes
+from .ops_state import CONTEXT, STATE
+from .shape import Dim
+from .types import StateType, nbytes
 
 __all__ = [
     "ACTIVATIONS",

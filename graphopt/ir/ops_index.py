@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from graphopt.errors import VerifyError
-from graphopt.ir.dtype import DType
-from graphopt.ir.ops_spec import Attrs, AttrSpec, Cost, OpSpec, Types, int_of, tensor
-from graphopt.ir.shape import Dim
-from graphopt.ir.types import TensorType, nbytes
+
+from .dtype import DType
+from .ops_spec import Attrs, AttrSpec, Cost, OpSpec, Types, int_of, tensor
+from .shape import Dim
+from .types import TensorType, nbytes
 
 
 def _require_index(type_: TensorType, position: int, *, wide: bool = False) -> None:

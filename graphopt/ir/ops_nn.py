@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from graphopt.errors import VerifyError
-from graphopt.ir.dtype import DType
-from graphopt.ir.ops_pointwise import (
+
+from .dtype import DType
+from .ops_pointwise import (
     broadcast,
     require_class,
     require_rank,
     require_shape,
     same_dtype,
 )
-from graphopt.ir.ops_spec import (
+from .ops_spec import (
     Attrs,
     AttrSpec,
     OpSpec,
@@ -23,8 +24,8 @@ from graphopt.ir.ops_spec import (
     tensor,
     tensors,
 )
-from graphopt.ir.shape import Dim, dim_min, product
-from graphopt.ir.types import TensorType, nbytes, numel
+from .shape import Dim, dim_min, product
+from .types import TensorType, nbytes, numel
 
 ACTIVATIONS = (
     "silu",

@@ -10,9 +10,10 @@ from collections.abc import Mapping, Sequence
 from functools import reduce
 
 from graphopt.errors import VerifyError
-from graphopt.ir.dtype import DType
-from graphopt.ir.graph import Attr
-from graphopt.ir.ops_spec import (
+
+from .dtype import DType
+from .graph import Attr
+from .ops_spec import (
     Attrs,
     AttrSpec,
     Infer,
@@ -24,8 +25,8 @@ from graphopt.ir.ops_spec import (
     tensor,
     tensors,
 )
-from graphopt.ir.shape import Dim, Expr
-from graphopt.ir.types import TensorType, numel
+from .shape import Dim, Expr
+from .types import TensorType, numel
 
 COMPUTED_FLOATS = frozenset({DType.F64, DType.F32, DType.BF16, DType.F16})
 _INTS = frozenset({DType.I64, DType.I32, DType.I16, DType.I8, DType.U8})

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from graphopt.errors import VerifyError
-from graphopt.ir.dtype import DType
-from graphopt.ir.graph import Attr
-from graphopt.ir.ops_pointwise import require_class
-from graphopt.ir.ops_spec import (
+
+from .dtype import DType
+from .graph import Attr
+from .ops_pointwise import require_class
+from .ops_spec import (
     Attrs,
     AttrSpec,
     Cost,
@@ -18,8 +19,8 @@ from graphopt.ir.ops_spec import (
     ints_of,
     tensor,
 )
-from graphopt.ir.shape import Dim
-from graphopt.ir.types import TensorType, numel
+from .shape import Dim
+from .types import TensorType, numel
 
 
 def _per_input(times: int) -> Cost:

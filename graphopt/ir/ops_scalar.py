@@ -17,11 +17,12 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from graphopt.errors import VerifyError
-from graphopt.ir.dtype import DType
-from graphopt.ir.graph import Attr
-from graphopt.ir.ops import OPS
-from graphopt.ir.ops_spec import Attrs
-from graphopt.ir.shape import Expr
+
+from .dtype import DType
+from .graph import Attr
+from .ops import OPS
+from .ops_spec import Attrs
+from .shape import Expr
 
 # The functions that expressions call, and what they mean.
 FUNCTIONS: Mapping[str, str] = MappingProxyType(

@@ -9,10 +9,11 @@ from __future__ import annotations
 import math
 
 from graphopt.errors import VerifyError
-from graphopt.ir.dtype import DType
-from graphopt.ir.graph import Attr
-from graphopt.ir.ops_pointwise import broadcast, require_scalar
-from graphopt.ir.ops_spec import (
+
+from .dtype import DType
+from .graph import Attr
+from .ops_pointwise import broadcast, require_scalar
+from .ops_spec import (
     Attrs,
     AttrSpec,
     OpSpec,
@@ -27,8 +28,8 @@ from graphopt.ir.ops_spec import (
     tensor,
     tensors,
 )
-from graphopt.ir.shape import Dim, Expr, lower_bound, product
-from graphopt.ir.types import TensorType, nbytes, numel
+from .shape import Dim, Expr, lower_bound, product
+from .types import TensorType, nbytes, numel
 
 _FAR = 1 << 62  # PyTorch writes "to the end" as a number this large
 

@@ -13,10 +13,11 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 from graphopt.errors import VerifyError
-from graphopt.ir.dtype import DType
-from graphopt.ir.graph import Attr
-from graphopt.ir.shape import Dim, Expr
-from graphopt.ir.types import StateType, TensorType, Type, nbytes
+
+from .dtype import DType
+from .graph import Attr
+from .shape import Dim, Expr
+from .types import StateType, TensorType, Type, nbytes
 
 Types = tuple[Type, ...]
 Attrs = Mapping[str, Attr]

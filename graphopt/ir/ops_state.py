@@ -12,9 +12,10 @@ more score in the sum of its head's softmax, with no value. Rows of no sequence 
 from __future__ import annotations
 
 from graphopt.errors import VerifyError
-from graphopt.ir.dtype import DType
-from graphopt.ir.ops_pointwise import require_class, require_rank, require_shape, same_dtype
-from graphopt.ir.ops_spec import (
+
+from .dtype import DType
+from .ops_pointwise import require_class, require_rank, require_shape, same_dtype
+from .ops_spec import (
     Attrs,
     AttrSpec,
     OpSpec,
@@ -25,8 +26,8 @@ from graphopt.ir.ops_spec import (
     state,
     tensor,
 )
-from graphopt.ir.shape import Dim, dim_min, sym
-from graphopt.ir.types import LayerState, TensorType, nbytes
+from .shape import Dim, dim_min, sym
+from .types import LayerState, TensorType, nbytes
 
 # Stands in attention's cost for the number of tokens that a query sees, on average.
 CONTEXT = sym("context")

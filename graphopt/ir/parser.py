@@ -21,10 +21,11 @@ from types import MappingProxyType
 from typing import NoReturn
 
 from graphopt.errors import ParseError
-from graphopt.ir.dtype import DType
-from graphopt.ir.graph import Attr, Graph, Node, Operand, SourceLocation, Value
-from graphopt.ir.shape import parse_dim_at
-from graphopt.ir.types import STATE_KINDS, LayerState, StateType, TensorType, Type
+
+from .dtype import DType
+from .graph import Attr, Graph, Node, Operand, SourceLocation, Value
+from .shape import parse_dim_at
+from .types import STATE_KINDS, LayerState, StateType, TensorType, Type
 
 _STRING = r'"(?:[^"\\\n]|\\[^\n])*"'
 _SPACE = re.compile(r"[ \t\r\n]*")

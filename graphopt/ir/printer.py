@@ -13,9 +13,9 @@ import json
 import re
 from collections.abc import Iterable
 
-from graphopt.ir.dtype import DType
-from graphopt.ir.graph import Attr, Graph, Node, SourceLocation, Value
-from graphopt.ir.types import Type
+from .dtype import DType
+from .graph import Attr, Graph, Node, SourceLocation, Value
+from .types import Type
 
 _PLAIN_NAME = re.compile(r"\w[\w.\-]*", re.ASCII)
 _PLAIN_WORD = re.compile(r"[A-Za-z_][\w.]*", re.ASCII)

@@ -13,15 +13,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from graphopt.errors import VerifyError
-from graphopt.ir.graph import Node
-from graphopt.ir.ops import is_aten
-from graphopt.ir.reference_aten import make_aten
-from graphopt.ir.reference_attention import make_attention, make_kv_write
-from graphopt.ir.reference_common import Device, Maker, Step, torch_dtype
-from graphopt.ir.reference_nn import NN
-from graphopt.ir.reference_pointwise import POINTWISE, REDUCE
-from graphopt.ir.reference_shape import SHAPE, make_full, make_iota
-from graphopt.ir.reference_state import PagedState
+
+from .graph import Node
+from .ops import is_aten
+from .reference_aten import make_aten
+from .reference_attention import make_attention, make_kv_write
+from .reference_common import Device, Maker, Step, torch_dtype
+from .reference_nn import NN
+from .reference_pointwise import POINTWISE, REDUCE
+from .reference_shape import SHAPE, make_full, make_iota
+from .reference_state import PagedState
 
 __all__ = ["Device", "PagedState", "Step", "prepare", "torch_dtype"]
 

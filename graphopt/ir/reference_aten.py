@@ -8,11 +8,12 @@ from typing import Any
 import torch
 
 from graphopt.errors import UnsupportedError, VerifyError
-from graphopt.ir.dtype import DType
-from graphopt.ir.graph import Attr, Node, Operand
-from graphopt.ir.reference_common import Device, Env, Step, torch_dtype
-from graphopt.ir.shape import Expr, evaluate
-from graphopt.ir.types import TensorType
+
+from .dtype import DType
+from .graph import Attr, Node, Operand
+from .reference_common import Device, Env, Step, torch_dtype
+from .shape import Expr, evaluate
+from .types import TensorType
 
 _Fetch = Callable[[Sequence[Any], Env], Any]
 

@@ -15,9 +15,10 @@ import torch
 from torch import Tensor
 
 from graphopt.errors import IRError
-from graphopt.ir.graph import Node
-from graphopt.ir.ops_spec import bool_of, float_of, int_of
-from graphopt.ir.reference_common import Env, Step, wide_dtype
+
+from .graph import Node
+from .ops_spec import bool_of, float_of, int_of
+from .reference_common import Env, Step, wide_dtype
 
 # Most scores held at once, in elements: 64 MB of float32.
 _MAX_SCORES = 1 << 24

@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 
-from graphopt.ir.dtype import DType
-from graphopt.ir.graph import Node
-from graphopt.ir.shape import Dim, Expr, evaluate
+from .dtype import DType
+from .graph import Node
+from .shape import Dim, Expr, evaluate
 
 Env = Mapping[str, int]
 Device = torch.device | str | None

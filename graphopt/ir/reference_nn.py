@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from graphopt.ir.graph import Node
-from graphopt.ir.ops_spec import bool_of, float_of, int_of, str_of
-from graphopt.ir.reference_common import Env, Maker, Step, wide_dtype
+from .graph import Node
+from .ops_spec import bool_of, float_of, int_of, str_of
+from .reference_common import Env, Maker, Step, wide_dtype
 
 
 def _linear(node: Node) -> Step:

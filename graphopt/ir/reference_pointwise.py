@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from graphopt.ir.graph import Node
-from graphopt.ir.ops_spec import (
+from .graph import Node
+from .ops_spec import (
     bool_of,
     bound_of,
     dtype_of,
@@ -20,8 +20,8 @@ from graphopt.ir.ops_spec import (
     scalar_of,
     str_of,
 )
-from graphopt.ir.reference_common import Env, Maker, Step, late_number, torch_dtype
-from graphopt.ir.shape import Expr
+from .reference_common import Env, Maker, Step, late_number, torch_dtype
+from .shape import Expr
 
 UNARY: Mapping[str, Callable[[Tensor], Tensor]] = {
     "neg": torch.neg,

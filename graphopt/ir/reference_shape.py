@@ -10,9 +10,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from graphopt.errors import IRError
-from graphopt.ir.graph import Node
-from graphopt.ir.ops_spec import dim_of, dims_of, dtype_of, int_of, ints_of, scalar_of
-from graphopt.ir.reference_common import (
+
+from .graph import Node
+from .ops_spec import dim_of, dims_of, dtype_of, int_of, ints_of, scalar_of
+from .reference_common import (
     Device,
     Env,
     Maker,

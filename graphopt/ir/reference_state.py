@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import torch
 
 from graphopt.errors import IRError
-from graphopt.ir.types import StateType
+
+from .types import StateType
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -14,7 +14,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from graphopt.errors import IRError, ParseError
-from graphopt.ir.dtype import DType
+
+from .dtype import DType
 
 
 @dataclass(frozen=True, slots=True)

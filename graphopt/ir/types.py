@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import groupby
 
-from graphopt.ir.dtype import DType
-from graphopt.ir.shape import Dim, product
+from .dtype import DType
+from .shape import Dim, product
 
 STATE_KINDS = ("kv", "latent", "conv", "recurrent")
 

@@ -11,11 +11,12 @@ from __future__ import annotations
 import re
 
 from graphopt.errors import VerifyError
-from graphopt.ir.graph import Attr, Graph, Node, Value
-from graphopt.ir.ops import check_node_types, check_template, is_aten
-from graphopt.ir.printer import print_node
-from graphopt.ir.shape import Expr, symbols
-from graphopt.ir.types import STATE_KINDS, StateType, TensorType, Type
+
+from .graph import Attr, Graph, Node, Value
+from .ops import check_node_types, check_template, is_aten
+from .printer import print_node
+from .shape import Expr, symbols
+from .types import STATE_KINDS, StateType, TensorType, Type
 
 _OPERATOR = re.compile(r"[A-Za-z_]\w*(\.\w+)*", re.ASCII)
 

@@ -12,9 +12,10 @@ from __future__ import annotations
 from types import MappingProxyType
 
 from graphopt.errors import IRError
-from graphopt.ir.dtype import DType
-from graphopt.ir.graph import Attr, Graph, Node, Value
-from graphopt.ir.types import LayerState, StateType, TensorType, Type
+
+from .dtype import DType
+from .graph import Attr, Graph, Node, Value
+from .types import LayerState, StateType, TensorType, Type
 
 
 def widen(graph: Graph, dtype: DType = DType.F32) -> Graph:
