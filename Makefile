@@ -4,6 +4,11 @@
 #   GRAPHOPT_TORCH_INDEX=ADDRESS  one more package index to find PyTorch in
 #   JOBS=4                        test workers; the default fits this machine's cores and memory
 
+# Whichever Python there is looks for the right one, and says so if there is none.
+SEARCH := $(PYTHON) python3 python3.14 python3.13 python3.12 python3.11 python
+ANY_PYTHON := $(firstword $(foreach name,$(SEARCH),$(shell command -v $(name) 2>/dev/null)))
+BOOTSTRAP := $(or $(ANY_PYTHON),echo "setup: there is no python3 on PATH: install Python 3.11" >&2; false) tools/bootstrap.py
+
 BIN := .venv/bin
 JOBS ?= auto
 PYTEST := -m pytest -n $(JOBS) --dist worksteal
@@ -20,7 +25,7 @@ test: setup ## what fits in 15 minutes on two cores
 	$(BIN)/python $(PYTEST) -m "not full and not gpu and not soak"
 
 setup: ## .venv: made once, then left alone until pyproject.toml or tools/setup changes
-	@python3 tools/bootstrap.py
+	@$(BOOTSTRAP)
 
 lint: setup ## style, format, types
 	$(BIN)/ruff check .
@@ -38,7 +43,7 @@ test-all: setup ## everything but gpu and soak
 	$(BIN)/python $(PYTEST) -m "not gpu and not soak"
 
 test-oldest: ## the fast tier on the oldest supported torch, triton and transformers (5 GB on disk)
-	@python3 tools/bootstrap.py --environment oldest
+	@$(BOOTSTRAP) --environment oldest
 	.venv-oldest/bin/python $(PYTEST) -m "not slow and not full and not gpu and not soak"
 
 soak: setup ## minutes of load, on purpose

@@ -57,10 +57,12 @@ def choose_torch(environment: Environment, machine: Machine, pip: Pip) -> torch_
     present = torch_build.installed(environment.python)
     if recipe.torch is None and torch_build.fits(machine, present):
         return None
-    environ = dict(os.environ)
-    if recipe.any_build:
-        environ[torch_build.ALLOW_CUDA] = "1"
-    choice = torch_build.choose(machine, pip, environ, recipe.torch or torch_build.TESTED)
+    choice = torch_build.choose(
+        machine,
+        pip,
+        allow_cuda=recipe.any_build or os.environ.get(torch_build.ALLOW_CUDA) == "1",
+        version=recipe.torch or torch_build.TESTED,
+    )
     need = checks.CUDA_DISK_BYTES if choice.brings_cuda else checks.CPU_DISK_BYTES
     stop_at(checks.check_disk(machine, need, environment.size_bytes()))
     return choice
@@ -118,7 +120,8 @@ def set_up(name: str, interpreters: Sequence[str]) -> None:
         except SetupError as error:
             if not error.of_this_python or number == len(interpreters):
                 raise
-            complain(f"{error}\nsetup: trying {interpreters[number]} instead")
+            complain(f"{error.problem.what}: trying {interpreters[number]} instead")
+            environment.give_up()
     environment.finish()
     size = human(environment.size_bytes())
     say(f"ready in {time.monotonic() - start:.0f} s: {environment.folder.name}, {size}")

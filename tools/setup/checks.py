@@ -12,7 +12,8 @@ from .progress import human
 CPU_DISK_BYTES = 2_500_000_000
 CUDA_DISK_BYTES = 10_000_000_000
 
-MEMORY_BYTES = 2_000_000_000
+# pip was seen at 0.6 GB, tracing a small model at 0.4 GB; a test worker stays under 1.5 GB.
+MEMORY_BYTES = 1_500_000_000
 
 
 def check_system(machine: Machine) -> Problem | None:
@@ -47,7 +48,7 @@ def check_memory(machine: Machine) -> Problem | None:
     return Problem(
         "too little memory",
         got=f"{human(machine.free_memory_bytes)} free",
-        expected=f"{human(MEMORY_BYTES)}, measured for the install, the demo and one test worker",
+        expected=f"{human(MEMORY_BYTES)}, measured for pip, the demo and one test worker",
         next="close other programs, or raise the container's memory limit",
     )
 

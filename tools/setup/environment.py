@@ -75,6 +75,11 @@ class Environment:
         """What pip printed."""
         return self.folder / "setup.log"
 
+    @property
+    def stamp(self) -> Path:
+        """What it was set up from."""
+        return self.folder / STAMP
+
     def size_bytes(self) -> int:
         """What it takes on disk."""
         sizes = 0
@@ -84,6 +89,8 @@ class Environment:
 
     def make(self, interpreter: str) -> None:
         """Make it with an interpreter, unless it already works.
+
+        One that was set up before may keep another version; one that never was takes this Python's.
 
         Raises:
             SetupError: the folder is something else, or Python cannot make environments.
@@ -103,10 +110,14 @@ class Environment:
         with step(f"making {self.folder.name} with {interpreter}"):
             run_venv(interpreter, self.folder)
 
+    def give_up(self) -> None:
+        """Forget that it was ever ready, so that another interpreter makes it anew."""
+        self.stamp.unlink(missing_ok=True)
+
     def finish(self) -> None:
         """Write the stamp by which the next set-up sees that nothing is left to do."""
         shutil.rmtree(self.scratch, ignore_errors=True)
-        (self.folder / STAMP).write_text(fingerprint() + "\n")
+        self.stamp.write_text(fingerprint() + "\n")
 
     def _works(self, interpreter: str) -> bool:
         """Whether it runs, has a pip, was not moved, and has a version that is asked for."""
@@ -114,9 +125,9 @@ class Environment:
         if version is None:
             return False
         variable, minors = accepted(self.recipe.name)
-        if version[1] not in minors:
-            return False
-        if os.environ.get(variable) and version != version_of(interpreter):
+        may_differ = self.stamp.exists() and not os.environ.get(variable)
+        if version[1] not in minors or (not may_differ and version != version_of(interpreter)):
+            say(f"{self.folder.name} has Python {version[0]}.{version[1]}: making it anew")
             return False
         script = self.folder / "bin" / "pip"
         if not script.exists() or str(self.folder).encode() not in script.read_bytes()[:1000]:

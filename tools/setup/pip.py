@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import time
 from collections.abc import Sequence
@@ -15,6 +16,8 @@ from .progress import say
 
 HEARTBEAT_SECONDS = 20
 TAIL_LINES = 12
+# Said once for each attempt and each index; the attempt that was the last says enough.
+NOISE = re.compile(r"WARNING: (Retrying \(Retry\(total=[1-9]|Location )")
 
 # What pip prints, and what it means for the user; the first that matches is told.
 CAUSES: tuple[tuple[tuple[str, ...], str, str], ...] = (
@@ -40,6 +43,11 @@ CAUSES: tuple[tuple[tuple[str, ...], str, str], ...] = (
         "the package index could not be reached",
         "check the network, the proxy (https_proxy) and pip's configuration (pip config list), "
         "then run the same command again",
+    ),
+    (
+        ("(from versions: none)",),
+        "the package index offers no version at all: it is out of reach, or the wrong one",
+        "check the network, the proxy (https_proxy) and pip's configuration (pip config list)",
     ),
     (
         ("No matching distribution found", "ResolutionImpossible"),
@@ -84,7 +92,11 @@ class Pip:
                 stderr=subprocess.STDOUT,
                 env=self._env(),
             )
-            self._wait(process)
+            try:
+                self._wait(process)
+            finally:
+                process.terminate()  # if we were interrupted: nothing may write on behind our back
+                process.wait()
         if process.returncode != 0:
             output = self.log.read_bytes()[start:].decode(errors="replace")
             raise SetupError(self._explain(output, arguments))
@@ -141,7 +153,8 @@ class Pip:
             if any(sign in output for sign in signs):
                 what, advice = meaning, remedy
                 break
-        tail = [line.rstrip()[:200] for line in output.splitlines() if line.strip()][-TAIL_LINES:]
+        lines = [line.rstrip()[:200] for line in output.splitlines() if line.strip()]
+        tail = [line for line in lines if not NOISE.match(line)][-TAIL_LINES:]
         return Problem(
             f"{what}: pip install {' '.join(arguments)}",
             got="\n".join(tail),

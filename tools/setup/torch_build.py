@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import subprocess
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -56,13 +55,13 @@ class Installed:
         return f"torch {self.version} ({f'CUDA {self.cuda}' if self.cuda else 'CPU build'})"
 
 
-def choose(machine: Machine, pip: Pip, environ: Mapping[str, str], version: str = TESTED) -> Choice:
+def choose(machine: Machine, pip: Pip, *, allow_cuda: bool, version: str = TESTED) -> Choice:
     """Choose a build for this machine.
 
     Args:
         machine: this machine.
         pip: the environment's pip, asked what it is offered.
-        environ: the caller's variables.
+        allow_cuda: whether CUDA packages will do on a machine without a GPU.
         version: the PyTorch version that is wanted.
 
     Raises:
@@ -79,17 +78,17 @@ def choose(machine: Machine, pip: Pip, environ: Mapping[str, str], version: str 
     cpu_build = f"torch=={version}+cpu"
     if pip.resolve(cpu_build):
         return Choice(cpu_build, "no NVIDIA GPU is here, so the CPU build", brings_cuda=False)
-    return without_named_cpu_build(pip, environ, version)
+    return without_named_cpu_build(pip, allow_cuda, version)
 
 
-def without_named_cpu_build(pip: Pip, environ: Mapping[str, str], version: str) -> Choice:
+def without_named_cpu_build(pip: Pip, allow_cuda: bool, version: str) -> Choice:
     """Choose where no build is called `+cpu`: a plain one may be free of CUDA too, as on Arm."""
+    if allow_cuda:
+        return Choice(f"torch=={version}", "no CPU build of it is offered", brings_cuda=True)
     offered = pip.resolve(SUPPORTED) or {}
     cuda = sorted(name for name in offered if name.startswith("nvidia-") or name == "triton")
     if offered and not cuda:
         return Choice(f"torch=={offered['torch']}", "it brings no CUDA packages", brings_cuda=False)
-    if environ.get(ALLOW_CUDA) == "1":
-        return Choice(f"torch=={version}", f"{ALLOW_CUDA}=1 allows CUDA packages", brings_cuda=True)
     got = f"torch {offered.get('torch', '(none)')}"
     if cuda:
         got += f", which brings {len(cuda)} packages of CUDA: {', '.join(cuda[:3])} ..."

@@ -26,7 +26,10 @@ def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return calls
 
 
-def standing(root: Path, version: str = "3 12") -> Environment:
+THIS = "{} {}".format(*sys.version_info[:2])
+
+
+def standing(root: Path, version: str = THIS) -> Environment:
     """An environment that looks as if it worked, with a Python of some version."""
     env = Environment(root, RECIPES["main"])
     binaries = env.folder / "bin"
@@ -50,7 +53,7 @@ def test_a_missing_one_is_made(tmp_path: Path, made: list[str]) -> None:
 
 @pytest.mark.parametrize("damage", ["no pip", "moved", "old", "broken"])
 def test_a_damaged_one_is_made_anew(damage: str, tmp_path: Path, made: list[str]) -> None:
-    env = standing(tmp_path, "3 9" if damage == "old" else "3 12")
+    env = standing(tmp_path, "3 9" if damage == "old" else THIS)
     if damage == "no pip":
         (env.folder / "bin" / "pip").unlink()
     elif damage == "moved":
@@ -65,11 +68,24 @@ def test_another_python_makes_another_environment(
     tmp_path: Path, made: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     env = standing(tmp_path, "3 99")
+    env.finish()
     env.make(sys.executable)
     assert made == []
     monkeypatch.setenv("PYTHON", sys.executable)
     env.make(sys.executable)
     assert made == [sys.executable]
+
+
+def test_one_that_was_never_ready_takes_the_python_that_is_tried(
+    tmp_path: Path, made: list[str]
+) -> None:
+    env = standing(tmp_path, "3 99")
+    env.make(sys.executable)
+    assert made == [sys.executable]
+    env.finish()
+    env.give_up()
+    env.make(sys.executable)
+    assert made == [sys.executable] * 2
 
 
 def test_a_folder_that_is_no_environment_is_left_alone(tmp_path: Path, made: list[str]) -> None:

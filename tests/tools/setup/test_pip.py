@@ -72,6 +72,7 @@ def test_resolve_without_any_version_is_no_answer(tmp_path: Path) -> None:
         ("ProxyError('Cannot connect to proxy.')", "the package index could not be reached"),
         ("SSLError: CERTIFICATE_VERIFY_FAILED", "the package index could not be reached"),
         ("ERROR: No matching distribution found for x", "does not offer what is needed"),
+        ("ERROR: No version satisfies x (from versions: none)", "offers no version at all"),
         ("ERROR: something else", "pip failed"),
     ],
 )
@@ -85,6 +86,18 @@ def test_failures_are_explained(output: str, meaning: str, tmp_path: Path) -> No
     assert "line 99" in message
     assert "line 80" not in message
     assert f"log: {tmp_path}/setup.log" in message
+
+
+def test_of_many_attempts_the_last_is_shown(tmp_path: Path) -> None:
+    attempts = [f"WARNING: Retrying (Retry(total={left})): ProxyError" for left in (4, 3, 2, 1, 0)]
+    ignored = "WARNING: Location 'file:///none' is ignored"
+    with pytest.raises(SetupError) as error:
+        failing(tmp_path, "\n".join([*attempts, ignored, "ERROR: end"])).install("x")
+    shown = str(error.value)
+    assert "total=0" in shown
+    assert "total=1" not in shown
+    assert "Location" not in shown
+    assert "ERROR: end" in shown
 
 
 def test_an_earlier_failure_in_the_log_is_not_blamed(tmp_path: Path) -> None:

@@ -31,8 +31,8 @@ class FakePip:
         return self.offers.get(requirements[0])
 
 
-def choose(machine: Machine, pip: FakePip, **environ: str) -> torch_build.Choice:
-    return torch_build.choose(machine, cast(Pip, pip), environ)
+def choose(machine: Machine, pip: FakePip, allow_cuda: bool = False) -> torch_build.Choice:
+    return torch_build.choose(machine, cast(Pip, pip), allow_cuda=allow_cuda)
 
 
 CUDA_OFFER = {"torch": "2.15.0", "nvidia-cublas": "13", "nvidia-nccl-cu13": "2", "triton": "3.9"}
@@ -71,10 +71,8 @@ def test_cuda_packages_are_refused_unasked() -> None:
 
 def test_cuda_packages_are_taken_when_allowed() -> None:
     pip = FakePip({torch_build.SUPPORTED: CUDA_OFFER})
-    choice = choose(CPU, pip, GRAPHOPT_ALLOW_CUDA_TORCH="1")
+    choice = choose(CPU, pip, allow_cuda=True)
     assert (choice.requirement, choice.brings_cuda) == ("torch==2.13.0", True)
-    with pytest.raises(SetupError):
-        choose(CPU, pip, GRAPHOPT_ALLOW_CUDA_TORCH="0")
 
 
 def test_no_offer_at_all_is_refused() -> None:
