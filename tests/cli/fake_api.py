@@ -10,6 +10,7 @@ from typing import Any
 from graphopt.artifact import Artifact, read_artifact, write_artifact
 from graphopt.errors import CheckpointError, GraphoptError
 from graphopt.progress import ProgressFn
+from graphopt.runtime.executors.verification import VerifyReport
 from graphopt.runtime.outputs import (
     Completion,
     Delta,
@@ -18,7 +19,6 @@ from graphopt.runtime.outputs import (
     TokenLogprobs,
 )
 from graphopt.runtime.sampling_params import SamplingParams
-from graphopt.runtime.executors.verification import VerifyReport
 from tests.test_artifact import contents
 
 WORDS = ("a ", "é", " b", "\n", "end")

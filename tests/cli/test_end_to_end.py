@@ -61,22 +61,30 @@ def test_verify(graphopt: Graphopt, artifact: Path) -> None:
 
 
 def test_verify_finds_a_wrong_weight(graphopt: Graphopt, artifact: Path, folder: Path) -> None:
-    other = folder / "float32.gopt"
-    assert graphopt("compile", CHECKPOINT, "-o", other, "--dtype", "float32").returncode == 0
     checkpoint = folder / "changed"
     checkpoint.mkdir()
     for file in CHECKPOINT.iterdir():
         data = bytearray(file.read_bytes())
         if file.suffix == ".safetensors":
-            data[len(data) // 2 :: 997] = bytes(len(data[len(data) // 2 :: 997]))
+            data[len(data) // 2 :: 97] = bytes(len(data[len(data) // 2 :: 97]))
         (checkpoint / file.name).write_bytes(bytes(data))
-    done = graphopt("verify", other, "--reference", checkpoint)
+    done = graphopt("verify", artifact, "--reference", checkpoint)
     assert done.returncode == 8, done.stdout + done.stderr
     assert "transformers" in done.stderr
 
 
 def test_generate_streams(graphopt: Graphopt, artifact: Path) -> None:
-    words = ("generate", artifact, "--prompt", "Return the", "--max-tokens", 24, "--seed", 1)
+    words = (
+        "generate",
+        artifact,
+        "--prompt",
+        "Return the",
+        "--max-tokens",
+        24,
+        "--seed",
+        1,
+        "--ignore-eos",
+    )
     done = graphopt(*words)
     assert done.returncode == 0, done.stderr
     assert len(done.stdout.strip()) > 20
@@ -125,7 +133,7 @@ def test_chat(graphopt: Graphopt, artifact: Path) -> None:
 def test_inspect(graphopt: Graphopt, artifact: Path) -> None:
     summary = json.loads(graphopt("inspect", artifact, "--json").stdout)
     assert summary["architecture"] == "LlamaForCausalLM"
-    assert 4e6 < summary["parameters"] < 6e6
+    assert 4e6 < summary["parameters"] < 7e6
     assert summary["tokenizer"] is True
     assert graphopt("inspect", artifact, "--graph").stdout.startswith("graph @")
     assert graphopt("inspect", artifact, "--stage", "traced").stdout.startswith("graph @")
