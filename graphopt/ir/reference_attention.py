@@ -22,6 +22,8 @@ from .reference_common import Env, Step, wide_dtype
 
 # Most scores held at once, in elements: 64 MB of float32.
 _MAX_SCORES = 1 << 24
+# Most elements of keys gathered at once for several sequences: 16 MB of float32.
+_MAX_GATHERED = 1 << 22
 
 
 def make_kv_write(node: Node) -> Step:
@@ -108,18 +110,30 @@ def _attention(
             out[first:last] = _one_sequence(
                 settings, memory, query[first:last], length, tables[sequence]
             )
-    if len(singles) == 1:
-        (sequence,) = singles
-        rows = slice(starts[sequence], starts[sequence] + 1)
-        out[rows] = _one_sequence(
-            settings, memory, query[rows], lengths[sequence], tables[sequence]
-        )
-    elif singles:
-        index = torch.tensor([starts[sequence] for sequence in singles], device=query.device)
-        held = torch.tensor([lengths[sequence] for sequence in singles], device=query.device)
-        wanted = tables[torch.tensor(singles, device=query.device)]
-        out[index] = _decodes(settings, memory, query[index], held, wanted)
+    for group in _alike(singles, lengths, memory):
+        if len(group) == 1:
+            rows = slice(starts[group[0]], starts[group[0]] + 1)
+            out[rows] = _one_sequence(
+                settings, memory, query[rows], lengths[group[0]], tables[group[0]]
+            )
+        else:
+            index = torch.tensor([starts[sequence] for sequence in group], device=query.device)
+            held = torch.tensor([lengths[sequence] for sequence in group], device=query.device)
+            wanted = tables[torch.tensor(group, device=query.device)]
+            out[index] = _decodes(settings, memory, query[index], held, wanted)
     return out
+
+
+def _alike(sequences: list[int], lengths: list[int], memory: _Memory) -> list[list[int]]:
+    """Sequences in groups of similar length, whose keys fit ``_MAX_GATHERED`` when padded."""
+    most = _MAX_GATHERED // (memory.keys.shape[2] * memory.keys.shape[3])
+    groups: list[list[int]] = []
+    for sequence in sorted(sequences, key=lengths.__getitem__):
+        if groups and (len(groups[-1]) + 1) * lengths[sequence] <= most:
+            groups[-1].append(sequence)
+        else:
+            groups.append([sequence])
+    return groups
 
 
 def _one_sequence(
@@ -184,16 +198,24 @@ def _decodes(
     offsets = torch.arange(size, device=query.device)
     positions = (index[:, :, None] * size + offsets).flatten(1)
     seen = (positions < lengths[:, None]) & (positions >= low[:, None])
-    keys = memory.keys[blocks].flatten(1, 2).to(wide_dtype(query.dtype))
-    values = memory.values[blocks].flatten(1, 2).to(keys.dtype)
-    values = values.masked_fill(~seen[:, :, None, None], 0)
-    grouped = query.to(keys.dtype).reshape(count, keys.shape[2], -1, query.shape[2])
-    scores = (grouped @ keys.permute(0, 2, 3, 1)).view(count, heads, -1)
+    wide = wide_dtype(query.dtype)
+    keys = _by_head(memory.keys[blocks], wide)
+    values = _by_head(memory.values[blocks], wide)
+    values.transpose(1, 2)[~seen] = 0
+    kv_heads = keys.shape[1]
+    grouped = query.to(wide).reshape(count * kv_heads, -1, query.shape[2])
+    scores = torch.bmm(grouped, keys.flatten(0, 1).transpose(1, 2)).view(count, heads, -1)
     scores = _shaped(settings, memory, scores.transpose(0, 1), positions).transpose(0, 1)
     scores = scores.masked_fill(~seen[:, None, :], float("-inf"))
     sinks = None if memory.sinks is None else memory.sinks.view(1, heads, 1)
-    weights = _softmax(scores, sinks).view(count, keys.shape[2], heads // keys.shape[2], -1)
-    return (weights @ values.transpose(1, 2)).view(count, heads, -1).to(query.dtype)
+    weights = _softmax(scores, sinks).reshape(count * kv_heads, heads // kv_heads, -1)
+    return torch.bmm(weights, values.flatten(0, 1)).view(count, heads, -1).to(query.dtype)
+
+
+def _by_head(blocks: Tensor, dtype: torch.dtype) -> Tensor:
+    """``blocks[n, P, B, Hkv, D]``, gathered, to ``[n, Hkv, P * B, D]``, in one copy."""
+    by_head = blocks.permute(0, 3, 1, 2, 4)
+    return by_head.to(dtype, memory_format=torch.contiguous_format, copy=True).flatten(2, 3)
 
 
 def _shaped(settings: _Settings, memory: _Memory, scores: Tensor, positions: Tensor) -> Tensor:
