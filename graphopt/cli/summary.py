@@ -119,7 +119,7 @@ def ledger_rows(entries: Sequence[Entry]) -> list[tuple[object, ...]]:
             rule,
             "applied" if applied else "refused",
             len(group),
-            human_bytes(sum(entry.saves_bytes for entry in group)) if applied else "",
+            human_bytes(saved) if (saved := sum(row.saves_bytes for row in group)) else "",
             reason,
             group[0].where,
         )
@@ -131,7 +131,7 @@ def plan_lines(plan: Plan) -> Iterator[str]:
     """The plan as text: each piece, its steps, and why it ends."""
     number = 0
     for piece in plan.pieces:
-        mode = "captured" if piece.captured else "not captured"
+        mode = "may be captured" if piece.captured else "cannot be captured"
         yield f"piece {piece.name}, {mode}, {len(piece.steps)} steps"
         for step in piece.steps:
             yield f"  {number:>5}  {_step(step)}"

@@ -90,10 +90,10 @@ def test_ledger(run: Run, path: Path) -> None:
 
 def test_plan(run: Run, path: Path) -> None:
     assert run("inspect", path, "--plan").stdout.splitlines() == [
-        "piece p0, captured, 1 steps",
+        "piece p0, may be captured, 1 steps",
         "      0  torch  b1 = embed(b0, @table) frees b0  // model.embed",
         "  cut: because",
-        "piece p1, not captured, 1 steps",
+        "piece p1, cannot be captured, 1 steps",
         "      1  torch  b2 = attention(b1, %kv) frees b1  // model.layers.0",
     ]
     found = json.loads(run("inspect", path, "--plan", "--json").stdout)
