@@ -279,3 +279,27 @@ def test_more_queries_than_tokens_is_an_error() -> None:
     starts, lengths = torch.tensor([0, 3]), torch.tensor([2])
     with pytest.raises(IRError, match="more queries than tokens"):
         attend([torch.ones(3, 1, 2), state, starts, lengths, torch.tensor([[0]])], {})
+
+
+def test_decodes_in_groups_agree_with_decodes_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    layer = LayerState(2, 8, 8, DType.F32)
+    write, attend = steps(layer, 4, DType.F32, scale=0.3, window=6)
+    memory = StateType("kv", (LayerState(1, 1, 1, DType.F32), layer))
+    state = PagedState.allocate(memory, 40, 4, fill=math.nan)
+    lengths = [9, 1, 30, 4, 17, 8, 9]
+    tables = torch.full((7, 8), -1, dtype=torch.int32)
+    free = iter(torch.randperm(40, generator=torch.Generator().manual_seed(0)).tolist())
+    for s, length in enumerate(lengths):
+        for j in range(-(-length // 4)):
+            tables[s, j] = next(free)
+        slots = [int(tables[s, j // 4]) * 4 + j % 4 for j in range(length)]
+        write([state, *torch.randn(2, length, 2, 8), torch.tensor(slots)], {})
+    query, starts = torch.randn(7, 4, 8), torch.arange(8, dtype=torch.int32)
+    held = torch.tensor(lengths, dtype=torch.int32)
+    (together,) = attend([query, state, starts, held, tables], {})
+    monkeypatch.setattr(reference_attention, "_MAX_GATHERED", 16 * 40)
+    (grouped,) = attend([query, state, starts, held, tables], {})
+    monkeypatch.setattr(reference_attention, "_MAX_GATHERED", 0)
+    (alone,) = attend([query, state, starts, held, tables], {})
+    torch.testing.assert_close(together, alone, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(grouped, alone, rtol=1e-5, atol=1e-6)
