@@ -12,7 +12,6 @@ BOOTSTRAP := $(or $(ANY_PYTHON),echo "setup: there is no python3 on PATH: instal
 BIN := .venv/bin
 JOBS ?= auto
 PYTEST := -m pytest -n $(JOBS) --dist worksteal
-export PYTHON PYTHON312 GRAPHOPT_TORCH_INDEX GRAPHOPT_ALLOW_CUDA_TORCH
 unexport PYTHONPATH PYTHONHOME
 
 .PHONY: demo test setup lint bench families test-all test-oldest soak clean

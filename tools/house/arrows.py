@@ -39,6 +39,7 @@ MAY_IMPORT_HEAVY = (
     "graphopt.ir.interpreter",
     "graphopt.runtime.executors.torch*",
     "graphopt.runtime.executors.cuda*",
+    "graphopt.runtime.executors.verification",
 )
 
 Name = tuple[str, ...]

@@ -12,7 +12,7 @@ FORBIDDEN: tuple[tuple[str, re.Pattern[str]], ...] = (
     (
         "a path of one machine",
         re.compile(
-            r"(?<![\w.$~}/-])/(work|farm|root|home/\w+|Users/\w+|tmp/team|opt/(pypi|wheels))(/|\b)"
+            r"(?<![\w.$~}/-])/(work|farm|root|home/(?!someone|user)\w+|Users/(?!someone|user)\w+|tmp/team|opt/(pypi|wheels))(/|\b)"
         ),
     ),
     ("a folder outside the repository", re.compile(r"\.\./share[d]\b")),

@@ -37,6 +37,7 @@ def test_found(line: str) -> None:
     [
         "the framework/main loop",
         "${HOME}/root/x",
+        "a checkpoint under /home/someone/model",
         "tests/work/x.py",
         "a todo list application",
         "an issue with the driver",
