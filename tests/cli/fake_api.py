@@ -1,4 +1,4 @@
-"""Stands in for graphopt.api: a model that answers with fixed words, and notes what it is asked."""
+"""Stands in for graphopt.api: a model that answers with fixed words and notes its orders."""
 
 from __future__ import annotations
 
