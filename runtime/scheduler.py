@@ -97,7 +97,7 @@ class _Step:
     def __init__(self, limits: SchedulerLimits) -> None:
         self.tokens = limits.max_num_batched_tokens
         self.rows = limits.max_rows
-        self.parts: dict[Sequence, Scheduled] = {}
+        self.parts: list[Scheduled] = []
 
     def fit(self, sequence: Sequence) -> int:
         """Tokens of ``sequence`` that still fit."""
@@ -106,16 +106,9 @@ class _Step:
     def add(self, sequence: Sequence, count: int) -> None:
         """Give ``sequence`` ``count`` tokens of the budget."""
         part = Scheduled.of(sequence, count)
-        self.parts[sequence] = part
+        self.parts.append(part)
         self.tokens -= part.count
         self.rows -= part.rows
-
-    def drop(self, sequence: Sequence) -> None:
-        """Take back what ``sequence`` was given, if anything."""
-        part = self.parts.pop(sequence, None)
-        if part is not None:
-            self.tokens += part.count
-            self.rows += part.rows
 
 
 class Scheduler:
@@ -196,7 +189,7 @@ class Scheduler:
             count = step.fit(sequence)
             if count < 1:
                 continue
-            if self._make_room(sequence, count, ranked, step, preempted):
+            if self._make_room(sequence, count, ranked, preempted):
                 step.add(sequence, count)
             else:
                 paused = True
@@ -204,7 +197,7 @@ class Scheduler:
             self._admit(arrivals, step)
         for sequence in preempted:
             self.add(sequence)
-        return tuple(step.parts.values())
+        return tuple(step.parts)
 
     def _rank(self, now_ms: float) -> tuple[list[Sequence], abc.Iterator[Sequence]]:
         """The running in the policy's order, and the waiting in its order, the latter lazily."""
@@ -229,14 +222,11 @@ class Scheduler:
         return ranked, arrivals()
 
     def _make_room(
-        self,
-        sequence: Sequence,
-        count: int,
-        ranked: list[Sequence],
-        step: _Step,
-        preempted: list[Sequence],
+        self, sequence: Sequence, count: int, ranked: list[Sequence], preempted: list[Sequence]
     ) -> bool:
         """Give ``sequence`` blocks for ``count`` more tokens, at the cost of the least deserving.
+
+        Whoever loses blocks ranks behind ``sequence``, a decode, so it has no part in the step yet.
 
         Returns:
             False if the sequence itself is the least deserving; it keeps what it has.
@@ -246,7 +236,6 @@ class Scheduler:
             victim = next(other for other in reversed(ranked) if other.status is Status.RUNNING)
             if victim is sequence:
                 return False
-            step.drop(victim)
             self.running.remove(victim)
             self.pool.free(victim.preempt())
             preempted.append(victim)

@@ -199,7 +199,7 @@ class Sequence:
 
     def append(self, token: int) -> None:
         """Add a token to the output."""
-        if self._num_tokens == len(self._tokens) or self._tokens is self.request.prompt_ids:
+        if self._num_tokens == len(self._tokens):
             grown = np.empty(self._num_tokens + max(64, self._num_tokens // 2), dtype=np.int64)
             grown[: self._num_tokens] = self._tokens[: self._num_tokens]
             self._tokens = grown

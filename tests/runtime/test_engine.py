@@ -206,6 +206,17 @@ def test_chunks_do_not_change_tokens(budget):
     assert steps >= len(prompt) // budget + 5
 
 
+@pytest.mark.parametrize("budget", [1, 2, 4, 11, 64])
+def test_a_prompt_takes_as_many_steps_as_it_has_chunks(budget):
+    engine = make_engine(max_num_seqs=1, max_num_batched_tokens=budget)
+    engine.add_request("r", [1] * 11, SamplingParams(temperature=0.0, max_tokens=3))
+    steps = 0
+    while engine.has_work:
+        engine.step()
+        steps += 1
+    assert steps == -(-11 // budget) + 2
+
+
 def test_preemption_happens_and_does_not_change_tokens():
     engine = make_engine(num_blocks=8, max_model_len=16, max_num_seqs=4)
     prompts = {str(n): [n, n + 1, n + 2] for n in range(4)}
@@ -396,6 +407,24 @@ def test_logits_that_are_not_numbers_end_one_request_only():
     assert isinstance(outputs["bad"].error, DisagreementError)
     assert "request bad, token 2" in str(outputs["bad"].error)
     assert list(outputs["good"].token_ids) == greedy([1, 2], 1)
+
+
+def test_one_sample_with_bad_logits_ends_its_request_and_no_other():
+    params = SamplingParams(temperature=2.0, n=3, seed=0, max_tokens=6, ignore_eos=True)
+    whole = run_one([1, 2], params)
+    samples = [one.token_ids for one in whole.completions]
+    poison = next(token for token in samples[0] if token not in (*samples[1], *samples[2], 1, 2))
+    engine = make_engine()
+    engine._executor.poison_token = poison
+    engine.add_request("bad", [1, 2], params)
+    engine.add_request("good", [3], SamplingParams(temperature=0.0, max_tokens=2))
+    outputs = run_all(engine)
+    assert isinstance(outputs["bad"].error, DisagreementError)
+    assert outputs["good"].error is None
+    for one, complete in zip(outputs["bad"].completions, whole.completions, strict=True):
+        assert one.finish_reason == "abort"
+        assert one.token_ids == complete.token_ids[: len(one.token_ids)]
+    assert engine.kv_usage == 0.0
 
 
 def test_masking_everything_is_an_error_of_the_request():
