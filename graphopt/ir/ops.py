@@ -44,6 +44,7 @@ __all__ = [
     "bytes_moved",
     "canonical_attrs",
     "check_node_types",
+    "check_template",
     "flops",
     "infer_types",
     "is_aten",
@@ -97,9 +98,11 @@ def canonical_attrs(op: str, types: Types, attrs: Attrs) -> Attrs:
         check_template(op, len(types), attrs)
         return MappingProxyType(dict(attrs))
     spec = spec_of(op)
-    with _about(spec, types):
+    try:
         _check_arity(spec, types)
         return complete_attrs(spec, types, attrs)
+    except VerifyError as error:
+        raise _about(spec, types, error) from None
 
 
 def check_node_types(op: str, types: Types, attrs: Attrs) -> Types:
@@ -109,37 +112,30 @@ def check_node_types(op: str, types: Types, attrs: Attrs) -> Types:
         VerifyError: as ``infer_types``, or an attribute is missing or not canonical.
     """
     spec = spec_of(op)
-    with _about(spec, types):
+    try:
         _check_arity(spec, types)
         check_attrs(spec, types, attrs)
+    except VerifyError as error:
+        raise _about(spec, types, error) from None
     return _infer(spec, types, attrs)
 
 
 def _infer(spec: OpSpec, types: Types, attrs: Attrs) -> Types:
-    with _about(spec, types):
+    try:
         return spec.infer(types, attrs)
+    except VerifyError as error:
+        raise _about(spec, types, error) from None
 
 
-class _about:  # noqa: N801
-    """Names the operator and its inputs in errors raised inside."""
-
-    __slots__ = ("spec", "types")
-
-    def __init__(self, spec: OpSpec, types: Types) -> None:
-        self.spec, self.types = spec, types
-
-    def __enter__(self) -> None:
-        return
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, VerifyError) and error.where is None:
-            raise VerifyError(
-                f"{self.spec.name}: {error.what}",
-                where=f"{self.spec.name}({', '.join(map(str, self.types))})",
-                got=error.got,
-                expected=error.expected,
-                next=error.next,
-            ) from None
+def _about(spec: OpSpec, types: Types, error: VerifyError) -> VerifyError:
+    """``error`` with the operator and its inputs named."""
+    return VerifyError(
+        f"{spec.name}: {error.what}",
+        where=f"{spec.name}({', '.join(map(str, types))})",
+        got=error.got,
+        expected=error.expected,
+        next=error.next,
+    )
 
 
 def _check_arity(spec: OpSpec, types: Types) -> None:

@@ -40,8 +40,8 @@ def _complete_dims(types: Types, attrs: dict[str, Attr]) -> None:
     dims = attrs.get("dims")
     if dims is None or dims == ():
         attrs["dims"] = tuple(range(len(tensor(types, 0).shape)))
-    elif isinstance(dims, tuple):
-        attrs["dims"] = tuple(sorted(dim for dim in dims if isinstance(dim, int)))
+    elif isinstance(dims, tuple) and all(isinstance(dim, int) for dim in dims):
+        attrs["dims"] = tuple(sorted(dims))  # type: ignore[type-var]
 
 
 def _infer_reduce(

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import subprocess
+import sys
 from random import Random
 
 import pytest
@@ -137,6 +139,16 @@ def test_templates() -> None:
         with pytest.raises(VerifyError):
             canonical_attrs(op, inputs, attrs)  # type: ignore[arg-type]
     assert canonical_attrs("aten.__and__.Scalar", (), {"args": ()}) == {"args": ()}
+
+
+def test_the_language_is_read_and_checked_without_pytorch() -> None:
+    modules = ["verify", "parser", "printer", "builder", "widen", "compare", "bind", "ops_scalar"]
+    lines = [f"import graphopt.ir.{module}" for module in modules]
+    lines += ["import sys", "print('torch' in sys.modules, 'numpy' in sys.modules)"]
+    done = subprocess.run(
+        [sys.executable, "-c", "\n".join(lines)], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split() == ["False", "False"]
 
 
 def test_numel_of_a_symbolic_type() -> None:
