@@ -194,13 +194,22 @@ def open_artifact(
 ) -> Artifact:
     """An artifact that is read and checked, or a checkpoint compiled into the cache first.
 
+    Args:
+        path: a folder, or a hub name of a checkpoint.
+        progress: told how far the work is.
+        **options: see :func:`compile_options`; an artifact must have been compiled for the
+            ``dtype`` and ``target`` given here, the others matter to a checkpoint only.
+
     Raises:
         GraphoptError: it is neither, or is damaged, or does not fit.
     """
     folder = Path(path)
     if is_artifact(folder) or folder.suffix == ".gopt":
-        wanted = options.get("dtype", "auto")
-        return read_artifact(folder, expect={} if wanted == "auto" else {"dtype": wanted})
+        wanted = compile_options(**options)
+        expect = {} if wanted.dtype == "auto" else {"dtype": wanted.dtype}
+        if "target" in options:
+            expect["target"] = str(wanted.target)
+        return read_artifact(folder, expect=expect)
     from graphopt.frontend.location import find_folder
 
     cached = ArtifactCache().path_for(_factors(find_folder(path), compile_options(**options)))

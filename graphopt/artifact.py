@@ -356,7 +356,8 @@ def read_artifact(
             "the artifact does not fit",
             where=str(folder),
             got="\n".join(mismatches),
-            next="compile the checkpoint again with this version and these options",
+            next="compile the checkpoint again with "
+            + ("this version" if manifest.get("schema") != ARTIFACT_SCHEMA else "these options"),
         )
     _check_files(folder, manifest["files"], check_digests)
     plan = Plan.from_json(_load_json(folder / PLAN))

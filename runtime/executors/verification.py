@@ -187,7 +187,11 @@ class Scenario:
         """
         limits, size = artifact.plan.limits, artifact.plan.block_size
         if len(token_ids) < 4:
-            raise UsageError("verification needs at least 4 tokens", got=len(token_ids))
+            raise UsageError(
+                "verification needs at least 4 tokens",
+                got=len(token_ids),
+                next="give a longer text, or leave it out for the built-in one",
+            )
         if not all(0 <= token < limits.vocab_size for token in token_ids):
             raise UsageError(
                 "a token is not in the vocabulary", expected=f"below {limits.vocab_size}"
