@@ -1,0 +1,196 @@
+"""Trace any decoder of transformers into one graph of the IR, or say why not.
+
+before:  a configuration
+after:   a graph from a packed step of tokens to logits, proven to keep sequences apart and to agree
+         with transformers on a small twin of the model
+
+    traced = trace(config, dtype=DType.BF16, max_model_len=None)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from transformers import PretrainedConfig, PreTrainedModel
+
+from graphopt.errors import UnsupportedError, UsageError
+from graphopt.ir.dtype import DType
+from graphopt.ir.graph import Graph
+from graphopt.ir.types import TensorType
+from graphopt.ir.verify import verify
+
+from . import gates
+from .export import export
+from .importer import import_program
+from .locality import check_locality
+from .rope import (
+    ContextLimit,
+    fix_frequencies,
+    fix_temperature,
+    longest_context,
+    rotary_limit,
+)
+from .skeleton import build, refuse_other_kinds, text_config
+from .unbatch import unbatch
+
+if TYPE_CHECKING:
+    from .conversion import Binding
+
+# What a sequence may hold where the configuration names no limit.
+_DEFAULT_CONTEXT = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Traced:
+    """A traced model.
+
+    Attributes:
+        graph: the graph; its weights have the names of the model's parameters and buffers.
+        max_model_len: most tokens that a sequence may have.
+        constants: values of the graph's weights that the model computes itself, by name.
+        model: the model, parameters on meta, for binding a checkpoint by name.
+        notes: what a user should know, one sentence each.
+    """
+
+    graph: Graph
+    max_model_len: int
+    constants: Mapping[str, torch.Tensor]
+    model: PreTrainedModel
+    notes: tuple[str, ...]
+
+    def loader(self, binding: Binding) -> Callable[[str], npt.NDArray[np.generic]]:
+        """A function from the name of a weight of the graph to its bytes, in the graph's type.
+
+        What the checkpoint stores comes from there, the rest from ``constants``.
+        """
+        types = {value.name: value.type for value in self.graph.weights}
+        stored = set(binding.names)
+
+        def load(name: str) -> npt.NDArray[np.generic]:
+            type_ = types[name]
+            if not isinstance(type_, TensorType):
+                raise UnsupportedError("a weight is not a tensor", where=name, got=type_)
+            dtype = getattr(torch, type_.dtype.torch_name)
+            tensor = binding.load(name) if name in stored else self.constants[name]
+            flat = tensor.to(dtype).contiguous().reshape(-1)
+            array: npt.NDArray[np.generic] = flat.view(torch.uint8).numpy()
+            return array
+
+        return load
+
+
+@dataclass(frozen=True, slots=True)
+class Decoder:
+    """A traced model before it is proven: what the real one and its twin have in common."""
+
+    graph: Graph
+    constants: Mapping[str, torch.Tensor]
+    model: PreTrainedModel
+    limit: ContextLimit | None
+    doubts: tuple[str, ...]
+
+
+def trace(
+    config: PretrainedConfig,
+    *,
+    dtype: DType,
+    max_model_len: int | None = None,
+    allow_unproven: bool = False,
+) -> Traced:
+    """Traces the decoder that ``config`` describes, without its weights.
+
+    Args:
+        config: transformers' configuration of the model.
+        dtype: element type of weights and activations.
+        max_model_len: most tokens that a sequence may have; None for the model's own limit.
+        allow_unproven: accept a model of which no small twin could be compared with transformers.
+
+    Raises:
+        UnsupportedError: the model is of a kind that graphopt does not compile, or disagrees.
+        TraceError: its code has no single graph.
+        UsageError: ``max_model_len`` is more than the model can have.
+    """
+    from .twin import prove
+
+    decoder = trace_decoder(config, dtype)
+    longest, notes = _context(config, decoder.limit, max_model_len)
+    proof = prove(config, decoder, allow_unproven=allow_unproven)
+    return Traced(
+        decoder.graph,
+        longest,
+        decoder.constants,
+        decoder.model,
+        (*notes, *decoder.doubts, *proof.notes),
+    )
+
+
+def trace_decoder(config: PretrainedConfig, dtype: DType) -> Decoder:
+    """Builds, exports, imports and checks a model, everything but the comparison of numbers.
+
+    Raises:
+        UnsupportedError: the model is of a kind that graphopt does not compile.
+        TraceError: its code has no single graph.
+    """
+    refuse_other_kinds(config)
+    text = text_config(config)
+    rotary = rotary_limit(text)
+    model = build(config, dtype)
+    fix_frequencies(model)
+    temperature = fix_temperature(model)
+    exported = export(model)
+    gates.check_bounds(exported)
+    imported = import_program(exported, _graph_name(config))
+    graph = unbatch(imported.graph)
+    verify(graph)
+    doubts = gates.check_attention(graph, imported.attentions, text)
+    gates.check_logits(graph)
+    check_locality(graph)
+    found = (rotary, temperature, gates.chunk_limit(imported.attentions))
+    limit = min((one for one in found if one), key=lambda one: one.tokens, default=None)
+    return Decoder(graph, imported.constants, model, limit, doubts)
+
+
+def _graph_name(config: PretrainedConfig) -> str:
+    name = config.model_type or "decoder"
+    return "".join(letter if letter.isalnum() else "_" for letter in name)
+
+
+def _context(
+    config: PretrainedConfig, limit: ContextLimit | None, wanted: int | None
+) -> tuple[int, tuple[str, ...]]:
+    """How long a sequence may be, and what to say about it.
+
+    Raises:
+        UnsupportedError: more is wanted than holds for every sequence alike.
+        UsageError: more is wanted than the model has positions.
+    """
+    own = longest_context(text_config(config))
+    if limit is not None:
+        if wanted is not None and wanted > limit.tokens:
+            raise UnsupportedError(
+                f"a context of {wanted} tokens is not supported for this model",
+                got=limit.reason,
+                expected=f"max_model_len of at most {limit.tokens}",
+                next=f"pass --max-model-len {limit.tokens}, or leave it out",
+            )
+        if own is None or limit.tokens < own:
+            chosen = limit.tokens if wanted is None else wanted
+            return chosen, (f"context limited to {limit.tokens} tokens: {limit.reason}",)
+    if own is not None and wanted is not None and wanted > own:
+        raise UsageError(
+            "max_model_len is more than the model was made for",
+            got=wanted,
+            expected=f"at most {own}, from config.json",
+        )
+    if wanted is not None:
+        return wanted, ()
+    if own is not None:
+        return own, ()
+    return _DEFAULT_CONTEXT, (
+        f"config.json names no longest context: {_DEFAULT_CONTEXT} tokens are assumed",
+    )

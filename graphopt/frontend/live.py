@@ -1,0 +1,52 @@
+"""Which calls of an exported graph matter, and which tensors are one memory under several names."""
+
+from __future__ import annotations
+
+import torch
+from torch.fx import Node
+
+# Calls whose only effect is to check something.
+_CHECKS = ("_assert", "sym_constrain_range", "_check")
+
+
+def storage_of(node: Node) -> int | None:
+    """A number for the memory that a node's tensor lies in; None where it is not one tensor."""
+    fake = node.meta.get("val")
+    if not isinstance(fake, torch.Tensor):
+        return None
+    return int(fake.untyped_storage()._cdata)
+
+
+def writes_in_place(node: Node) -> bool:
+    """Whether a call changes its first argument."""
+    if node.op != "call_function" or not isinstance(node.target, torch._ops.OpOverload):
+        return False
+    name = str(node.target).split(".")[1]
+    return name.endswith("_") and not name.endswith("__")
+
+
+def live_nodes(graph: torch.fx.Graph) -> set[Node]:
+    """The nodes that the outputs need, with the calls that write what is read later."""
+    live: set[Node] = set()
+    read: set[int] = set()
+    for node in reversed(list(graph.nodes)):
+        wanted = node in live or node.op == "output"
+        if not wanted and writes_in_place(node):
+            target = node.args[0]
+            wanted = isinstance(target, Node) and storage_of(target) in read
+        if not wanted or is_check(node):
+            continue
+        live.add(node)
+        for source in node.all_input_nodes:
+            live.add(source)
+            storage = storage_of(source)
+            if storage is not None:
+                read.add(storage)
+    return live
+
+
+def is_check(node: Node) -> bool:
+    """Whether a call only checks something."""
+    if node.op != "call_function" or not isinstance(node.target, torch._ops.OpOverload):
+        return False
+    return str(node.target).split(".")[1].startswith(_CHECKS)

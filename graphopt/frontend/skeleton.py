@@ -1,0 +1,193 @@
+"""A model without weights: transformers' own class, built in seconds whatever its size.
+
+Parameters live on meta and take no memory; buffers are real, because rotary frequencies and the
+like are in no checkpoint. What cannot be a paged decoder is refused here, by name.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from accelerate import init_empty_weights
+from torch.overrides import TorchFunctionMode
+from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
+
+from graphopt.errors import UnsupportedError
+from graphopt.ir.dtype import DType
+
+from . import attention, experts
+from .conversion import keep_in_float32
+from .quiet import quiet
+
+# Kinds of layers whose memory is keys and values of past tokens.
+_ATTENTION_LAYERS = (
+    "attention",
+    "full",
+    "sliding",
+    "chunked",
+    "global",
+    "local",
+    "dense",
+    "sparse",
+)
+_STATE_WORDS = ("linear", "mamba", "conv", "recurrent", "hybrid", "ssm", "lru", "rwkv", "delta")
+
+
+def text_config(config: PretrainedConfig) -> PretrainedConfig:
+    """The part of a configuration that describes the decoder."""
+    try:
+        found = config.get_text_config(decoder=True)
+    except ValueError as error:
+        raise UnsupportedError(
+            f"{config.model_type} has more than one text model", got=str(error).split(". ")[0]
+        ) from error
+    return found if isinstance(found, PretrainedConfig) else config
+
+
+def refuse_other_kinds(config: PretrainedConfig) -> None:
+    """Refuses what is no decoder of keys and values, with the reason.
+
+    Raises:
+        UnsupportedError: an encoder-decoder, a recurrent or hybrid model, or no language model.
+    """
+    name = config.model_type or type(config).__name__
+    text = text_config(config)
+    if getattr(config, "is_encoder_decoder", False) or getattr(text, "is_encoder_decoder", False):
+        raise UnsupportedError(
+            f"{name} is an encoder-decoder: graphopt compiles decoders only",
+            where="config.json",
+            got="is_encoder_decoder = true",
+        )
+    try:
+        model_class = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
+    except (ImportError, AttributeError) as error:
+        raise UnsupportedError(
+            f"transformers cannot import the code of {name}", got=str(error).strip().split("\n")[0]
+        ) from error
+    if model_class is None:
+        raise UnsupportedError(
+            f"{name} has no causal language model in transformers",
+            where="config.json",
+            got=f"model_type = {name!r}",
+            next="graphopt compiles the architectures that AutoModelForCausalLM knows",
+        )
+    layers = _layer_kinds(text)
+    stateful = [kind for kind in layers if any(word in kind.lower() for word in _STATE_WORDS)]
+    if stateful or getattr(model_class, "_is_stateful", False):
+        raise UnsupportedError(
+            f"{name} is a recurrent or hybrid model: its layers keep a state that is not keys and "
+            "values of past tokens",
+            where="config.json",
+            got=", ".join(stateful)
+            or f"{getattr(model_class, '__name__', name)} keeps recurrent state",
+            expected="layers of full, sliding or chunked attention",
+        )
+
+
+def build(config: PretrainedConfig, dtype: DType) -> PreTrainedModel:
+    """The model, in evaluation mode, with our attention and experts where it lets us.
+
+    Parameters are on meta in ``dtype``, or in float32 where transformers keeps them so.
+
+    Raises:
+        UnsupportedError: transformers cannot build a model from this configuration.
+    """
+    attention.register()
+    experts.register()
+    torch_dtype = getattr(torch, dtype.torch_name)
+    try:
+        model = _from_config(config, torch_dtype, attention.IMPLEMENTATION)
+    except KeyError as error:
+        if error.args != (attention.IMPLEMENTATION,):
+            raise _unbuildable(config, error) from error
+        model = _build_eager(config, torch_dtype)
+    except (ArithmeticError, AttributeError, ImportError, TypeError, ValueError) as error:
+        raise _unbuildable(config, error) from error
+    except (AssertionError, IndexError, RuntimeError) as error:
+        raise _unbuildable(config, error) from error
+    model.tie_weights()  # building on meta gives each name a parameter of its own
+    for name in keep_in_float32(model, torch_dtype):
+        _widen(model, name)
+    experts.recognise_experts(model)
+    model.train(False)
+    return model
+
+
+def _from_config(
+    config: PretrainedConfig, dtype: torch.dtype, implementation: str
+) -> PreTrainedModel:
+    with quiet(), _EmptyOnMeta(), init_empty_weights(include_buffers=False):
+        auto: Any = AutoModelForCausalLM
+        model: PreTrainedModel = auto.from_config(
+            copy.deepcopy(config),
+            attn_implementation=implementation,
+            experts_implementation=attention.IMPLEMENTATION,
+            dtype=dtype,
+        )
+    return model
+
+
+def _build_eager(config: PretrainedConfig, dtype: torch.dtype) -> PreTrainedModel:
+    """A model of a family that has a class per attention implementation, asking for our masks."""
+    try:
+        model = _from_config(config, dtype, "eager")
+    except (ArithmeticError, AttributeError, KeyError, TypeError, ValueError) as error:
+        raise _unbuildable(config, error) from error
+    for module in model.modules():
+        inner = getattr(module, "config", None)
+        if isinstance(inner, PretrainedConfig):
+            inner._attn_implementation = attention.IMPLEMENTATION
+    return model
+
+
+def _unbuildable(config: PretrainedConfig, error: Exception) -> UnsupportedError:
+    message = str(error).strip().split("\n")[0]
+    return UnsupportedError(
+        f"transformers cannot build {config.model_type} from this configuration",
+        where="config.json",
+        got=f"{type(error).__name__}: {message}",
+        next="check the sizes in config.json; AutoModelForCausalLM.from_config fails likewise",
+    )
+
+
+def _widen(model: PreTrainedModel, name: str) -> None:
+    """Makes one parameter float32, for all modules that hold it."""
+    holder, _, leaf = name.rpartition(".")
+    module = model.get_submodule(holder)
+    old = module._parameters.get(leaf)
+    if old is None or old.dtype == torch.float32:
+        return
+    new = torch.nn.Parameter(old.to(torch.float32), requires_grad=False)
+    for other in model.modules():
+        for key, parameter in other._parameters.items():
+            if parameter is old:
+                other._parameters[key] = new
+
+
+def _layer_kinds(config: PretrainedConfig) -> tuple[str, ...]:
+    """The distinct kinds of layers that a configuration lists."""
+    kinds: dict[str, None] = {}
+    for name in ("layer_types", "layers_block_type", "block_types", "attn_layers"):
+        listed = getattr(config, name, None)
+        for kind in listed if isinstance(listed, list | tuple) else ():
+            if isinstance(kind, str):
+                kinds[kind] = None
+    return tuple(kinds)
+
+
+class _EmptyOnMeta(TorchFunctionMode):
+    """Allocations of memory nobody has written yet go to meta, unless they name a device.
+
+    Parameters begin as ``torch.empty``; a layer of experts could not even be reserved otherwise.
+    """
+
+    def __torch_function__(  # type: ignore[no-untyped-def]
+        self, func, types, args=(), kwargs=None
+    ):
+        kwargs = kwargs or {}
+        if func is torch.empty and kwargs.get("device") is None:
+            kwargs = {**kwargs, "device": "meta"}
+        return func(*args, **kwargs)

@@ -1,0 +1,257 @@
+"""Compare a tiny twin of a model with transformers, number by number, before trusting its graph.
+
+The twin has the model's flags and small sizes (shrink.py), and random weights large enough that a
+lost softcap or a window off by one shows. Its graph, traced by the same code, goes through the
+steps of scenario.py in float32. Every row of logits must be the one that transformers gives for
+that sequence alone. The twin stands for the model only if it computes everything that the model
+does: a kind of layer that it lacks leaves the model unproven.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
+
+from graphopt.errors import GraphoptError, UnsupportedError
+from graphopt.ir.dtype import DType
+from graphopt.ir.types import TensorType
+
+from .gates import coverage
+from .quiet import quiet
+from .rope import longest_context
+from .scenario import Track, make_tracks, play
+from .shrink import shrink, unknown_sizes
+from .skeleton import text_config
+
+if TYPE_CHECKING:
+    from .hf import Decoder
+
+TOLERANCE = 1e-5
+# Of matrices: scores should spread over several units. Deep recurrence multiplies rounding errors
+# with that; where transformers' own result is that sensitive, calmer weights are tried.
+_GAINS = (1.6, 1.0, 0.6)
+_SENSITIVE = 1e-6  # change of the reference's logits when its weights change by 1e-7
+_NOISE = 0.2  # of the weights of norms, and of biases
+_SMALL = 8_000_000  # elements of a model that can be its own twin
+
+
+@dataclass(frozen=True, slots=True)
+class Proof:
+    """What the comparison gave.
+
+    Attributes:
+        error: greatest relative error of a sequence's logits; None where nothing was compared.
+        notes: what a user should know.
+    """
+
+    error: float | None
+    notes: tuple[str, ...] = ()
+
+
+def prove(config: PretrainedConfig, decoder: Decoder, *, allow_unproven: bool = False) -> Proof:
+    """Compares a twin of the model with transformers.
+
+    Raises:
+        UnsupportedError: they disagree; or there is no twin, and that is not allowed.
+    """
+    reasons: list[str] = []
+    for small in _candidates(config, decoder):
+        unknown = unknown_sizes(text_config(small))
+        if unknown:
+            reasons.append(f"graphopt does not know how to shrink {', '.join(unknown)}")
+            continue
+        try:
+            twin = _traced(small)
+            missing = coverage(decoder.graph) - coverage(twin.graph)
+            if missing:
+                reasons.append(f"the twin lacks {' '.join(min(missing))}")
+                continue
+            return Proof(compare(small, twin))
+        except DisagreementError:
+            raise
+        except GraphoptError as error:
+            reasons.append(f"{error.what}{f' ({error.got})' if error.got else ''}")
+    if not allow_unproven:
+        raise UnsupportedError(
+            f"graphopt cannot test that it computes {config.model_type} as transformers does",
+            got="; ".join([*reasons, *decoder.doubts]),
+            expected="a small model with the same flags that both can run",
+            next="pass --allow-unproven to compile it all the same, and check with graphopt verify",
+        )
+    return Proof(None, (f"not compared with transformers: {'; '.join(reasons)}",))
+
+
+class DisagreementError(UnsupportedError):
+    """The paged form of a model gives other numbers than transformers."""
+
+
+def compare(config: PretrainedConfig, decoder: Decoder, *, seed: int = 0) -> float:
+    """The greatest relative error of a sequence's logits, ``decoder`` against transformers.
+
+    Args:
+        config: a configuration small enough to have weights.
+        decoder: its graph, traced in float32.
+        seed: of weights and tokens.
+
+    Raises:
+        DisagreementError: the error is above the tolerance.
+        UnsupportedError: transformers cannot run the model, or gives no finite numbers.
+    """
+    errors: list[float] = []
+    for gain in _GAINS:
+        reference = reference_model(config, seed, gain)
+        tracks = _played(config, decoder, reference, seed)
+        wanted = [reference_logits(reference, track.tokens) for track in tracks]
+        errors = [_error(track, logits) for track, logits in zip(tracks, wanted, strict=True)]
+        if all(error <= TOLERANCE for error in errors):
+            return max(errors)
+        if _sensitivity(reference, tracks[0].tokens, wanted[0]) < _SENSITIVE:
+            break
+    raise DisagreementError(
+        f"graphopt's paged form of {config.model_type} disagrees with transformers",
+        where="a twin of it with random weights, in float32",
+        got="relative errors of the logits of four sequences: "
+        + ", ".join(f"{error:.2g}" for error in errors),
+        expected=f"at most {TOLERANCE:g} for each sequence",
+        next="this model computes something that graphopt does not see; please report it",
+    )
+
+
+def _played(
+    config: PretrainedConfig, decoder: Decoder, reference: PreTrainedModel, seed: int
+) -> list[Track]:
+    """The tracks of the scenario, with the logits that the graph gives."""
+    text = text_config(config)
+    longest = longest_context(text) or 128
+    if decoder.limit is not None:
+        longest = min(longest, decoder.limit.tokens)
+    type_ = decoder.graph.outputs[0].type
+    size = type_.shape[1] if isinstance(type_, TensorType) else None
+    vocabulary = size if isinstance(size, int) else 1
+    given = getattr(text, "vocab_size", None)
+    if isinstance(given, int):
+        vocabulary = min(vocabulary, given)
+    tracks = make_tracks(vocabulary, longest, seed, _special_tokens(text, vocabulary))
+    play(decoder.graph, weights_of(reference, decoder), tracks)
+    return tracks
+
+
+def _sensitivity(reference: PreTrainedModel, tokens: list[int], logits: Tensor) -> float:
+    """How much the reference's logits change when its weights change by one part in ten million."""
+    with torch.random.fork_rng(), torch.no_grad():
+        for parameter in reference.parameters():
+            parameter.mul_(1 + 1e-7 * torch.randn_like(parameter))
+    changed = reference_logits(reference, tokens)
+    return float((changed - logits).norm() / logits.norm())
+
+
+def reference_model(
+    config: PretrainedConfig, seed: int, gain: float = _GAINS[0]
+) -> PreTrainedModel:
+    """Transformers' own model in float32, with attention and experts written out, on the CPU.
+
+    Raises:
+        UnsupportedError: transformers cannot build it.
+    """
+    with torch.random.fork_rng(), quiet():
+        torch.manual_seed(seed)
+        try:
+            auto: Any = AutoModelForCausalLM
+            model: PreTrainedModel = auto.from_config(
+                config,
+                attn_implementation="eager",
+                experts_implementation="eager",
+                dtype=torch.float32,
+            )
+        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+            raise UnsupportedError(
+                "transformers cannot build the twin", got=f"{type(error).__name__}: {error}"
+            ) from error
+        randomise(model, gain)
+    model.train(False)
+    return model
+
+
+def randomise(model: PreTrainedModel, gain: float) -> None:
+    """Gives every parameter and stored buffer values that matter."""
+    stored = set(model.state_dict())
+    buffers = [buffer for name, buffer in model.named_buffers() if name in stored]
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim >= 2:
+                fan_in = parameter.shape[-1] if parameter.ndim == 2 else min(parameter.shape[-2:])
+                parameter.normal_(std=gain * fan_in**-0.5)
+            else:
+                start = torch.nan_to_num(parameter.float(), posinf=0.0, neginf=0.0).clamp(-8, 8)
+                parameter.copy_(start + _NOISE * torch.randn_like(start))
+        for buffer in buffers:
+            if buffer.is_floating_point():
+                buffer.add_(_NOISE * torch.randn_like(buffer))
+
+
+def weights_of(reference: PreTrainedModel, decoder: Decoder) -> dict[str, Tensor]:
+    """The weights of the graph: the reference's, and what tracing found computed."""
+    found: dict[str, Tensor] = dict(decoder.constants)
+    stored = reference.state_dict()
+    for name, parameter in reference.named_parameters(remove_duplicate=False):
+        found[name] = parameter.detach()
+    for name, buffer in reference.named_buffers():
+        if name in stored:
+            found[name] = buffer
+    return found
+
+
+def reference_logits(reference: PreTrainedModel, tokens: list[int]) -> Tensor:
+    """Logits [n, V] of one sequence, by transformers.
+
+    Raises:
+        UnsupportedError: it cannot run, or gives no finite numbers.
+    """
+    try:
+        with torch.no_grad():
+            logits: Tensor = reference(input_ids=torch.tensor([tokens]), use_cache=False).logits[0]
+    except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        raise UnsupportedError(
+            "transformers cannot run the twin",
+            got=f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}",
+        ) from error
+    if not torch.isfinite(logits).all():
+        raise UnsupportedError("transformers gives no finite logits for the twin")
+    return logits
+
+
+def _error(track: Track, wanted: Tensor) -> float:
+    """Relative error of a track's logits."""
+    positions = [position for position, _ in track.logits]
+    got = torch.stack([logits for _, logits in track.logits]).double()
+    expected = wanted[positions].double()
+    return float((got - expected).norm() / expected.norm())
+
+
+def _candidates(config: PretrainedConfig, decoder: Decoder) -> Iterator[PretrainedConfig]:
+    """Configurations that may stand for the model, the smallest first."""
+    yield shrink(config)
+    if sum(parameter.numel() for parameter in decoder.model.parameters()) <= _SMALL:
+        yield config
+
+
+def _traced(config: PretrainedConfig) -> Decoder:
+    from .hf import trace_decoder
+
+    return trace_decoder(config, DType.F32)
+
+
+def _special_tokens(config: PretrainedConfig, vocabulary: object) -> list[int]:
+    """Tokens that a model's code may treat differently."""
+    found = []
+    for name in ("pad_token_id", "bos_token_id", "eos_token_id"):
+        value = getattr(config, name, None)
+        for token in value if isinstance(value, list) else [value]:
+            if isinstance(token, int) and isinstance(vocabulary, int) and 0 <= token < vocabulary:
+                found.append(token)
+    return found
