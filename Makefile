@@ -26,11 +26,12 @@ test: setup ## what fits in 15 minutes on two cores
 setup: ## .venv: made once, then left alone until pyproject.toml or tools/setup changes
 	@$(BOOTSTRAP)
 
-lint: setup ## style, format, types
+lint: setup ## style, format, types, the habits of the house (bare imports of passes/ among them)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/mypy $(wildcard examples tools benchmarks)
+	$(BIN)/mypy examples tools benchmarks
+	$(BIN)/python -m tools.house
 
 bench: setup ## start-up and throughput on this machine
 	$(BIN)/python -m benchmarks.startup
