@@ -421,9 +421,10 @@ def test_one_sample_with_bad_logits_ends_its_request_and_no_other():
     outputs = run_all(engine)
     assert isinstance(outputs["bad"].error, DisagreementError)
     assert outputs["good"].error is None
-    for one, complete in zip(outputs["bad"].completions, whole.completions, strict=True):
+    reached = samples[0].index(poison) + 1
+    for one, complete in zip(outputs["bad"].completions, samples, strict=True):
         assert one.finish_reason == "abort"
-        assert one.token_ids == complete.token_ids[: len(one.token_ids)]
+        assert one.token_ids == complete[:reached]
     assert engine.kv_usage == 0.0
 
 

@@ -311,3 +311,19 @@ def test_a_large_vocabulary_needs_no_full_sort_to_be_right():
     order = np.argsort(-probabilities, kind="stable")
     count = 1 + int(np.searchsorted(np.cumsum(probabilities[order])[:-1], np.float32(0.9)))
     assert support(kept) == set(order[:count].tolist())
+
+
+def test_top_p_stops_where_the_sum_is_reached():
+    inputs = SamplingInputs(1, top_p=f32(0.5))
+    assert support(_filter(f32(0.0, 0.0, -np.inf)[None].copy(), inputs, i64(0))[0]) == {0}
+
+
+@pytest.mark.parametrize(("number", "expected"), [(0.0, 1), (1.0 - 2.0**-53, 3)])
+def test_the_ends_of_the_interval_choose_nothing_impossible(monkeypatch, number, expected):
+    from graphopt.runtime import sampler
+
+    monkeypatch.setattr(sampler, "uniform", lambda *key: np.array([number]))
+    for scale in (1.0, 0.3, 7.7):
+        logits = f32(-np.inf, scale, -np.inf, scale / 3, -np.inf)[None]
+        inputs = SamplingInputs(1, temperature=f32(1.0), **randomness(1))
+        assert sample(logits, inputs).token_ids[0] == expected
