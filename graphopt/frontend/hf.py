@@ -9,19 +9,15 @@ after:   a graph from a packed step of tokens to logits, proven to keep sequence
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from transformers import PretrainedConfig, PreTrainedModel
 
 from graphopt.errors import UnsupportedError, UsageError
 from graphopt.ir.dtype import DType
 from graphopt.ir.graph import Graph
-from graphopt.ir.types import TensorType
 from graphopt.ir.verify import verify
 
 from . import gates
@@ -37,9 +33,6 @@ from .rope import (
 )
 from .skeleton import build, refuse_other_kinds, text_config
 from .unbatch import unbatch
-
-if TYPE_CHECKING:
-    from .conversion import Binding
 
 # What a sequence may hold where the configuration names no limit.
 _DEFAULT_CONTEXT = 4096
@@ -62,26 +55,6 @@ class Traced:
     constants: Mapping[str, torch.Tensor]
     model: PreTrainedModel
     notes: tuple[str, ...]
-
-    def loader(self, binding: Binding) -> Callable[[str], npt.NDArray[np.generic]]:
-        """A function from the name of a weight of the graph to its bytes, in the graph's type.
-
-        What the checkpoint stores comes from there, the rest from ``constants``.
-        """
-        types = {value.name: value.type for value in self.graph.weights}
-        stored = set(binding.names)
-
-        def load(name: str) -> npt.NDArray[np.generic]:
-            type_ = types[name]
-            if not isinstance(type_, TensorType):
-                raise UnsupportedError("a weight is not a tensor", where=name, got=type_)
-            dtype = getattr(torch, type_.dtype.torch_name)
-            tensor = binding.load(name) if name in stored else self.constants[name]
-            flat = tensor.to(dtype).contiguous().reshape(-1)
-            array: npt.NDArray[np.generic] = flat.view(torch.uint8).numpy()
-            return array
-
-        return load
 
 
 @dataclass(frozen=True, slots=True)

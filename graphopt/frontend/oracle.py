@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,24 +10,12 @@ import numpy.typing as npt
 
 from graphopt.ir.dtype import DType
 
+from .quiet import quiet
+
 if TYPE_CHECKING:
     from .checkpoint import Checkpoint
 
 Logits = npt.NDArray[np.float32]
-
-
-@contextmanager
-def without_progress_bars() -> Iterator[None]:
-    """Within it transformers draws no progress bars; ours say how far the work is."""
-    from transformers.utils import logging
-
-    drawn = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if drawn:
-            logging.enable_progress_bar()
 
 
 def transformers_logits(
@@ -45,7 +32,7 @@ def transformers_logits(
     element = getattr(torch, dtype.torch_name)
 
     def load() -> torch.nn.Module:
-        with without_progress_bars():
+        with quiet():
             model: torch.nn.Module = AutoModelForCausalLM.from_pretrained(
                 checkpoint.folder,
                 dtype=element,

@@ -72,7 +72,7 @@ def prove(config: PretrainedConfig, decoder: Decoder, *, allow_unproven: bool = 
                 reasons.append(f"the twin lacks {' '.join(min(missing))}")
                 continue
             return Proof(compare(small, twin))
-        except DisagreementError:
+        except TwinDisagreesError:
             raise
         except GraphoptError as error:
             reasons.append(f"{error.what}{f' ({error.got})' if error.got else ''}")
@@ -86,7 +86,7 @@ def prove(config: PretrainedConfig, decoder: Decoder, *, allow_unproven: bool = 
     return Proof(None, (f"not compared with transformers: {'; '.join(reasons)}",))
 
 
-class DisagreementError(UnsupportedError):
+class TwinDisagreesError(UnsupportedError):
     """The paged form of a model gives other numbers than transformers."""
 
 
@@ -99,7 +99,7 @@ def compare(config: PretrainedConfig, decoder: Decoder, *, seed: int = 0) -> flo
         seed: of weights and tokens.
 
     Raises:
-        DisagreementError: the error is above the tolerance.
+        TwinDisagreesError: the error is above the tolerance.
         UnsupportedError: transformers cannot run the model, or gives no finite numbers.
     """
     errors: list[float] = []
@@ -112,7 +112,7 @@ def compare(config: PretrainedConfig, decoder: Decoder, *, seed: int = 0) -> flo
             return max(errors)
         if _sensitivity(reference, tracks[0].tokens, wanted[0]) < _SENSITIVE:
             break
-    raise DisagreementError(
+    raise TwinDisagreesError(
         f"graphopt's paged form of {config.model_type} disagrees with transformers",
         where="a twin of it with random weights, in float32",
         got="relative errors of the logits of four sequences: "
