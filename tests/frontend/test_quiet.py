@@ -8,12 +8,17 @@ from transformers.utils import logging as bars
 from graphopt.frontend.quiet import quiet
 
 
-def test_warnings_and_bars_are_off_inside_and_back_afterwards() -> None:
-    logger = logging.getLogger("transformers")
-    level, drawn = logger.level, bars.is_progress_bar_enabled()
-    with pytest.raises(ValueError, match="out"), quiet():
+def watched(logger: logging.Logger) -> None:
+    with quiet():
         assert not logger.isEnabledFor(logging.WARNING)
         assert not bars.is_progress_bar_enabled()
         raise ValueError("out")
+
+
+def test_warnings_and_bars_are_off_inside_and_back_afterwards() -> None:
+    logger = logging.getLogger("transformers")
+    level, drawn = logger.level, bars.is_progress_bar_enabled()
+    with pytest.raises(ValueError, match="out"):
+        watched(logger)
     assert logger.level == level
     assert bars.is_progress_bar_enabled() == drawn
