@@ -180,3 +180,16 @@ def test_the_command_works_there(elsewhere: Path) -> None:
     command = elsewhere / "venv" / "bin" / "graphopt"
     assert VERSION in run(command, "--version", cwd=elsewhere)
     assert "compile" in run(command, "--help", cwd=elsewhere)
+
+
+def test_it_compiles_and_generates_there(elsewhere: Path) -> None:
+    command = elsewhere / "venv" / "bin" / "graphopt"
+    checkpoint = shutil.copytree(ROOT / "examples" / "demo-llama", elsewhere / "demo-llama")
+    artifact = elsewhere / "demo.gopt"
+    run(command, "compile", checkpoint, "-o", artifact, cwd=elsewhere)
+    run(command, "verify", artifact, "--reference", checkpoint, cwd=elsewhere)
+    prompt = ("--prompt", "Return the", "--max-tokens", 8, "--temperature", 0)
+    first = run(command, "generate", artifact, *prompt, cwd=elsewhere)
+    shutil.rmtree(checkpoint)
+    assert run(command, "generate", artifact, *prompt, cwd=elsewhere) == first
+    assert len(first.split()) >= 3
