@@ -16,6 +16,9 @@ from .progress import say
 
 HEARTBEAT_SECONDS = 20
 TAIL_LINES = 12
+# The lines of pip's log that say what it is doing.
+STAGE = re.compile(r"\s*(Collecting|Downloading|Building|Installing collected packages).*")
+
 # Said once for each attempt and each index; the attempt that was the last says enough.
 NOISE = re.compile(r"WARNING: (Retrying \(Retry\(total=[1-9]|Location )")
 
@@ -56,6 +59,12 @@ CAUSES: tuple[tuple[tuple[str, ...], str, str], ...] = (
         "(pip config list)",
     ),
 )
+
+
+def stage(log: str) -> str:
+    """What pip was doing last: `Downloading torch-2.13.0 ...`, without its long lists."""
+    found = [line for line in log.splitlines() if STAGE.match(line)]
+    return found[-1].strip().split(": ")[0][:90] if found else "starting"
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,10 +149,8 @@ class Pip:
             try:
                 process.wait(HEARTBEAT_SECONDS)
             except subprocess.TimeoutExpired:
-                lines = self.log.read_text(errors="replace").splitlines()
-                say(
-                    f"  {time.monotonic() - start:.0f} s: {lines[-1].strip()[:90] if lines else ''}"
-                )
+                doing = stage(self.log.read_text(errors="replace"))
+                say(f"  {time.monotonic() - start:.0f} s: {doing}")
             else:
                 return
 

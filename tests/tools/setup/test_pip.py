@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tools.setup.pip import Pip
+from tools.setup.pip import Pip, stage
 from tools.setup.problem import SetupError
 
 
@@ -105,3 +105,12 @@ def test_an_earlier_failure_in_the_log_is_not_blamed(tmp_path: Path) -> None:
     with pytest.raises(SetupError) as error:
         failing(tmp_path, "ERROR: something else\n").install("x")
     assert "disk" not in str(error.value)
+
+
+def test_the_stage_is_the_last_that_says_something() -> None:
+    log = "$ pip install torch\n"
+    assert stage(log) == "starting"
+    log += "Collecting torch\n  Downloading torch-2.13.0.whl (191.8 MB)\nWARNING: Location x\n"
+    assert stage(log) == "Downloading torch-2.13.0.whl (191.8 MB)"
+    log += "Installing collected packages: sympy, torch\n  Attempting uninstall: setuptools\n"
+    assert stage(log) == "Installing collected packages"
