@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from graphopt.ir.graph import Value
 
 from .emitter import type_of
-from .lowering import Call, NotLowered, Result, rank_of
+from .lowering import Call, NotLowered, Result, fixed, rank_of
 
 # From the call that made the view, the tensor viewed and the view's new contents, to the tensor.
 Insert = Callable[[Call, Value, Value], Value]
@@ -50,11 +50,31 @@ def _sliced(call: Call, viewed: Value, part: Value) -> Value:
     dim = call.axis("dim", default=0)
     size, length = type_of(viewed).shape[dim], type_of(part).shape[dim]
     start = call.get("start", 0)
-    if call.get("step", 1) != 1:
-        raise NotLowered("a write through a slice with steps")
     if isinstance(start, int) and start < 0:
         start = size + start
+    if call.get("step", 1) != 1:
+        return _interleaved(call, viewed, part, dim, fixed(start, "the start of a slice"))
     return _joined(call, viewed, part, dim, start, start + length)
+
+
+def _interleaved(call: Call, viewed: Value, part: Value, dim: int, start: int) -> Value:
+    """Writes ``part`` at ``start``, ``start + step``, ...: a choice per place along ``dim``."""
+    emit, what = call.emit, "a write through a slice with steps"
+    step = fixed(call.number("step"), what)
+    size = fixed(type_of(viewed).shape[dim], what)
+    length = fixed(type_of(part).shape[dim], what)
+    places = emit.one("iota", [], {"end": size})
+    offset = emit.one("sub", [places], {"scalar": start})
+    rest = emit.one("remainder", [offset], {"scalar": step})
+    on_step = emit.one("eq", [rest], {"scalar": 0})
+    begun = emit.one("ge", [places], {"scalar": start})
+    ended = emit.one("lt", [places], {"scalar": start + step * length})
+    chosen = emit.one("logical_and", [on_step, emit.one("logical_and", [begun, ended])])
+    source = emit.one("floor_div", [offset], {"scalar": step})
+    source = emit.one("clamp", [source], {"min": 0, "max": length - 1})
+    spread = emit.one("index_select", [part, source], {"dim": dim})
+    mask = emit.reshape(chosen, [size] + [1] * (rank_of(viewed) - dim - 1))
+    return emit.one("where", [mask, spread, viewed])
 
 
 def _selected(call: Call, viewed: Value, part: Value) -> Value:
