@@ -58,7 +58,6 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "phi3": {
         "rope_parameters": LONGROPE,
         "original_max_position_embeddings": 64,
-        "head_dim": None,
     },
 }
 PROMPTS = [list(range(3, 33)), [50, 4, 9], [90, 17] * 9]

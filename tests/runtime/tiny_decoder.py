@@ -122,6 +122,7 @@ def write_decoder(
         weight_arrays=(_array(weights[value.name]) for value in graph.weights),
         tokenizer_files=files,
         generation_defaults={"eos_token_id": 3},
+        extra_files={"stages/traced.ir": print_graph(graph).encode()},
     )
     write_artifact(path, contents)
     return read_artifact(path)

@@ -1,0 +1,106 @@
+"""Verification agrees with a right plan, and finds a wrong step, a wrong pass and wrong weights."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+
+from graphopt.artifact import Artifact
+from graphopt.errors import UsageError
+from graphopt.ir.dtype import DType
+from graphopt.plan import Plan, Step
+from graphopt.runtime.executors.verification import (
+    FLOORS,
+    Row,
+    Scenario,
+    relative_error,
+    verify_plan,
+)
+from tests.runtime.tiny_decoder import VOCAB, write_decoder
+
+TOKENS = [3, 1, 4, 1, 5, 9, 2, 6, 5, 3, 5, 8, 9, 7, 9, 3, 2, 3, 8, 4]
+
+
+@pytest.fixture(scope="module", params=[DType.F32, DType.BF16])
+def artifact(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+    return write_decoder(tmp_path_factory.mktemp("tiny") / "a.gopt", dtype=request.param)
+
+
+def test_a_right_plan_agrees(artifact: Artifact) -> None:
+    report = verify_plan(artifact, TOKENS)
+    assert report.agrees
+    assert len(report.pieces) == len(artifact.plan.pieces)
+    assert report.reference is None
+    assert report.to_json()["agrees"] is True
+    assert all(row.tolerance >= FLOORS[artifact.plan.dtype] for row in report.pieces)
+
+
+def with_plan(artifact: Artifact, plan: Plan) -> Artifact:
+    return Artifact(artifact.path, artifact.manifest, plan)
+
+
+def test_a_step_with_its_operands_exchanged_is_found(artifact: Artifact) -> None:
+    """The second layer's norm reads the first one's weight."""
+
+    def exchanged(step: Step) -> Step:
+        operands = tuple("@0.norm" if one == "@1.norm" else one for one in step.operands)
+        return dataclasses.replace(step, operands=operands)
+
+    pieces = tuple(
+        dataclasses.replace(piece, steps=tuple(map(exchanged, piece.steps)))
+        for piece in artifact.plan.pieces
+    )
+    wrong = with_plan(artifact, dataclasses.replace(artifact.plan, pieces=pieces))
+    assert wrong.plan != artifact.plan
+    report = verify_plan(wrong, TOKENS)
+    assert not report.agrees
+    first = next(number for number, row in enumerate(report.pieces) if not row.agrees)
+    assert all(row.agrees for row in report.pieces[:first])
+    assert first >= 2, "the first layer's pieces are right"
+
+
+def test_a_reference_that_differs_is_found(artifact: Artifact) -> None:
+    def other(ids: list[int]) -> tuple[np.ndarray, np.ndarray]:
+        logits = np.random.default_rng(0).normal(size=(len(ids), VOCAB)).astype(np.float32)
+        return logits, logits
+
+    report = verify_plan(artifact, TOKENS, reference=other)
+    assert report.logits.agrees
+    assert report.reference is not None
+    assert not report.reference.agrees
+    assert not report.agrees
+
+
+def test_the_scenario_computes_every_token_once(artifact: Artifact) -> None:
+    scenario = Scenario.make(TOKENS, artifact)
+    assert sum(map(len, scenario.sequences)) == len(TOKENS)
+    assert sorted(scenario.owners) == [
+        (number, place)
+        for number, ids in enumerate(scenario.sequences)
+        for place in range(len(ids))
+    ]
+    mixed = scenario.steps[-1]
+    counts = np.diff(mixed.starts)
+    assert counts.tolist() == [len(scenario.sequences[2]), 1, 1]
+    assert len(set(mixed.slots.tolist())) == len(mixed.slots)
+
+
+@pytest.mark.parametrize("tokens", [[1, 2, 3], [1, 2, 3, VOCAB], [1, 2, 3, -1]])
+def test_tokens_that_cannot_run_are_refused(artifact: Artifact, tokens: list[int]) -> None:
+    with pytest.raises(UsageError):
+        verify_plan(artifact, tokens)
+
+
+def test_four_tokens_are_enough(artifact: Artifact) -> None:
+    assert verify_plan(artifact, [1, 2, 3, 4]).agrees
+
+
+def test_relative_error() -> None:
+    assert relative_error([1.0, 2.0], [1.0, 2.0]) == 0.0
+    assert relative_error([3.0, 4.0], [0.0, 0.0]) == math.inf
+    assert relative_error([0.0], [0.0]) == 0.0
+    assert relative_error([0.0, 1.0], [0.0, 2.0]) == 0.5
+    assert not Row("x", "", relative_error([math.nan], [1.0]), 0.0, 1.0).agrees
