@@ -13,13 +13,17 @@ os.environ["HF_HUB_OFFLINE"] = "1"  # no test may need the network
 import psutil
 import pytest
 
-WORKER_BYTES = 1_500_000_000
+WORKER_BYTES = 1_500_000_000  # twice the 0.75 GB that the fast and slow tiers were seen to take
 MAX_WORKERS = 8
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     """Workers for `-n auto`: one a core, as many as fit into the free memory."""
-    cores = len(psutil.Process().cpu_affinity()) if hasattr(psutil.Process, "cpu_affinity") else 2
+    cores = (
+        len(psutil.Process().cpu_affinity())
+        if hasattr(psutil.Process, "cpu_affinity")
+        else os.cpu_count() or 1
+    )
     fitting = psutil.virtual_memory().available // WORKER_BYTES
     return int(max(1, min(cores, fitting, MAX_WORKERS)))
 

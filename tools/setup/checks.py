@@ -12,7 +12,7 @@ from .progress import human
 CPU_DISK_BYTES = 2_500_000_000
 CUDA_DISK_BYTES = 10_000_000_000
 
-# pip was seen at 0.6 GB, tracing a small model at 0.4 GB; a test worker stays under 1.5 GB.
+# Measured peaks: pip 0.6 GB (with the CUDA build), a test worker 0.75 GB.
 MEMORY_BYTES = 1_500_000_000
 
 
