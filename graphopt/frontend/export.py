@@ -13,7 +13,7 @@ import contextlib
 import inspect
 import traceback
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -38,10 +38,12 @@ class Exported:
     Attributes:
         program: the exported program; its weights are fake.
         buffers: the model's real buffers, by name.
+        aliases: names of parameters that are another's, and that other's first name.
     """
 
     program: torch.export.ExportedProgram
     buffers: dict[str, Tensor]
+    aliases: dict[str, str] = field(default_factory=dict)
 
 
 class _Packed(nn.Module):
@@ -99,7 +101,13 @@ def export(model: PreTrainedModel) -> Exported:
     for name in lost:
         if f"{PREFIX}.{name}" in used:
             raise TraceError("a buffer of the model has no values", where=name)
-    return Exported(program, buffers)
+    return Exported(program, buffers, _aliases(model))
+
+
+def _aliases(model: nn.Module) -> dict[str, str]:
+    first: dict[int, str] = {}
+    named = model.named_parameters(remove_duplicate=False)
+    return {name: first.setdefault(id(parameter), name) for name, parameter in named}
 
 
 @contextlib.contextmanager

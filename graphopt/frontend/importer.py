@@ -95,6 +95,7 @@ class _Importer:
 
     def run(self) -> Imported:
         """Inputs, weights, then every live call in order."""
+        self._refuse_own_state()
         self._inputs()
         for node in self.graph.nodes:
             if node.op == "call_function" and node in self.live:
@@ -106,6 +107,20 @@ class _Importer:
         used = {value.name for value in graph.weights}
         constants = {name: t for name, t in self.constants.items() if name in used}
         return Imported(graph, constants, tuple(self.attentions))
+
+    def _refuse_own_state(self) -> None:
+        """A weight that is written is state from one step to the next."""
+        specs = self.exported.program.graph_signature.input_specs
+        placeholders = [node for node in self.graph.nodes if node.op == "placeholder"]
+        weights = {
+            storage_of(node): str(spec.target)
+            for node, spec in zip(placeholders, specs, strict=True)
+            if spec.kind is not InputKind.USER_INPUT
+        }
+        for node in self.graph.nodes:
+            writes = writes_in_place(node) and not _name(node).startswith("aten.detach_")
+            if writes and storage_of(node) in weights:
+                raise _keeps_state(weights[storage_of(node)])
 
     # -- inputs, weights, output ---------------------------------------------------------------
 
@@ -127,10 +142,9 @@ class _Importer:
         for node, name, count in zip(step, _STEP_INPUTS, (T, T, R), strict=True):
             self._define(node, self.builder.input(name, TensorType(DType.I64, (count,))))
         self._step_inputs()
-        first_name: dict[int, str] = {}
         for node, spec in zip(placeholders, specs, strict=True):
             if spec.kind is not InputKind.USER_INPUT and node in self.live:
-                self._define(node, self._weight(node, spec, first_name))
+                self._define(node, self._weight(node, spec))
 
     def _step_inputs(self) -> None:
         """What the engine says of the step, and the memory."""
@@ -159,13 +173,12 @@ class _Importer:
             int(heads), int(key_size), int(value_size), dtype_named(key.dtype), window
         )
 
-    def _weight(self, node: Node, spec: Any, first_name: dict[int, str]) -> Value:
+    def _weight(self, node: Node, spec: Any) -> Value:
         target = str(spec.target)
         name = target.removeprefix(PREFIX + ".")
         fake = node.meta["val"]
         if spec.kind is InputKind.PARAMETER:
-            parameter = self.exported.program.state_dict[target]
-            name = first_name.setdefault(id(parameter), name)
+            name = self.exported.aliases.get(name, name)
         elif name in self.exported.buffers:
             self.constants[name] = self.exported.buffers[name].detach()
         else:
@@ -191,11 +204,7 @@ class _Importer:
                 if isinstance(logits, Value):
                     return logits
             elif spec.kind is OutputKind.BUFFER_MUTATION:
-                raise TraceError(
-                    "the model keeps state of its own from one forward pass to the next",
-                    where=str(spec.target).removeprefix(PREFIX + "."),
-                    next="graphopt keeps keys and values only",
-                )
+                raise _keeps_state(str(spec.target))
         raise TraceError("the model does not return logits")
 
     # -- reading, with writes in place seen ------------------------------------------------------
@@ -376,6 +385,14 @@ class _Importer:
         chunk, layer = int(call.number("chunk")), int(call.number("layer"))
         self.attentions.append(AttentionCall(module, layer, chunk, call.has("alibi")))
         return self.emit.one("attention", [*read, *extra], attrs)
+
+
+def _keeps_state(name: str) -> TraceError:
+    return TraceError(
+        "the model keeps state of its own from one forward pass to the next",
+        where=name.removeprefix(PREFIX + "."),
+        next="graphopt keeps keys and values only",
+    )
 
 
 def _name(node: Node) -> str:

@@ -100,6 +100,13 @@ def _openai(layer: Any) -> Callable[..., object]:
 
 
 def _falcon(layer: Any) -> Callable[..., object]:
+    if layer.config.alibi:
+        raise UnsupportedError(
+            "falcon with a linear position bias: transformers rounds the bias to bfloat16",
+            where=name_of(layer),
+            got="alibi = true in config.json",
+            expected="a falcon model with rotary embedding",
+        )
     rotate = sys.modules[type(layer).__module__].apply_rotary_pos_emb
 
     def forward(
@@ -111,16 +118,10 @@ def _falcon(layer: Any) -> Callable[..., object]:
         layer_past: object = None,
         use_cache: bool = False,
         output_attentions: bool = False,
-        position_embeddings: tuple[Tensor, Tensor] | None = None,
+        *,
+        position_embeddings: tuple[Tensor, Tensor],
         **kwargs: object,
     ) -> tuple[Tensor, None]:
-        if alibi is not None or position_embeddings is None:
-            raise UnsupportedError(
-                "falcon with a linear position bias: transformers rounds the bias to bfloat16",
-                where=name_of(self),
-                got="alibi = true in config.json",
-                expected="a falcon model with rotary embedding",
-            )
         heads = self._split_heads(self.query_key_value(hidden_states))
         query, key, value = (head.transpose(1, 2) for head in heads)
         query, key = rotate(query, key, *position_embeddings)

@@ -34,7 +34,10 @@ def _binary(op: str, *, compares: bool = False) -> Lowering:
 
 def _apply(call: Call, op: str, a: object, b: object, dtype: DType) -> Value:
     if isinstance(a, Value) and isinstance(b, Value):
-        return call.emit.one(op, [call.emit.cast(a, dtype), call.emit.cast(b, dtype)])
+        wide = _wide(a, b, dtype)
+        out = call.emit.one(op, [call.emit.cast(a, wide), call.emit.cast(b, wide)])
+        rounds = type_of(out).dtype is wide is not dtype
+        return call.emit.cast(out, dtype) if rounds else out
     tensor, scalar, reverse = (a, b, False) if isinstance(a, Value) else (b, a, True)
     if not isinstance(tensor, Value) or not isinstance(scalar, bool | int | float | Expr):
         raise NotLowered(f"{call.name}: operands are not tensors and numbers")
@@ -43,6 +46,15 @@ def _apply(call: Call, op: str, a: object, b: object, dtype: DType) -> Value:
         return call.emit.cast(tensor, dtype)
     attrs: dict[str, Attr] = {"scalar": _number(scalar, dtype), "reverse": reverse}
     return call.emit.one(op, [call.emit.cast(tensor, dtype)], attrs)
+
+
+def _wide(a: Value, b: Value, dtype: DType) -> DType:
+    """The type to compute in: PyTorch does not round a number in a tensor of no dimensions."""
+    numbers = [type_of(value) for value in (a, b) if not type_of(value).shape]
+    wider = [type_.dtype for type_ in numbers if type_.dtype.nbytes > dtype.nbytes]
+    if dtype.is_float and wider and wider[0] is DType.F32:
+        return DType.F32
+    return dtype
 
 
 def _number(scalar: bool | int | float | Expr, dtype: DType) -> bool | int | float | Expr:

@@ -91,8 +91,9 @@ def play(graph: Graph, weights: Mapping[str, Tensor], tracks: Sequence[Track]) -
 
 def _amount(track: Track, count: int, rows: int) -> tuple[int, int]:
     left = len(track.tokens) - track.done
-    count = left + count if count <= 0 else min(count, left)
-    return max(count, 0), min(rows, max(count, 0))
+    count = max(left + count if count <= 0 else min(count, left), 0)
+    ends_unseen = count == left and not track.logits
+    return count, min(max(rows, 1) if ends_unseen else rows, count)
 
 
 def _run(

@@ -154,9 +154,13 @@ def _unbuildable(config: PretrainedConfig, error: Exception) -> UnsupportedError
 
 
 def _widen(model: PreTrainedModel, name: str) -> None:
-    """Makes one parameter float32, for all modules that hold it."""
+    """Makes one parameter or buffer float32, for all modules that hold it."""
     holder, _, leaf = name.rpartition(".")
     module = model.get_submodule(holder)
+    buffer = module._buffers.get(leaf)
+    if buffer is not None:
+        module._buffers[leaf] = buffer.to(torch.float32)
+        return
     old = module._parameters.get(leaf)
     if old is None or old.dtype == torch.float32:
         return

@@ -36,6 +36,5 @@ def _module(node: Node, prefix: str) -> tuple[str, str]:
     path, owner = entries[-1]
     path = re.sub(r"@\d+$", "", str(path))
     path = path.removeprefix(prefix).removeprefix(".")
-    name = owner if isinstance(owner, str) else f"{owner.__module__}.{owner.__qualname__}"
-    parts = name.split(".")
-    return path, f"{parts[-2]}.py" if len(parts) > 1 else ""
+    home = owner.rpartition(".")[0] if isinstance(owner, str) else owner.__module__
+    return path, f"{home.rpartition('.')[2]}.py" if home else ""
