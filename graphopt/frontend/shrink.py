@@ -158,6 +158,8 @@ _CONTEXTS = (
     "model_max_length",
     "n_ctx",
 )
+# What is no larger than this, the twin's longest sequence crosses (scenario.py).
+_CROSSED = 64
 # Sizes at which attention that chooses among past tokens begins to choose.
 _CHOICES = {"index_topk": 8, "index_block_size": 4, "index_topk_blocks": 2}
 # Numbers that are no sizes, or sizes of what a text model does not use.
@@ -224,7 +226,7 @@ def unknown_sizes(config: PretrainedConfig) -> tuple[str, ...]:
     """
     found = []
     for name, value in vars(config).items():
-        if type(value) is int and value > WINDOW and name not in _KNOWN and not _is_token(name):
+        if type(value) is int and value > _CROSSED and name not in _KNOWN and not _is_token(name):
             found.append(f"{name} = {value}")
     return tuple(found)
 

@@ -7,6 +7,7 @@ like are in no checkpoint. What cannot be a paged decoder is refused here, by na
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -22,17 +23,8 @@ from . import attention, experts
 from .conversion import keep_in_float32
 from .quiet import quiet
 
-# Kinds of layers whose memory is keys and values of past tokens.
-_ATTENTION_LAYERS = (
-    "attention",
-    "full",
-    "sliding",
-    "chunked",
-    "global",
-    "local",
-    "dense",
-    "sparse",
-)
+# Words in the names of layers that remember something else than every token, or choose among them.
+_CHOOSING_WORDS = ("indexed", "sparse", "compressed")
 _STATE_WORDS = ("linear", "mamba", "conv", "recurrent", "hybrid", "ssm", "lru", "rwkv", "delta")
 
 
@@ -74,8 +66,7 @@ def refuse_other_kinds(config: PretrainedConfig) -> None:
             got=f"model_type = {name!r}",
             next="graphopt compiles the architectures that AutoModelForCausalLM knows",
         )
-    layers = _layer_kinds(text)
-    stateful = [kind for kind in layers if any(word in kind.lower() for word in _STATE_WORDS)]
+    stateful = _kinds_with(text, _STATE_WORDS)
     if stateful or getattr(model_class, "_is_stateful", False):
         raise UnsupportedError(
             f"{name} is a recurrent or hybrid model: its layers keep a state that is not keys and "
@@ -83,6 +74,14 @@ def refuse_other_kinds(config: PretrainedConfig) -> None:
             where="config.json",
             got=", ".join(stateful)
             or f"{getattr(model_class, '__name__', name)} keeps recurrent state",
+            expected="layers of full, sliding or chunked attention",
+        )
+    choosing = _kinds_with(text, _CHOOSING_WORDS)
+    if choosing:
+        raise UnsupportedError(
+            f"{name} has attention that chooses among past tokens, or stores them compressed",
+            where="config.json",
+            got=", ".join(choosing),
             expected="layers of full, sliding or chunked attention",
         )
 
@@ -171,15 +170,15 @@ def _widen(model: PreTrainedModel, name: str) -> None:
                 other._parameters[key] = new
 
 
-def _layer_kinds(config: PretrainedConfig) -> tuple[str, ...]:
-    """The distinct kinds of layers that a configuration lists."""
+def _kinds_with(config: PretrainedConfig, words: Sequence[str]) -> list[str]:
+    """The kinds of layers that a configuration lists and that have one of ``words`` in the name."""
     kinds: dict[str, None] = {}
     for name in ("layer_types", "layers_block_type", "block_types", "attn_layers"):
         listed = getattr(config, name, None)
         for kind in listed if isinstance(listed, list | tuple) else ():
             if isinstance(kind, str):
                 kinds[kind] = None
-    return tuple(kinds)
+    return [kind for kind in kinds if any(word in kind.lower() for word in words)]
 
 
 class _EmptyOnMeta(TorchFunctionMode):

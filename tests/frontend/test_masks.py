@@ -14,7 +14,7 @@ def described(function: object) -> Mask:
 def packed(function: object) -> object:
     """As transformers wraps a mask when positions look like several sequences in a row."""
     positions = torch.arange(5)[None]
-    return hf.packed_sequence_compatibility_function(function, positions, positions)
+    return hf.and_masks(hf.packed_sequence_mask_function(positions), function)
 
 
 @pytest.mark.parametrize("wrap", [lambda f: f, packed])

@@ -56,6 +56,7 @@ def test_what_transformers_keeps_in_float32_is_float32() -> None:
         ("mamba", "recurrent or hybrid"),
         ("jamba", "recurrent or hybrid"),
         ("qwen3_next", "recurrent or hybrid"),
+        ("glm_moe_dsa", "chooses among past tokens"),
         ("lfm2", None),
         ("vit", "no causal language model"),
     ],
