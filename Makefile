@@ -39,8 +39,8 @@ bench: setup ## start-up and throughput on this machine
 families: setup ## the table of model families: agree, or refused with a reason
 	$(BIN)/python -m tests.models.families
 
-test-all: setup ## everything but gpu and soak
-	$(BIN)/python $(PYTEST) -m "not gpu and not soak"
+test-all: test ## everything but gpu and soak: what `make test` leaves out comes after it
+	$(BIN)/python $(PYTEST) -m "full and not gpu and not soak"
 
 test-oldest: ## the fast tier on the oldest supported torch, triton and transformers (5 GB on disk)
 	@$(BOOTSTRAP) --environment oldest
