@@ -198,9 +198,10 @@ pipeline_tag: text-generation
 
 # A small Llama that has read Python's documentation strings
 
-{about["parameters"] / 1e6:.2f} million parameters in bf16, {about["vocabulary"]} byte-level BPE
-tokens. It completes documentation strings, signatures and short questions in their style. What it
-says is often wrong: it exists to try a compiler on a real checkpoint that fits in a repository.
+{about["parameters"] / 1e6:.2f} million parameters in bf16, {about["vocabulary"]} byte-level BPE \
+tokens. It completes signatures, sentences and
+short questions in the style of Python's documentation. What it says is often wrong: it exists to
+try a compiler on a real checkpoint that fits in a repository.
 
 | | |
 | --- | --- |
@@ -213,13 +214,14 @@ every {measured["stride_tokens"]}, each token scored once |
 | training text | {about["training_documents"]} documents, {about["training_bytes"]} bytes, \
 {about["training_tokens"]} tokens |
 | training | {record["steps_done"]} steps, {record["tokens_read"]} tokens read, seed \
-{plan["seed"]}, {record["wall_seconds"] / 60:.0f} minutes on {about["threads"]} threads |
+{plan["seed"]}, {record["wall_seconds"] / 60:.0f} minutes, {about["threads"]} thread(s) |
 | made with | Python {about["python"]}, torch {about["torch"]}, transformers \
 {about["transformers"]}, tokenizers {about["tokenizers"]}, {about["vector_width"]} |
 
-    python examples/train_demo.py --out examples/demo-llama --steps {plan["steps"]}
+    python examples/train_demo.py --out examples/demo-llama \
+--steps {plan["steps"]} --seed {plan["seed"]} --threads {about["threads"]}
 
-The same command with the same versions, threads and vector instructions gives the same weights.
+The same command with the same versions on the same kind of processor gives the same weights.
 
 ## Text and licence
 

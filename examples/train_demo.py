@@ -21,6 +21,7 @@ import platform
 import sysconfig
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -52,16 +53,15 @@ from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 class Plan:
     """How to train.
 
-    Learning rates rise over `warmup_steps` and fall along a cosine to a twentieth. The last
-    `long_share` of the steps reads rows of twice `context_tokens`, half as many, so that the model
-    has seen every distance up to its longest context. The perplexity of the held-out text's first
-    `start_tokens` is recorded too: a check that takes a second.
+    Every step reads `tokens_per_step` tokens in rows of the context that its share of the run has
+    reached: most documents are short, and the last rows show every distance the model will meet.
+    Learning rates rise over `warmup_steps` and fall along a cosine to a twentieth. The perplexity
+    of the held-out text's first `start_tokens` is recorded too: a check that takes a second.
     """
 
     steps: int = 3000
-    rows: int = 4
-    context_tokens: int = 512
-    long_share: float = 0.15
+    tokens_per_step: int = 2048
+    contexts: tuple[tuple[float, int], ...] = ((0.0, 256), (0.5, 512), (0.85, 1024))
     matrix_learning_rate: float = 5e-3
     learning_rate: float = 5e-3
     warmup_steps: int = 60
@@ -103,18 +103,36 @@ def train(model: LlamaForCausalLM, stream: TokenStream, plan: Plan) -> Iterator[
     schedules = [LambdaLR(optimizer, partial(rate_share, plan)) for optimizer in optimizers]
     for step in range(plan.steps):
         model.train()
-        stretch = 2 if step >= plan.steps * (1 - plan.long_share) else 1
-        width = plan.context_tokens * stretch + 1
-        batch = stream.take(max(1, plan.rows // stretch) * width).view(-1, width)
-        logits = model(input_ids=batch[:, :-1], use_cache=False).logits
-        loss = functional.cross_entropy(logits.flatten(0, 1), batch[:, 1:].flatten())
-        model.zero_grad()
-        torch.autograd.backward(loss)
+        context = next(
+            size for share, size in reversed(plan.contexts) if step >= share * plan.steps
+        )
+        rows = plan.tokens_per_step // context
+        batch = stream.take(rows * (context + 1)).view(rows, context + 1)
+        with bf16_products():
+            logits = model(input_ids=batch[:, :-1], use_cache=False).logits
+            loss = functional.cross_entropy(logits.flatten(0, 1), batch[:, 1:].flatten())
+            model.zero_grad()
+            torch.autograd.backward(loss)
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for optimizer, schedule in zip(optimizers, schedules, strict=True):
             optimizer.step()
             schedule.step()
         yield step + 1, loss.item()
+
+
+@contextmanager
+def bf16_products() -> Iterator[None]:
+    """Let float32 matrix products round their factors to bf16, where the processor has it.
+
+    A step takes 0.87 s of processor time with it and 1.07 s without (AVX-512 with bf16). Autocast,
+    which also keeps the activations in bf16, took three times as long.
+    """
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("medium")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 def rate_share(plan: Plan, step: int) -> float:
@@ -226,8 +244,9 @@ def run(size: Size, plan: Plan, entries: Sequence[Entry], out: Path) -> Perplexi
                 "held_out_start": asdict(start),
                 "plan": asdict(plan),
                 "steps_done": step,
-                "tokens_read": step * plan.rows * plan.context_tokens,
+                "tokens_read": step * plan.tokens_per_step,
                 "wall_seconds": round(seconds),
+                "processor_seconds": round(time.process_time()),
                 "about": about,
             }
             export(model, tokenizer, corpus, record, out)

@@ -66,15 +66,14 @@ def test_the_committed_folder_is_as_small_as_it_says() -> None:
 
 def test_the_committed_tokenizer_writes_chat_as_trained() -> None:
     tokenizer = AutoTokenizer.from_pretrained(DEMO)
-    ids = tokenizer.apply_chat_template(
+    text = tokenizer.apply_chat_template(
         [{"role": "user", "content": "What does os.path.join do?"}],
         add_generation_prompt=True,
-        return_dict=False,
+        tokenize=False,
     )
-    assert ids[:2] == [0, 1]
-    assert tokenizer.decode(ids) == (
-        "<|endoftext|><|user|>\nWhat does os.path.join do?<|end|>\n<|assistant|>\n"
-    )
+    assert text == "<|endoftext|><|user|>\nWhat does os.path.join do?<|end|>\n<|assistant|>\n"
+    ids = tokenizer.encode(text, add_special_tokens=False)
+    assert [i for i in ids if i < 4] == [0, 1, 3, 2]
 
 
 def _held_out_perplexity(limit: int | None) -> float:

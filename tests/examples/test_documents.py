@@ -7,7 +7,7 @@ import ast
 from checkpoint import CHAT_TEMPLATE
 from corpus import Entry, Kind
 from documents import build_corpus, conversations, first_sentence, render_definition
-from transformers.utils.chat_template_utils import render_jinja_template
+from jinja2 import Template
 
 LACE = Entry(
     "shoes.lace",
@@ -35,6 +35,7 @@ def test_first_sentence_ends_where_the_next_begins() -> None:
 
 def test_conversations_are_what_the_chat_template_writes() -> None:
     documents = conversations([LACE])
+    template = Template(CHAT_TEMPLATE, keep_trailing_newline=True)
     answer = "Tie the laces of a shoe. Two knots hold."
     assert len(documents) == 2  # three wordings: a turn alone, then two in a row
     for document in documents:
@@ -43,8 +44,7 @@ def test_conversations_are_what_the_chat_template_writes() -> None:
             role, content = turn.removeprefix("<|").split("|>\n")
             messages.append({"role": role, "content": content})
         assert [message["content"] for message in messages][1::2] == [answer] * (len(messages) // 2)
-        rendered, _ = render_jinja_template([messages], chat_template=CHAT_TEMPLATE, bos_token="")
-        assert rendered[0] == document
+        assert template.render(messages=messages, bos_token="") == document
 
 
 def test_private_names_and_lists_of_options_are_not_asked_about() -> None:

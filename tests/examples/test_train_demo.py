@@ -15,7 +15,14 @@ from train_demo import Plan, TokenStream, rate_share, run, train
 TINY = Size(
     vocabulary=300, hidden=32, feed_forward=64, layers=1, heads=2, key_value_heads=1, head_size=16
 )
-SHORT = Plan(steps=8, rows=2, context_tokens=16, warmup_steps=2, report_every=4, export_every=4)
+SHORT = Plan(
+    steps=8,
+    tokens_per_step=32,
+    contexts=((0.0, 8), (0.5, 16)),
+    warmup_steps=2,
+    report_every=4,
+    export_every=4,
+)
 
 
 def _stream(seed: int = 0) -> TokenStream:
