@@ -31,6 +31,7 @@ from .model_runner import ModelRunner
 from .outputs import ABORT, Delta, RequestMetrics, RequestOutput, StepOutput, TokenLogprobs
 from .philox import derive_seed
 from .policies import Policy
+from .prompts import token_array
 from .sampling_params import SamplingParams
 from .scheduler import Batch, Scheduled, Scheduler, SchedulerLimits
 from .sequence import Request, Sequence, Status
@@ -202,20 +203,7 @@ class Engine:
     ) -> np.ndarray[tuple[int, ...], np.dtype[np.int64]]:
         if request_id in self._live:
             raise RequestError("the request id is in use", got=request_id)
-        if len(prompt_ids) == 0:
-            raise RequestError("the prompt is empty", next="give at least one token")
-        try:
-            tokens = np.array(prompt_ids, dtype=np.int64)
-        except (TypeError, ValueError, OverflowError) as error:
-            raise RequestError("the prompt holds no token ids", got=str(error)) from error
-        vocab = self._executor.vocab_size
-        if tokens.ndim != 1 or tokens.min() < 0 or tokens.max() >= vocab:
-            raise RequestError(
-                "the prompt holds a token that the model does not have",
-                got=f"shape {tokens.shape}, ids {tokens.min()} to {tokens.max()}",
-                expected=f"ids 0 to {vocab - 1}",
-            )
-        return tokens
+        return token_array(prompt_ids, self._executor.vocab_size)
 
     def _check_params(self, params: SamplingParams) -> None:
         vocab = self._executor.vocab_size

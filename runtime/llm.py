@@ -4,17 +4,18 @@
         for output in llm.generate(["def main("], SamplingParams(max_tokens=32, temperature=0.0)):
             print(output.text)
 
-A prompt is text or token ids; a model without a tokenizer takes ids and gives ids. One thread may
-use an ``LLM``; several streams may be read in turn, and what each of them asks for is computed in
-the same batches.
+A prompt is text or token ids; a model without a tokenizer takes ids and gives ids. Several streams
+may be read in turn, and several threads may use an ``LLM``: one step runs at a time, and computes
+what all of them asked for.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import threading
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol
@@ -29,11 +30,11 @@ from .executor import Executor
 from .outputs import Delta, RequestOutput
 from .policies import make_policy
 from .preflight import MemoryNeed, preflight
+from .prompts import Prompt, as_prompts
 from .sampling_params import SamplingParams, eos_token_ids
 from .scheduler import SchedulerLimits
 from .tokenizer import Tokenizer
 
-Prompt = str | Sequence[int]
 Message = Mapping[str, Any]
 
 # Without a measurement of the machine: enough sequences to amortise reading the weights, and
@@ -135,6 +136,7 @@ class LLM:
         )
         self.max_model_len = self.engine.scheduler.context_limit
         self._number = 0
+        self._lock = threading.RLock()  # held by whoever changes the engine or the fields below
         self._inboxes: dict[str, deque[Delta]] = {}
         self._outputs: dict[str, RequestOutput] = {}
         self._closed = False
@@ -152,11 +154,12 @@ class LLM:
 
     def close(self) -> None:
         """Give all memory back; what is unfinished is dropped. May be called twice."""
-        if not self._closed:
-            self._closed = True
-            self._inboxes.clear()
-            self._outputs.clear()
-            self.engine.close()
+        with self._lock:
+            if not self._closed:
+                self._closed = True
+                self._inboxes.clear()
+                self._outputs.clear()
+                self.engine.close()
 
     def sampling_params(self, **overrides: Any) -> SamplingParams:
         """The model's own sampling defaults with ``overrides`` on top.
@@ -190,7 +193,7 @@ class LLM:
             CapacityError: a prompt can never fit; nothing was run.
             GraphoptError: a step failed.
         """
-        batch = _as_prompts(prompts)
+        batch = as_prompts(prompts)
         each = self._each_params(params, len(batch))
         pending: list[str] = []
         report = progress or silent
@@ -201,6 +204,8 @@ class LLM:
             found: dict[str, RequestOutput] = {}
             while pending:
                 report("generating", len(found), len(names))
+                if self._closed:
+                    raise UsageError("the model was closed while it generated")
                 self._step()
                 for name in [name for name in pending if name in self._outputs]:
                     pending.remove(name)
@@ -212,8 +217,7 @@ class LLM:
             return [found[name] for name in names]
         finally:
             for name in pending:
-                self.engine.abort(name)
-                self._outputs.pop(name, None)
+                self._drop(name)
 
     def stream(self, prompt: Prompt, params: SamplingParams | None = None) -> Iterator[Delta]:
         """Complete one prompt, piece by piece.
@@ -233,22 +237,23 @@ class LLM:
             CapacityError: the prompt can never fit.
             GraphoptError: a step failed.
         """
-        name = self._add(prompt, self.sampling_params() if params is None else params)
-        inbox = self._inboxes[name] = deque()
+        (one,) = self._each_params(params, 1)
+        inbox: deque[Delta] = deque()
+        name = self._add(prompt, one, inbox)
         try:
             while True:
+                # Asked before the inbox is emptied: another thread may fill it and end the request.
+                ended = self._closed or name in self._outputs
                 while inbox:
                     delta = inbox.popleft()
                     if delta.error is not None:
                         raise delta.error
                     yield delta
-                if name in self._outputs or self._closed:
+                if ended:
                     return
                 self._step()
         finally:
-            self._inboxes.pop(name, None)
-            if self._outputs.pop(name, None) is None:
-                self.engine.abort(name)
+            self._drop(name)
 
     def chat(
         self,
@@ -315,23 +320,38 @@ class LLM:
         (output,) = self.generate([prompt], params)
         return [None if one is None else one.logprob for one in output.prompt_logprobs or ()]
 
-    def _add(self, prompt: Prompt, params: SamplingParams) -> str:
+    def _add(
+        self, prompt: Prompt, params: SamplingParams, inbox: deque[Delta] | None = None
+    ) -> str:
+        """Make a request whose deltas go to ``inbox``, if there is one; returns its name."""
         if self._closed:
             raise UsageError("the model was closed", next="open it again")
-        name = f"{self._number}"
+        text: str | None = None
+        ids: Sequence[int]
         if not isinstance(prompt, str):
-            self.engine.add_request(name, prompt, params)
+            ids = prompt
         elif self.tokenizer is not None:
-            ids = self.tokenizer.encode(prompt)
-            self.engine.add_request(name, ids, params, prompt=prompt)
+            text, ids = prompt, self.tokenizer.encode(prompt)
         else:
             raise RequestError(
                 "this checkpoint has no tokenizer",
                 got="a prompt of text",
                 expected="a list of token ids",
             )
-        self._number += 1
+        with self._lock:
+            name = f"{self._number}"
+            self.engine.add_request(name, ids, params, prompt=text)
+            self._number += 1
+            if inbox is not None:
+                self._inboxes[name] = inbox
         return name
+
+    def _drop(self, name: str) -> None:
+        """Forget a request, whether it has ended or not."""
+        with self._lock:
+            self._inboxes.pop(name, None)
+            if self._outputs.pop(name, None) is None:
+                self.engine.abort(name)
 
     def _each_params(
         self, params: SamplingParams | Sequence[SamplingParams] | None, count: int
@@ -340,31 +360,30 @@ class LLM:
             return [self.sampling_params()] * count
         if isinstance(params, SamplingParams):
             return [params] * count
-        if len(params) != count:
+        each = list(params) if isinstance(params, Iterable) else [params]
+        for one in each:
+            if not isinstance(one, SamplingParams):
+                raise UsageError(
+                    "these are no sampling parameters",
+                    got=type(one).__name__,
+                    expected="SamplingParams, or one for each prompt",
+                )
+        if len(each) != count:
             raise UsageError(
-                "the sampling parameters do not match the prompts", got=len(params), expected=count
+                "the sampling parameters do not match the prompts", got=len(each), expected=count
             )
-        return list(params)
+        return each
 
     def _step(self) -> None:
         """Run one step, and put what comes of it where its reader looks."""
-        step = self.engine.step()
-        for delta in step.deltas:
-            inbox = self._inboxes.get(delta.request_id)
-            if inbox is not None:
-                inbox.append(delta)
-        for output in step.finished:
-            self._outputs[output.request_id] = output
-
-
-def _as_prompts(prompts: Prompt | Sequence[Prompt]) -> list[Prompt]:
-    """One prompt or many, as a list; an empty list is no prompts."""
-    if isinstance(prompts, str):
-        return [prompts]
-    items: list[Any] = list(prompts)
-    if items and not isinstance(items[0], str) and not hasattr(items[0], "__len__"):
-        return [items]
-    return items
+        with self._lock:
+            step = self.engine.step()
+            for delta in step.deltas:
+                inbox = self._inboxes.get(delta.request_id)
+                if inbox is not None:
+                    inbox.append(delta)
+            for output in step.finished:
+                self._outputs[output.request_id] = output
 
 
 def _limits(
@@ -377,6 +396,12 @@ def _limits(
             got=model_len,
             expected=f"at most {most.max_model_len}",
             next="compile the checkpoint again with --max-model-len",
+        )
+    if num_seqs is not None and num_seqs > most.max_rows:
+        raise UsageError(
+            "max_num_seqs is more than a step of this artifact holds",
+            got=num_seqs,
+            expected=f"at most {most.max_rows}",
         )
     if num_tokens is None:
         num_tokens = max(DEFAULT_MAX_NUM_BATCHED_TOKENS, num_seqs or 0)

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -57,6 +58,18 @@ def test_parameters_for_each():
     assert [len(out.token_ids) for out in outputs] == [6, 2]
     with pytest.raises(UsageError, match="do not match"):
         llm.generate([[1], [2]], [GREEDY])
+    one_by_one = llm.generate([[1], [1]], (one for one in (GREEDY, short)))
+    assert [len(out.token_ids) for out in one_by_one] == [6, 2]
+
+
+@pytest.mark.parametrize("params", [{"max_tokens": 3}, [None], 5, "greedy"])
+def test_parameters_of_another_kind_are_refused(params):
+    llm = ids_only()
+    with pytest.raises(UsageError, match="no sampling parameters"):
+        llm.generate([[1]], params)
+    with pytest.raises(UsageError, match="no sampling parameters"):
+        next(llm.stream([1], params))
+    assert not llm.engine.has_work
 
 
 def test_text_in_text_out(with_text):
@@ -213,7 +226,7 @@ def test_limits_of_the_artifact():
     assert llm.engine.scheduler.limits.max_num_seqs == 64
     with pytest.raises(UsageError, match="beyond what the artifact"):
         ids_only(max_model_len=65)
-    with pytest.raises(UsageError, match="max_rows"):
+    with pytest.raises(UsageError, match="max_num_seqs is more than a step"):
         ids_only(max_num_seqs=65)
     assert ids_only(max_num_seqs=2).engine.scheduler.limits.max_num_seqs == 2
     small = LLM(FakeModel(small_plan(max_rows=3)), executor=HashExecutor(max_rows=3))
@@ -248,6 +261,36 @@ def test_a_seed_makes_all_requests_repeat():
     assert tokens(3) == tokens(3)
     assert tokens(3) != tokens(4)
     assert tokens(None) != tokens(None)
+
+
+def test_threads_share_a_model():
+    llm = ids_only(max_num_seqs=4)
+    prompts = [[1 + number % 12, 1 + number % 5] for number in range(24)]
+
+    def streamed(prompt: list[int]) -> list[int]:
+        return [token for delta in llm.stream(prompt, GREEDY) for token in delta.token_ids]
+
+    def generated(prompt: list[int]) -> list[int]:
+        return list(llm.generate([prompt], GREEDY)[0].token_ids)
+
+    with ThreadPoolExecutor(8) as pool:
+        for run in (streamed, generated):
+            assert list(pool.map(run, prompts)) == [greedy(prompt, 6) for prompt in prompts]
+    llm.engine.check()
+    assert not llm.engine.has_work
+
+
+def test_a_callback_that_fails_or_closes_ends_the_call():
+    llm = ids_only()
+
+    def fail(stage: str, done: int, total: int) -> None:
+        raise KeyError("mine")
+
+    with pytest.raises(KeyError, match="mine"):
+        llm.generate([[1], [2]], GREEDY, progress=fail)
+    assert not llm.engine.has_work
+    with pytest.raises(UsageError, match="closed while"):
+        llm.generate([[1], [2]], GREEDY, progress=lambda *_: llm.close())
 
 
 def test_closing():
