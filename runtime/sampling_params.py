@@ -25,6 +25,9 @@ from graphopt.errors import RequestError
 # Below this a temperature divides logits beyond float32's range, and the result is greedy anyway.
 GREEDY_TEMPERATURE = 1e-5
 MAX_SAMPLES = 1024
+# Largest factor or summand: a penalised bias over the least temperature still is a float32.
+LARGEST = 1e15
+_MOST_TOKENS = 2**31 - 1  # beyond every vocabulary
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +98,7 @@ class SamplingParams:
         _integer("n", self.n, 1, MAX_SAMPLES)
         for name in ("logprobs", "prompt_logprobs"):
             if getattr(self, name) is not None:
-                _integer(name, getattr(self, name), 0)
+                _integer(name, getattr(self, name), 0, _MOST_TOKENS)
         if self.seed is not None:
             _integer("seed", self.seed, 0, 2**64 - 1)
         if self.max_tokens is not None and self.min_tokens > self.max_tokens:
@@ -109,21 +112,21 @@ class SamplingParams:
             )
 
     def _check_distribution(self) -> None:
-        _number("temperature", self.temperature, 0.0, math.inf)
-        _integer("top_k", self.top_k, -1)
+        _number("temperature", self.temperature, 0.0, LARGEST)
+        _integer("top_k", self.top_k, -1, _MOST_TOKENS)
         _number("top_p", self.top_p, 0.0, 1.0, open_below=True)
         _number("min_p", self.min_p, 0.0, 1.0)
-        _number("repetition_penalty", self.repetition_penalty, 0.0, math.inf, open_below=True)
-        _number("presence_penalty", self.presence_penalty, -math.inf, math.inf)
-        _number("frequency_penalty", self.frequency_penalty, -math.inf, math.inf)
+        _number("repetition_penalty", self.repetition_penalty, 1.0 / LARGEST, LARGEST)
+        _number("presence_penalty", self.presence_penalty, -LARGEST, LARGEST)
+        _number("frequency_penalty", self.frequency_penalty, -LARGEST, LARGEST)
 
     def _check_tokens(self) -> None:
         if not isinstance(self.stop, Iterable):
             raise _bad("stop", repr(self.stop), "a string, or a list of strings")
         stop = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
         for text in stop:
-            if not isinstance(text, str) or not text:
-                raise _bad("stop", repr(text), "strings that are not empty")
+            if not isinstance(text, str) or not text or not _is_unicode(text):
+                raise _bad("stop", ascii(text), "strings of valid Unicode that are not empty")
         object.__setattr__(self, "stop", stop)
         object.__setattr__(self, "stop_token_ids", _tokens("stop_token_ids", self.stop_token_ids))
         if self.allowed_token_ids is not None:
@@ -137,10 +140,8 @@ class SamplingParams:
             bias = dict(self.logit_bias)
             _tokens("logit_bias", bias)
             for token, value in bias.items():
-                if not isinstance(value, int | float) or isinstance(value, bool) or value != value:
-                    raise _bad(f"logit_bias[{token}]", repr(value), "a number")
-                if value == math.inf:
-                    raise _bad(f"logit_bias[{token}]", value, "a finite number, or -inf to ban it")
+                if value != -math.inf:  # which bans the token
+                    _number(f"logit_bias[{token}]", value, -LARGEST, LARGEST, "-inf to ban it")
             object.__setattr__(self, "logit_bias", bias or None)
 
     @property
@@ -223,12 +224,27 @@ def _integer(name: str, value: object, low: int, high: int | None = None) -> Non
         raise _bad(name, repr(value), bound)
 
 
-def _number(name: str, value: object, low: float, high: float, *, open_below: bool = False) -> None:
-    bound = f"a finite number {'above' if open_below else 'from'} {low:g} to {high:g}"
-    if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
+def _number(
+    name: str,
+    value: object,
+    low: float,
+    high: float,
+    other: str | None = None,
+    *,
+    open_below: bool = False,
+) -> None:
+    bound = f"a number {'above' if open_below else 'from'} {low:g} to {high:g}"
+    if other is not None:
+        bound += f", or {other}"
+    if not isinstance(value, int | float) or isinstance(value, bool):
         raise _bad(name, repr(value), bound)
-    if value < low or value > high or (open_below and value == low):
+    if not low <= value <= high or (open_below and value == low):
         raise _bad(name, value, bound)
+
+
+def _is_unicode(text: str) -> bool:
+    """Whether no half of a surrogate pair stands alone in it, which no output can contain."""
+    return not any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def _tokens(name: str, values: object) -> tuple[int, ...]:

@@ -18,7 +18,7 @@ from graphopt.errors import (
     UsageError,
 )
 from graphopt.runtime.policies import Priority
-from graphopt.runtime.sampling_params import SamplingParams
+from graphopt.runtime.sampling_params import GREEDY_TEMPERATURE, LARGEST, SamplingParams
 from graphopt.runtime.sequence import Status
 
 from .fakes import CharDecoder, HashExecutor, greedy, make_engine, model, run_all, run_one
@@ -480,8 +480,8 @@ def test_text_streams_and_stop_strings_end_it():
         ([], GREEDY, "empty"),
         ([13], GREEDY, "does not have"),
         ([-1], GREEDY, "does not have"),
-        (["a"], GREEDY, "no token ids"),
-        ([[1], [2]], GREEDY, "does not have"),
+        (["a"], GREEDY, "else than token ids"),
+        ([[1], [2]], GREEDY, "else than token ids"),
         ([1], SamplingParams(stop="x"), "need a tokenizer"),
         ([1], SamplingParams(stop_token_ids=[13]), "stop_token_ids"),
         ([1], SamplingParams(logit_bias={99: 1.0}), "logit_bias"),
@@ -493,6 +493,22 @@ def test_requests_that_make_no_sense_are_refused(prompt, params, message):
     with pytest.raises(RequestError, match=message):
         engine.add_request("r", prompt, params)
     assert not engine.has_work
+
+
+def test_the_largest_parameters_leave_finite_numbers():
+    for sign in (1.0, -1.0):
+        params = SamplingParams(
+            temperature=GREEDY_TEMPERATURE,
+            repetition_penalty=LARGEST**sign,
+            presence_penalty=sign * LARGEST,
+            frequency_penalty=sign * LARGEST,
+            logit_bias={token: sign * LARGEST for token in range(6)},
+            max_tokens=5,
+            seed=1,
+        )
+        output = run_one([1, 2], params)
+        assert output.error is None
+        assert len(output.token_ids) == 5
 
 
 def test_ids_are_unique_among_the_unfinished():

@@ -5,7 +5,7 @@ import math
 import pytest
 
 from graphopt.errors import RequestError
-from graphopt.runtime.sampling_params import MAX_SAMPLES, SamplingParams, eos_token_ids
+from graphopt.runtime.sampling_params import LARGEST, MAX_SAMPLES, SamplingParams, eos_token_ids
 
 BAD = [
     ("max_tokens", -1),
@@ -17,14 +17,19 @@ BAD = [
     ("temperature", math.nan),
     ("temperature", math.inf),
     ("temperature", "1"),
+    ("temperature", 1e16),
+    ("temperature", 10**400),
     ("top_k", -2),
+    ("top_k", 10**30),
     ("top_k", 2.0),
     ("top_p", 0.0),
     ("top_p", 1.1),
     ("min_p", -0.1),
     ("min_p", 1.1),
     ("repetition_penalty", 0.0),
+    ("repetition_penalty", 1e-16),
     ("repetition_penalty", math.inf),
+    ("presence_penalty", -1e16),
     ("presence_penalty", math.nan),
     ("frequency_penalty", math.inf),
     ("seed", -1),
@@ -32,6 +37,7 @@ BAD = [
     ("stop", ""),
     ("stop", ["a", ""]),
     ("stop", [3]),
+    ("stop", "half a pair \ud83d"),
     ("stop", 5),
     ("stop_token_ids", [-1]),
     ("stop_token_ids", ["a"]),
@@ -41,11 +47,14 @@ BAD = [
     ("logit_bias", [1, 2]),
     ("logit_bias", {1: math.nan}),
     ("logit_bias", {1: math.inf}),
+    ("logit_bias", {1: 1e39}),
+    ("logit_bias", {1: 10**400}),
     ("logit_bias", {1: "x"}),
     ("allowed_token_ids", []),
     ("allowed_token_ids", [1.0]),
     ("ignore_eos", 1),
     ("logprobs", -1),
+    ("logprobs", 10**30),
     ("prompt_logprobs", -1),
     ("n", 0),
     ("n", MAX_SAMPLES + 1),
@@ -64,6 +73,7 @@ def test_a_bad_value_is_refused_and_the_field_named(name, value):
 
 
 def test_limits_themselves_are_accepted():
+    SamplingParams(temperature=LARGEST, repetition_penalty=1 / LARGEST, logit_bias={1: -LARGEST})
     SamplingParams(temperature=0, top_k=-1, top_p=1, min_p=1, seed=2**64 - 1, n=MAX_SAMPLES)
     SamplingParams(max_tokens=None, min_tokens=100, logit_bias={3: -math.inf})
     SamplingParams(max_tokens=0, prompt_logprobs=0)
