@@ -13,7 +13,12 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 CHECKPOINT = HERE / "demo-llama"
-PROMPTS = ("Return the", "def main(", "The following functions are")
+# Each with the seed of its sample, so that everybody sees the same text.
+PROMPTS = (
+    ("def read(self, size=-1):", 0),
+    ("Return the number of", 3),
+    ("This module provides", 1),
+)
 
 
 def show_and_run(*arguments: str) -> None:
@@ -38,8 +43,9 @@ def main() -> None:
     show_and_run("compile", str(CHECKPOINT), "-o", artifact)
     show_and_run("verify", artifact, "--reference", str(CHECKPOINT))
     limit = str(options.max_tokens)
-    for prompt in PROMPTS:
-        show_and_run("generate", artifact, "--prompt", prompt, "--max-tokens", limit)
+    for prompt, seed in PROMPTS:
+        sample = ("--max-tokens", limit, "--seed", str(seed))
+        show_and_run("generate", artifact, "--echo", "--prompt", prompt, *sample)
     print(f"\nNext: graphopt chat {artifact}   or   graphopt inspect {artifact}")
 
 

@@ -4,12 +4,14 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
 from graphopt.errors import ArtifactError, GraphoptError, MachineError
 from graphopt.ir.dtype import DType
 from graphopt.plan import Piece
 from graphopt.runtime.engine import Engine, EngineConfig
 from graphopt.runtime.executor import SamplingInputs, StepInputs
+from graphopt.runtime.executors import torch as torch_executor
 from graphopt.runtime.executors.torch import TorchExecutor
 from graphopt.runtime.sampling_params import SamplingParams
 from graphopt.runtime.scheduler import SchedulerLimits
@@ -116,12 +118,11 @@ def test_memory_that_is_not_there(artifact):
         TorchExecutor(artifact).allocate(1 << 50)
 
 
-def test_plans_that_do_not_fit_are_refused(artifact):
+def test_plans_of_another_backend_or_graph_are_refused(artifact):
     (piece, *others) = artifact.plan.pieces
-    first = piece.steps[0]
 
     def changed(**values):
-        steps = (replace(first, **values), *piece.steps[1:])
+        steps = (replace(piece.steps[0], **values), *piece.steps[1:])
         pieces = (Piece(piece.name, steps, piece.captured, piece.cut), *others)
         return replace(artifact, plan=replace(artifact.plan, pieces=pieces))
 
@@ -129,8 +130,14 @@ def test_plans_that_do_not_fit_are_refused(artifact):
         TorchExecutor(changed(backend="cpp"))
     with pytest.raises(ArtifactError, match="graph lacks"):
         TorchExecutor(changed(nodes=(10_000,)))
-    with pytest.raises(ArtifactError, match="does not fit its nodes"):
-        TorchExecutor(changed(operands=first.operands[:-1]))
+
+
+def test_weights_of_another_type_are_refused(tmp_path, artifact):
+    half = write_decoder(tmp_path / "half.gopt", dtype=DType.BF16)
+    mixed = replace(artifact, path=half.path)
+    mixed.graph_text = artifact.graph_text
+    with pytest.raises(ArtifactError, match="not what the graph expects"):
+        TorchExecutor(mixed)
 
 
 def test_close_lets_go(artifact):
@@ -146,3 +153,23 @@ def test_numbers_of_the_plan(artifact):
     executor = TorchExecutor(artifact)
     assert (executor.block_size, executor.vocab_size, executor.max_rows) == (4, VOCAB, 16)
     assert executor.bytes_per_block == 4 * 2 * 2 * (4 + 4) * 4
+
+
+def test_small_steps_take_one_thread_and_give_the_others_back(artifact, monkeypatch):
+    executor = TorchExecutor(artifact)
+    executor.allocate(4)
+    before, seen = torch.get_num_threads(), []
+    torch.set_num_threads(2)
+
+    def threads_of_a_step():
+        seen.clear()
+        executor.logits(step(PROMPT, 0, [3, 0, 1]), lambda *_: seen.append(torch.get_num_threads()))
+        return set(seen)
+
+    try:
+        assert threads_of_a_step() == {1}
+        assert torch.get_num_threads() == 2
+        monkeypatch.setattr(torch_executor, "SMALL_STEP_FLOPS", 1)
+        assert threads_of_a_step() == {2}
+    finally:
+        torch.set_num_threads(before)
