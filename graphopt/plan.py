@@ -155,27 +155,63 @@ class Plan:
         Raises:
             ArtifactError: the data is not a plan of this version.
         """
+        if not isinstance(data, Mapping):
+            raise ArtifactError("plan is not readable", got=type(data).__name__)
         if data.get("schema") != PLAN_SCHEMA:
             raise ArtifactError(
                 "plan has another schema", got=data.get("schema"), expected=PLAN_SCHEMA
             )
         try:
-            return cls(
-                name=data["name"],
-                target=data["target"],
-                dtype=DType(data["dtype"]),
-                block_size=data["block_size"],
-                state=_state_from_json(data["state"]),
-                limits=Limits(**data["limits"]),
-                inputs=data["inputs"],
-                output=data["output"],
-                slots=tuple(
-                    BufferSlot(parse_dim(slot["nbytes"]), slot["holds"]) for slot in data["slots"]
-                ),
-                pieces=tuple(_piece_from_json(piece) for piece in data["pieces"]),
-            )
-        except (KeyError, TypeError, ValueError) as error:
-            raise ArtifactError("plan is not readable", got=repr(error)) from error
+            return _plan_from_json(data)
+        except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
+            raise ArtifactError("plan is not readable", got=repr(error)[:200]) from error
+
+
+def _plan_from_json(data: Mapping[str, Any]) -> Plan:
+    slots = tuple(
+        BufferSlot(parse_dim(_text(slot["nbytes"])), _text(slot["holds"])) for slot in data["slots"]
+    )
+    last = len(slots) - 1
+    limits = {name: _integer(value, 1) for name, value in data["limits"].items()}
+    return Plan(
+        name=_text(data["name"]),
+        target=_text(data["target"]),
+        dtype=DType(data["dtype"]),
+        block_size=_integer(data["block_size"], 1),
+        state=_state_from_json(data["state"]),
+        limits=Limits(**limits),
+        inputs={name: _integer(slot, 0, last) for name, slot in data["inputs"].items()},
+        output=_integer(data["output"], 0, last),
+        slots=slots,
+        pieces=tuple(_piece_from_json(piece, last) for piece in data["pieces"]),
+    )
+
+
+def _integer(value: object, low: int, high: int = 2**63 - 1) -> int:
+    """``value`` if it is a whole number of this range; JSON's true and false are not."""
+    if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
+        raise ValueError(f"{value!r} is not a whole number from {low} to {high}")
+    return value
+
+
+def _integers(values: object, low: int, high: int = 2**63 - 1) -> tuple[int, ...]:
+    if not isinstance(values, list):
+        raise TypeError(f"{values!r} is not a list")
+    return tuple(_integer(value, low, high) for value in values)
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{value!r} is not text")
+    return value
+
+
+def _operand(value: object, last: int) -> Operand:
+    if isinstance(value, str):
+        if value[:1] not in ("@", "%"):
+            raise ValueError(f"{value!r} is no operand")
+        return value
+    return _integer(value, 0, last)
 
 
 def _state_to_json(state: StateType) -> dict[str, Any]:
@@ -190,10 +226,16 @@ def _state_to_json(state: StateType) -> dict[str, Any]:
 
 def _state_from_json(data: Mapping[str, Any]) -> StateType:
     layers = tuple(
-        LayerState(heads, key_size, value_size, DType(dtype), window)
+        LayerState(
+            _integer(heads, 1),
+            _integer(key_size, 0),
+            _integer(value_size, 0),
+            DType(dtype),
+            _integer(window, 0),
+        )
         for heads, key_size, value_size, dtype, window in data["layers"]
     )
-    return StateType(data["kind"], layers)
+    return StateType(_text(data["kind"]), layers)
 
 
 def _piece_to_json(piece: Piece) -> dict[str, Any]:
@@ -216,17 +258,20 @@ def _piece_to_json(piece: Piece) -> dict[str, Any]:
     }
 
 
-def _piece_from_json(data: Mapping[str, Any]) -> Piece:
+def _piece_from_json(data: Mapping[str, Any], last: int) -> Piece:
+    """A piece whose steps use the slots 0 to ``last``."""
     steps = tuple(
         Step(
-            backend=step["backend"],
-            kernel=step["kernel"],
-            nodes=tuple(step["nodes"]),
-            operands=tuple(step["operands"]),
-            results=tuple(step["results"]),
-            frees=tuple(step["frees"]),
-            scope=step["scope"],
+            backend=_text(step["backend"]),
+            kernel=_text(step["kernel"]),
+            nodes=_integers(step["nodes"], 0),
+            operands=tuple(_operand(operand, last) for operand in step["operands"]),
+            results=_integers(step["results"], 0, last),
+            frees=_integers(step["frees"], 0, last),
+            scope=_text(step["scope"]),
         )
         for step in data["steps"]
     )
-    return Piece(data["name"], steps, data["captured"], data["cut"])
+    if not isinstance(data["captured"], bool):
+        raise TypeError(f"{data['captured']!r} is neither true nor false")
+    return Piece(_text(data["name"]), steps, data["captured"], _text(data["cut"]))

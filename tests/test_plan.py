@@ -70,3 +70,53 @@ def test_missing_and_wrong_fields_are_refused(field: str) -> None:
         Plan.from_json({name: value for name, value in data.items() if name != field})
     with pytest.raises(ArtifactError, match="not readable"):
         Plan.from_json(data | {field: 3.5})
+
+
+@pytest.mark.parametrize("data", [None, 5, "x", []])
+def test_what_is_no_object_is_refused(data: object) -> None:
+    with pytest.raises(ArtifactError, match="not readable"):
+        Plan.from_json(data)  # type: ignore[arg-type]
+
+
+WRONG = (None, True, -1, 2.5, [None], {"a": None}, 10**30)
+
+
+@pytest.mark.parametrize("value", WRONG)
+@pytest.mark.parametrize("field", ["name", "target", "block_size", "inputs", "output", "slots"])
+def test_values_of_the_wrong_kind_are_refused(field: str, value: object) -> None:
+    with pytest.raises(ArtifactError, match="not readable"):
+        Plan.from_json(small_plan().to_json() | {field: value})
+
+
+@pytest.mark.parametrize("value", WRONG)
+@pytest.mark.parametrize(
+    "field", ["backend", "kernel", "nodes", "operands", "results", "frees", "scope"]
+)
+def test_steps_of_the_wrong_kind_are_refused(field: str, value: object) -> None:
+    data = small_plan().to_json()
+    data["pieces"][1]["steps"][0][field] = value
+    with pytest.raises(ArtifactError, match="not readable"):
+        Plan.from_json(data)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("operands", ["x"]), ("results", [3]), ("frees", [3])]
+)
+def test_steps_use_only_slots_that_there_are(field: str, value: object) -> None:
+    data = small_plan().to_json()
+    data["pieces"][1]["steps"][0][field] = value
+    with pytest.raises(ArtifactError, match="not readable"):
+        Plan.from_json(data)
+
+
+@pytest.mark.parametrize("value", [*WRONG, 0])
+def test_limits_and_sizes_are_positive(value: object) -> None:
+    plan = small_plan().to_json()
+    for name in plan["limits"]:
+        with pytest.raises(ArtifactError, match="not readable"):
+            Plan.from_json(plan | {"limits": {**plan["limits"], name: value}})
+    layers = [[value, 8, 4, "bf16", 0]]
+    with pytest.raises(ArtifactError, match="not readable"):
+        Plan.from_json(plan | {"state": {"kind": "kv", "layers": layers}})
+    with pytest.raises(ArtifactError, match="not readable"):
+        Plan.from_json(plan | {"block_size": value})

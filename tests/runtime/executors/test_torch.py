@@ -1,11 +1,14 @@
 """Plans through PyTorch against the interpreter, alone and inside the engine."""
 
+import json
+import shutil
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
+from graphopt.artifact import Artifact
 from graphopt.errors import ArtifactError, GraphoptError, MachineError
 from graphopt.ir.dtype import DType
 from graphopt.plan import Piece
@@ -134,8 +137,10 @@ def test_plans_of_another_backend_or_graph_are_refused(artifact):
 
 def test_weights_of_another_type_are_refused(tmp_path, artifact):
     half = write_decoder(tmp_path / "half.gopt", dtype=DType.BF16)
-    mixed = replace(artifact, path=half.path)
-    mixed.graph_text = artifact.graph_text
+    manifest = half.path / "manifest.json"
+    for name in ("plan.json", "graph.ir"):
+        shutil.copyfile(artifact.path / name, half.path / name)
+    mixed = Artifact(half.path, json.loads(manifest.read_text()), artifact.plan)
     with pytest.raises(ArtifactError, match="not what the graph expects"):
         TorchExecutor(mixed)
 

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
 
 from graphopt.artifact import Artifact
-from graphopt.errors import UsageError
+from graphopt.errors import ArtifactError, UsageError
 from graphopt.ir.dtype import DType
-from graphopt.plan import Plan, Step
+from graphopt.ir.graph import Node
+from graphopt.plan import Step
+from graphopt.runtime.executors import torch as executor_module
 from graphopt.runtime.executors.verification import (
     FLOORS,
     Row,
@@ -38,11 +42,27 @@ def test_a_right_plan_agrees(artifact: Artifact) -> None:
     assert all(row.tolerance >= FLOORS[artifact.plan.dtype] for row in report.pieces)
 
 
-def with_plan(artifact: Artifact, plan: Plan) -> Artifact:
-    return Artifact(artifact.path, artifact.manifest, plan)
+def test_a_step_that_computes_wrongly_is_found(
+    artifact: Artifact, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kernel of the second layer's norm is a little off, as a wrong epsilon would make it."""
+    right = executor_module.prepare
+
+    def prepare(node: Node) -> Callable[..., tuple[Any, ...]]:
+        compute = right(node)
+        if not any(value.name == "1.norm" for value in node.inputs):
+            return compute
+        return lambda *arguments: tuple(result * 1.05 for result in compute(*arguments))
+
+    monkeypatch.setattr(executor_module, "prepare", prepare)
+    report = verify_plan(artifact, TOKENS)
+    assert not report.agrees
+    first = next(number for number, row in enumerate(report.pieces) if not row.agrees)
+    assert all(row.agrees for row in report.pieces[:first])
+    assert first >= 2, "the first layer's pieces are right"
 
 
-def test_a_step_with_its_operands_exchanged_is_found(artifact: Artifact) -> None:
+def test_a_plan_of_another_graph_is_refused_before_it_runs(artifact: Artifact) -> None:
     """The second layer's norm reads the first one's weight."""
 
     def exchanged(step: Step) -> Step:
@@ -53,13 +73,9 @@ def test_a_step_with_its_operands_exchanged_is_found(artifact: Artifact) -> None
         dataclasses.replace(piece, steps=tuple(map(exchanged, piece.steps)))
         for piece in artifact.plan.pieces
     )
-    wrong = with_plan(artifact, dataclasses.replace(artifact.plan, pieces=pieces))
-    assert wrong.plan != artifact.plan
-    report = verify_plan(wrong, TOKENS)
-    assert not report.agrees
-    first = next(number for number, row in enumerate(report.pieces) if not row.agrees)
-    assert all(row.agrees for row in report.pieces[:first])
-    assert first >= 2, "the first layer's pieces are right"
+    plan = dataclasses.replace(artifact.plan, pieces=pieces)
+    with pytest.raises(ArtifactError, match="does not read what its nodes need"):
+        verify_plan(Artifact(artifact.path, artifact.manifest, plan), TOKENS)
 
 
 def test_a_reference_that_differs_is_found(artifact: Artifact) -> None:
