@@ -28,6 +28,10 @@ _CHOOSING_WORDS = ("indexed", "sparse", "compressed")
 _STATE_WORDS = ("linear", "mamba", "conv", "recurrent", "hybrid", "ssm", "lru", "rwkv", "delta")
 
 
+_ALLOCATES = (torch.empty, torch.zeros, torch.ones, torch.rand, torch.randn)
+_VERY_LARGE = 1 << 24  # elements
+
+
 def text_config(config: PretrainedConfig) -> PretrainedConfig:
     """The part of a configuration that describes the decoder."""
     try:
@@ -182,15 +186,18 @@ def _kinds_with(config: PretrainedConfig, words: Sequence[str]) -> list[str]:
 
 
 class _EmptyOnMeta(TorchFunctionMode):
-    """Allocations of memory nobody has written yet go to meta, unless they name a device.
+    """New tensors of memory nobody has written, and very large ones, go to meta.
 
-    Parameters begin as ``torch.empty``; a layer of experts could not even be reserved otherwise.
+    Parameters begin as ``torch.empty``, or as zeros; a layer of experts could not even be reserved
+    otherwise. No buffer whose values matter is as large.
     """
 
     def __torch_function__(  # type: ignore[no-untyped-def]
         self, func, types, args=(), kwargs=None
     ):
         kwargs = kwargs or {}
-        if func is torch.empty and kwargs.get("device") is None:
-            kwargs = {**kwargs, "device": "meta"}
+        if func in _ALLOCATES and kwargs.get("device") is None:
+            on_meta = {**kwargs, "device": "meta"}
+            if func is torch.empty or func(*args, **on_meta).numel() > _VERY_LARGE:
+                kwargs = on_meta
         return func(*args, **kwargs)

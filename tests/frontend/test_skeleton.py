@@ -87,3 +87,22 @@ def test_sizes_that_do_not_fit_are_the_users_mistake() -> None:
 def test_the_text_part_of_a_composite_is_found() -> None:
     config = config_of("gemma3")
     assert text_config(config) is config.text_config
+
+
+def test_experts_that_begin_as_zeros_take_no_memory_either() -> None:
+    """Two billion elements, which would not fit where tests run."""
+    config = config_of(
+        "llama4_text",
+        hidden_size=2048,
+        intermediate_size=16384,
+        num_local_experts=32,
+        num_hidden_layers=1,
+        interleave_moe_layer_step=1,
+        num_attention_heads=4,
+        num_key_value_heads=4,
+        vocab_size=64,
+    )
+    model = build(config, DType.BF16)
+    experts = model.model.layers[0].feed_forward.experts
+    assert experts.gate_up_proj.numel() > 2_000_000_000
+    assert experts.gate_up_proj.is_meta
