@@ -82,10 +82,14 @@ def test_the_context_is_what_was_asked_for(gemma: Traced) -> None:
     assert not any(parameter.device.type != "meta" for parameter in gemma.model.parameters())
 
 
+@pytest.mark.slow
 def test_longrope_limits_the_context_and_says_so() -> None:
     found = traced("phi3_longrope")
     assert found.max_model_len == 64
     assert "longrope switches" in found.notes[0]
+
+
+def test_a_context_that_longrope_does_not_allow_is_refused() -> None:
     with pytest.raises(UnsupportedError, match="100 tokens") as error:
         traced("phi3_longrope", max_model_len=100)
     assert "64" in str(error.value.next)
