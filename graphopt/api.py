@@ -18,6 +18,7 @@ from graphopt.artifact import (
     ModelInfo,
     is_artifact,
     read_artifact,
+    writable_place,
     write_artifact,
 )
 from graphopt.cache import ArtifactCache, checkpoint_factors
@@ -122,6 +123,7 @@ def compile_checkpoint(
     source = Checkpoint.open(checkpoint)
     factors = _factors(source.folder, chosen)
     path = Path(output) if output is not None else ArtifactCache().path_for(factors)
+    writable_place(path)
     compiled = compile_graph(source, chosen, keep_stages=keep_stages, progress=progress)
     write_artifact(path, _contents(source, compiled, factors, progress or silent))
     return read_artifact(path, check_digests=False)

@@ -14,17 +14,19 @@ Reading runs nothing and unpickles nothing. Digests show damage, not authorship.
 
 from __future__ import annotations
 
+import errno
+import glob
 import hashlib
 import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -43,6 +45,16 @@ PLAN, GRAPH, LEDGER = "plan.json", "graph.ir", "ledger.json"
 GENERATION = "generation_config.json"
 DIGEST_CHUNK_BYTES = 16 << 20
 MAX_WEIGHT_FILE_BYTES = 4 << 30
+# Writers of one artifact at the same moment that are waited out before giving up.
+_MOST_RIVALS = 100
+# Fields of the manifest's model, which are those of ModelInfo, and their types in JSON.
+_MODEL: Mapping[str, type] = {
+    "name": str,
+    "architecture": str,
+    "model_type": str,
+    "parameters": int,
+    "notes": list,
+}
 
 TensorSpec = tuple[str, DType, tuple[int, ...]]
 
@@ -92,11 +104,10 @@ def write_artifact(path: Path, contents: Contents) -> None:
 
     Raises:
         ArtifactError: ``path`` is something else than an artifact.
-        MachineError: the disk is full.
+        MachineError: the disk is full, or nothing may be written there.
     """
-    _check_replaceable(path)
+    path = writable_place(path)
     need = sum(_size(spec) for spec in contents.weights)
-    path.parent.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(path.parent).free
     if free < need + (16 << 20):
         raise MachineError(
@@ -106,13 +117,11 @@ def write_artifact(path: Path, contents: Contents) -> None:
             expected=f"{(need >> 20) + 16} MiB",
             next="free some space, or write to another disk with -o",
         )
-    with _replacing(path) as folder:
-        try:
+    try:
+        with _replacing(path) as folder:
             _write_files(folder, contents)
-        except OSError as error:
-            raise MachineError(
-                "the artifact could not be written", where=str(path), got=str(error)
-            ) from error
+    except OSError as error:
+        raise _unwritable(path, error) from error
 
 
 def _write_files(folder: Path, contents: Contents) -> None:
@@ -202,13 +211,42 @@ def is_artifact(path: Path) -> bool:
     return (path / MANIFEST).is_file()
 
 
-def _check_replaceable(path: Path) -> None:
-    if not path.exists() or is_artifact(path) or (path.is_dir() and not any(path.iterdir())):
-        return
-    raise ArtifactError(
-        "the output exists and is not an artifact",
+def writable_place(path: Path) -> Path:
+    """The folder that an artifact written to ``path`` becomes, links followed; its parent exists.
+
+    Called before the work begins, too, since nobody wants to hear this at the end of it.
+
+    Raises:
+        ArtifactError: something is there that is no artifact.
+        MachineError: nothing may be written there.
+    """
+    try:
+        place = path.resolve()
+        if place.exists() and not is_artifact(place) and not _is_empty_folder(place):
+            raise ArtifactError(
+                "the output exists and is not an artifact",
+                where=str(path),
+                next="choose another name with -o, or remove it",
+            )
+        place.parent.mkdir(parents=True, exist_ok=True)
+        # What counts is whether a folder can be made, which permissions alone do not tell.
+        Path(tempfile.mkdtemp(prefix=_prefix(place), dir=place.parent)).rmdir()
+    except (OSError, RuntimeError, ValueError) as error:  # links in a circle, NUL in the name
+        raise _unwritable(path, error) from error
+    return place
+
+
+def _is_empty_folder(path: Path) -> bool:
+    return path.is_dir() and not any(path.iterdir())
+
+
+def _unwritable(path: Path, error: Exception) -> MachineError:
+    return MachineError(
+        "the artifact cannot be written",
         where=str(path),
-        next="choose another name with -o, or remove it",
+        got=getattr(error, "strerror", None) or error,
+        next="write to another place with -o, or make room or rights there; "
+        "the cache's place is $GRAPHOPT_CACHE",
     )
 
 
@@ -218,23 +256,43 @@ def _replacing(path: Path) -> Iterator[Path]:
 
     What an interrupted writer left behind is removed by the next one.
     """
-    prefix = f".{path.name}.tmp-"
-    for stale in path.parent.glob(f"{prefix}*"):
-        if not _is_running(stale.name.removeprefix(prefix).split("-")[0]):
+    common = f".{path.name}.tmp-"
+    for stale in path.parent.glob(f"{glob.escape(common)}*"):
+        if not _is_running(stale.name.removeprefix(common).split("-")[0]):
             shutil.rmtree(stale, ignore_errors=True)
-    folder = Path(tempfile.mkdtemp(prefix=f"{prefix}{os.getpid()}-", dir=path.parent))
+    folder = Path(tempfile.mkdtemp(prefix=_prefix(path), dir=path.parent))
     folder.chmod(0o755)
     try:
         yield folder
-        if path.exists():
-            old = folder.with_name(folder.name + "-old")
-            path.rename(old)
-            folder.rename(path)
-            shutil.rmtree(old)
-        else:
-            folder.rename(path)
+        _take_place(folder, path)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _take_place(folder: Path, path: Path) -> None:
+    """Rename ``folder`` to ``path``; what is there is removed, and put back if that fails."""
+    old = folder.with_name(folder.name + "-old")
+    for _ in range(_MOST_RIVALS):
+        with suppress(FileNotFoundError):
+            path.rename(old)
+        try:
+            folder.rename(path)
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                with suppress(OSError):
+                    old.rename(path)
+                raise
+            # Another writer was quicker; what it wrote gives way like anything else.
+            shutil.rmtree(old, ignore_errors=True)
+            continue
+        shutil.rmtree(old, ignore_errors=True)
+        return
+    raise OSError(errno.EBUSY, "too many programs write it at once")
+
+
+def _prefix(path: Path) -> str:
+    """How temporary folders beside ``path`` begin: with what they become, and who makes them."""
+    return f".{path.name}.tmp-{os.getpid()}-"
 
 
 def _is_running(pid: str) -> bool:
@@ -279,8 +337,10 @@ class Artifact:
     @cached_property
     def generation_defaults(self) -> dict[str, Any]:
         """The checkpoint's generation_config.json; empty if it had none."""
-        data = json.loads((self.path / GENERATION).read_text(encoding="utf-8"))
-        return dict(data)
+        data = _load_json(self.path, GENERATION)
+        if not isinstance(data, dict):
+            raise _damaged(self.path, GENERATION, "it holds no object")
+        return data
 
     @property
     def tokenizer_dir(self) -> Path | None:
@@ -290,7 +350,7 @@ class Artifact:
 
     def graph_text(self) -> str:
         """The compiled graph in its text form."""
-        return (self.path / GRAPH).read_text(encoding="utf-8")
+        return _load_text(self.path, GRAPH)
 
     def stage_text(self, name: str) -> str:
         """The graph as it was after the stage ``name``; ``traced`` is always there.
@@ -298,16 +358,20 @@ class Artifact:
         Raises:
             ArtifactError: that stage was not kept.
         """
-        file = self.path / "stages" / f"{name}.ir"
-        if file.relative_to(self.path).as_posix() not in self.manifest["files"]:
+        file = f"stages/{name}.ir"
+        if file not in self.manifest["files"]:
             raise ArtifactError(
                 f"the artifact has no stage {name}", next="compile it again with --keep-stages"
             )
-        return file.read_text(encoding="utf-8")
+        return _load_text(self.path, file)
 
     def ledger(self) -> Ledger:
         """What was decided when compiling, and why."""
-        return Ledger.from_json(json.loads((self.path / LEDGER).read_text(encoding="utf-8")))
+        rows = _load_json(self.path, LEDGER)
+        try:
+            return Ledger.from_json(rows)
+        except (TypeError, KeyError, ValueError, AttributeError) as error:
+            raise _damaged(self.path, LEDGER, repr(error)) from error
 
 
 class Weights:
@@ -359,8 +423,11 @@ def read_artifact(
             next="compile the checkpoint again with "
             + ("this version" if manifest.get("schema") != ARTIFACT_SCHEMA else "these options"),
         )
+    fault = _fault_of(manifest, (PLAN, GRAPH, LEDGER, GENERATION))
+    if fault is not None:
+        raise _damaged(folder, MANIFEST, fault)
     _check_files(folder, manifest["files"], check_digests)
-    plan = Plan.from_json(_load_json(folder / PLAN))
+    plan = Plan.from_json(_load_json(folder, PLAN))
     return Artifact(folder, manifest, plan)
 
 
@@ -375,8 +442,7 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
     digest_file = folder / MANIFEST_DIGEST
     if not digest_file.is_file():
         raise _damaged(folder, MANIFEST_DIGEST, "the file is missing")
-    data = (folder / MANIFEST).read_bytes()
-    stored = digest_file.read_bytes()
+    data, stored = _load(folder, MANIFEST), _load(folder, MANIFEST_DIGEST)
     line, _, check = stored.partition(b"\n")
     if check != hashlib.sha256(line).hexdigest().encode() + b"\n":
         raise _damaged(folder, MANIFEST_DIGEST, "its second line is not the digest of its first")
@@ -384,11 +450,61 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
         raise _damaged(folder, MANIFEST, f"its digest is not the one in {MANIFEST_DIGEST}")
     try:
         manifest = json.loads(data)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise _damaged(folder, MANIFEST, str(error)) from error
-    if not isinstance(manifest, dict) or not isinstance(manifest.get("files"), dict):
-        raise _damaged(folder, MANIFEST, "it lists no files")
+    if not isinstance(manifest, dict):
+        raise _damaged(folder, MANIFEST, "it holds no object")
     return manifest
+
+
+def _fault_of(manifest: Mapping[str, Any], required: Collection[str]) -> str | None:
+    """Why ``manifest``, which must list ``required``, cannot be used; None if it can."""
+    for name in ("target", "dtype"):
+        if not isinstance(manifest.get(name), str):
+            return f"it has no {name}"
+    for name in ("versions", "factors"):
+        if not _is_text_by_name(manifest.get(name)):
+            return f"its {name} are not text by name"
+    files = manifest.get("files")
+    if not isinstance(files, dict):
+        return "it lists no files"
+    missing = sorted(set(required) - files.keys())
+    if missing:
+        return f"it does not list {', '.join(missing)}"
+    return _model_fault(manifest.get("model")) or next(
+        (fault for name, row in files.items() if (fault := _file_fault(name, row))), None
+    )
+
+
+def _model_fault(model: object) -> str | None:
+    if not isinstance(model, dict) or model.keys() != _MODEL.keys():
+        return f"its model has other fields than {', '.join(_MODEL)}"
+    for name, kind in _MODEL.items():
+        if not isinstance(model[name], kind):
+            return f"its model's {name} is of another type"
+    if not all(isinstance(note, str) for note in model["notes"]):
+        return "its model's notes are not text"
+    return None
+
+
+def _file_fault(name: str, row: object) -> str | None:
+    path = PurePosixPath(name)
+    if path.is_absolute() or ".." in path.parts or not path.parts or "\0" in name:
+        return f"it names a file outside the artifact: {name!r}"
+    size = row.get("bytes") if isinstance(row, dict) else None
+    digests = row.get("sha256") if isinstance(row, dict) else None
+    if not isinstance(size, int) or isinstance(size, bool) or size < 0:
+        return f"it gives no size of {name}"
+    if not isinstance(digests, list) or not all(isinstance(one, str) for one in digests):
+        return f"it gives no digests of {name}"
+    chunks = -(-size // DIGEST_CHUNK_BYTES)
+    if len(digests) != chunks:
+        return f"it gives {len(digests)} digests of {name} instead of {chunks}"
+    return None
+
+
+def _is_text_by_name(value: object) -> bool:
+    return isinstance(value, dict) and all(isinstance(text, str) for text in value.values())
 
 
 def _mismatches(manifest: Mapping[str, Any], expect: Mapping[str, str]) -> list[str]:
@@ -403,14 +519,14 @@ def _mismatches(manifest: Mapping[str, Any], expect: Mapping[str, str]) -> list[
 def _check_files(folder: Path, files: Mapping[str, Any], check_digests: bool) -> None:
     for name, row in files.items():
         file = folder / name
-        if Path(name).is_absolute() or ".." in Path(name).parts:
-            raise _damaged(folder, MANIFEST, f"it names a file outside the artifact: {name}")
-        if not file.is_file():
+        try:
+            size = file.stat().st_size if file.is_file() else None
+        except OSError as error:
+            raise _unreadable(folder, name, error) from error
+        if size is None:
             raise _damaged(folder, name, "the file is missing")
-        if file.stat().st_size != row["bytes"]:
-            raise _damaged(
-                folder, name, f"it has {file.stat().st_size} bytes instead of {row['bytes']}"
-            )
+        if size != row["bytes"]:
+            raise _damaged(folder, name, f"it has {size} bytes instead of {row['bytes']}")
     if not check_digests:
         return
     jobs = [
@@ -421,9 +537,12 @@ def _check_files(folder: Path, files: Mapping[str, Any], check_digests: bool) ->
 
     def damaged(job: tuple[str, int, str]) -> str | None:
         name, number, digest = job
-        with (folder / name).open("rb") as stream:
-            stream.seek(number * DIGEST_CHUNK_BYTES)
-            chunk = stream.read(DIGEST_CHUNK_BYTES)
+        try:
+            with (folder / name).open("rb") as stream:
+                stream.seek(number * DIGEST_CHUNK_BYTES)
+                chunk = stream.read(DIGEST_CHUNK_BYTES)
+        except OSError as error:
+            raise _unreadable(folder, name, error) from error
         return None if hashlib.sha256(chunk).hexdigest() == digest else name
 
     with ThreadPoolExecutor() as pool:
@@ -441,8 +560,28 @@ def _damaged(folder: Path, name: str, why: str) -> ArtifactError:
     )
 
 
-def _load_json(file: Path) -> Any:
+def _unreadable(folder: Path, name: str, error: OSError) -> ArtifactError:
+    return ArtifactError(
+        f"the artifact cannot be read: {name}", where=str(folder / name), got=error.strerror
+    )
+
+
+def _load(folder: Path, name: str) -> bytes:
     try:
-        return json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ArtifactError(f"{file.name} is not JSON", got=str(error)) from error
+        return (folder / name).read_bytes()
+    except OSError as error:
+        raise _unreadable(folder, name, error) from error
+
+
+def _load_text(folder: Path, name: str) -> str:
+    try:
+        return _load(folder, name).decode()
+    except UnicodeDecodeError as error:
+        raise _damaged(folder, name, str(error)) from error
+
+
+def _load_json(folder: Path, name: str) -> Any:
+    try:
+        return json.loads(_load_text(folder, name))
+    except (ValueError, RecursionError) as error:
+        raise _damaged(folder, name, str(error)) from error

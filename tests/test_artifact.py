@@ -1,14 +1,18 @@
 """Artifacts are written whole, read back equal, and say which file is damaged."""
 
+import json
 import os
 import shutil
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from graphopt import artifact as artifact_module
-from graphopt.artifact import Contents, ModelInfo, read_artifact, write_artifact
+from graphopt.artifact import Contents, ModelInfo, read_artifact, writable_place, write_artifact
 from graphopt.errors import ArtifactError, MachineError
 from graphopt.ir.dtype import DType
 from graphopt.ledger import Ledger, accept, refuse
@@ -160,6 +164,65 @@ def test_what_a_killed_writer_left_is_removed(written: Path) -> None:
     assert alive.exists()
 
 
+def test_what_a_killed_writer_left_is_found_by_any_name(tmp_path: Path) -> None:
+    path = tmp_path / "a[b]*.gopt"
+    stale = path.with_name(f".{path.name}.tmp-{2**22 + 1}-abc")
+    stale.mkdir()
+    write_artifact(path, contents())
+    assert [p.name for p in tmp_path.iterdir()] == [path.name]
+
+
+def test_a_link_stays_and_what_it_leads_to_is_written(tmp_path: Path) -> None:
+    (tmp_path / "disk").mkdir()
+    link = tmp_path / "model.gopt"
+    link.symlink_to(tmp_path / "disk/v1.gopt")
+    for _ in range(2):
+        write_artifact(link, contents())
+        assert link.is_symlink()
+        read_artifact(tmp_path / "disk/v1.gopt")
+    assert [p.name for p in (tmp_path / "disk").iterdir()] == ["v1.gopt"]
+
+
+def test_writers_at_the_same_moment_leave_one_whole_artifact(tmp_path: Path) -> None:
+    path = tmp_path / "a.gopt"
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda _: write_artifact(path, contents()), range(24)))
+    read_artifact(path)
+    assert [p.name for p in tmp_path.iterdir()] == ["a.gopt"]
+
+
+def test_the_old_artifact_comes_back_if_it_cannot_be_replaced(
+    written: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rename = Path.rename
+
+    def fail(self: Path, target: Path) -> Path:
+        if target == written and not self.name.endswith("-old"):
+            raise PermissionError(13, "Permission denied")
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", fail)
+    with pytest.raises(MachineError, match="cannot be written"):
+        write_artifact(written, contents())
+    monkeypatch.undo()
+    read_artifact(written)
+    assert [p.name for p in written.parent.iterdir()] == ["model.gopt"]
+
+
+def test_places_that_cannot_be_written_are_refused(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.write_text("x")
+    circle = tmp_path / "circle"
+    circle.symlink_to(circle)
+    for path in (file / "a.gopt", circle, tmp_path / ("a" * 300), tmp_path / "a\0b"):
+        with pytest.raises(MachineError, match="cannot be written"):
+            writable_place(path)
+    with pytest.raises(ArtifactError, match="not an artifact"):
+        writable_place(file)
+    assert writable_place(tmp_path / "new/a.gopt") == (tmp_path / "new/a.gopt").resolve()
+    assert not any((tmp_path / "new").iterdir())
+
+
 def test_a_full_disk_is_said_before_writing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -177,3 +240,131 @@ def test_a_manifest_cannot_point_outside(written: Path) -> None:
     (written / "manifest.json.sha256").write_bytes(artifact_module._seal(data))
     with pytest.raises(ArtifactError, match=r"damaged: manifest\.json"):
         read_artifact(written)
+
+
+def reseal(folder: Path, change: Callable[[dict[str, Any]], object] = lambda _: None) -> None:
+    """Write a manifest that fits the files as they are now, after ``change``."""
+    manifest = folder / "manifest.json"
+    data = json.loads(manifest.read_text())
+    for name in data["files"]:
+        data["files"][name] = artifact_module._digest(folder / name)
+    change(data)
+    text = json.dumps(data).encode()
+    manifest.write_bytes(text)
+    (folder / "manifest.json.sha256").write_bytes(artifact_module._seal(text))
+
+
+@pytest.mark.parametrize("content", [b"", b"[" * 200_000, b"[5]", b"{", b"\xff\xfe", b"null"])
+@pytest.mark.parametrize("name", ["plan.json", "ledger.json", "generation_config.json"])
+def test_nonsense_under_a_right_seal_is_refused(written: Path, name: str, content: bytes) -> None:
+    (written / name).write_bytes(content)
+    reseal(written)
+
+    def read_all() -> None:
+        found = read_artifact(written)
+        found.ledger()
+        dict(found.generation_defaults)
+
+    with pytest.raises(ArtifactError):
+        read_all()
+
+
+def test_a_graph_that_is_no_text_is_refused(written: Path) -> None:
+    (written / "graph.ir").write_bytes(b"\xff")
+    reseal(written)
+    with pytest.raises(ArtifactError, match=r"graph\.ir"):
+        read_artifact(written).graph_text()
+
+
+@pytest.mark.parametrize("data", [b"[]", b"5", b"[" * 200_000, b"", b"\xff"])
+def test_a_manifest_that_is_no_object_is_refused(written: Path, data: bytes) -> None:
+    (written / "manifest.json").write_bytes(data)
+    (written / "manifest.json.sha256").write_bytes(artifact_module._seal(data))
+    with pytest.raises(ArtifactError, match=r"manifest\.json"):
+        read_artifact(written)
+
+
+def test_a_manifest_must_list_what_is_read(written: Path) -> None:
+    reseal(written, lambda data: data["files"].pop("plan.json"))
+    with pytest.raises(ArtifactError, match=r"manifest\.json") as caught:
+        read_artifact(written)
+    assert caught.value.got == "it does not list plan.json"
+
+
+def test_a_file_that_may_not_be_read_is_named(
+    written: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read_bytes = Path.read_bytes
+
+    def refuse_plan(self: Path) -> bytes:
+        if self.name == "plan.json":
+            raise PermissionError(13, "Permission denied")
+        return read_bytes(self)
+
+    monkeypatch.setattr(Path, "read_bytes", refuse_plan)
+    with pytest.raises(ArtifactError, match=r"cannot be read: plan\.json"):
+        read_artifact(written)
+
+
+MODEL_ROW = {"name": "a", "architecture": "b", "model_type": "c", "parameters": 5, "notes": ["d"]}
+
+
+def manifest_with(**changes: Any) -> dict[str, Any]:
+    return {
+        "target": "cpu",
+        "dtype": "float32",
+        "versions": {"graphopt": "1"},
+        "factors": {},
+        "model": MODEL_ROW,
+        "files": {
+            "plan.json": {"bytes": 3, "sha256": ["x"]},
+            "empty": {"bytes": 0, "sha256": []},
+            "weights/large": {
+                "bytes": artifact_module.DIGEST_CHUNK_BYTES + 1,
+                "sha256": ["x", "y"],
+            },
+        },
+        **changes,
+    }
+
+
+def with_file(name: str, row: object) -> dict[str, Any]:
+    return manifest_with(files={**manifest_with()["files"], name: row})
+
+
+def test_a_right_manifest_has_no_fault() -> None:
+    assert artifact_module._fault_of(manifest_with(), ["plan.json"]) is None
+
+
+@pytest.mark.parametrize(
+    ("data", "fault"),
+    [
+        (manifest_with(target=None), "it has no target"),
+        (manifest_with(dtype=5), "it has no dtype"),
+        (manifest_with(versions=[1]), "its versions are not text by name"),
+        (manifest_with(factors={"a": 1}), "its factors are not text by name"),
+        (manifest_with(files=[]), "it lists no files"),
+        (manifest_with(files={}), "it does not list plan.json"),
+        (manifest_with(model=None), "its model has other fields"),
+        (manifest_with(model={**MODEL_ROW, "more": 1}), "its model has other fields"),
+        (manifest_with(model={**MODEL_ROW, "parameters": "many"}), "its model's parameters"),
+        (manifest_with(model={**MODEL_ROW, "notes": "d"}), "its model's notes"),
+        (manifest_with(model={**MODEL_ROW, "notes": [5]}), "its model's notes are not text"),
+        (with_file("/etc/passwd", {"bytes": 0, "sha256": []}), "outside the artifact"),
+        (with_file("../x", {"bytes": 0, "sha256": []}), "outside the artifact"),
+        (with_file("a/../../x", {"bytes": 0, "sha256": []}), "outside the artifact"),
+        (with_file("", {"bytes": 0, "sha256": []}), "outside the artifact"),
+        (with_file("a\0b", {"bytes": 0, "sha256": []}), "outside the artifact"),
+        (with_file("x", None), "it gives no size of x"),
+        (with_file("x", {}), "it gives no size of x"),
+        (with_file("x", {"bytes": True, "sha256": []}), "it gives no size of x"),
+        (with_file("x", {"bytes": -1, "sha256": []}), "it gives no size of x"),
+        (with_file("x", {"bytes": 1, "sha256": "x"}), "it gives no digests of x"),
+        (with_file("x", {"bytes": 1, "sha256": [5]}), "it gives no digests of x"),
+        (with_file("x", {"bytes": 1, "sha256": []}), "0 digests of x instead of 1"),
+    ],
+)
+def test_the_first_fault_of_a_manifest_is_said(data: dict[str, Any], fault: str) -> None:
+    found = artifact_module._fault_of(data, ["plan.json"])
+    assert found is not None
+    assert fault in found
