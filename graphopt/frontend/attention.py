@@ -152,20 +152,7 @@ def emit(
     Raises:
         UnsupportedError: the mask or the shapes are not those of causal self-attention.
     """
-    if not isinstance(mask, Mask):
-        raise UnsupportedError(
-            "attention without a causal mask of transformers' own making",
-            where=name_of(module),
-            got="no mask" if mask is None else f"a mask of type {type(mask).__name__}",
-            expected="a decoder whose layers see the past only",
-        )
-    if mask.refusal:
-        raise UnsupportedError(
-            "the attention mask is not causal, or has parts that graphopt does not know",
-            where=name_of(module),
-            got=mask.refusal,
-            expected="a causal mask, with at most a sliding window or a chunk",
-        )
+    causal = _causal(mask, module)
     if query.shape[0] != 1 or query.shape[2] != key.shape[2] or key.shape[1:3] != value.shape[1:3]:
         raise UnsupportedError(
             "attention is not causal self-attention over the step's tokens",
@@ -180,13 +167,36 @@ def emit(
         *packed,
         -1 if layer is None else int(layer),
         scale,
-        mask.window,
-        mask.chunk,
+        causal.window,
+        causal.chunk,
         float(softcap or 0.0),
         None if sinks is None else sinks.reshape(-1),
         alibi,
     )
     return out.unsqueeze(0)
+
+
+def _causal(mask: object, module: nn.Module) -> Mask:
+    """``mask``, if it is one that the operator can say.
+
+    Raises:
+        UnsupportedError: it is not.
+    """
+    if not isinstance(mask, Mask):
+        raise UnsupportedError(
+            "attention without a causal mask of transformers' own making",
+            where=name_of(module),
+            got="no mask" if mask is None else f"a mask of type {type(mask).__name__}",
+            expected="a decoder whose layers see the past only",
+        )
+    if mask.refusal:
+        raise UnsupportedError(
+            "the attention mask is not causal, or has parts that graphopt does not know",
+            where=name_of(module),
+            got=mask.refusal,
+            expected="a causal mask, with at most a sliding window or a chunk",
+        )
+    return mask
 
 
 def name_of(module: nn.Module) -> str:
