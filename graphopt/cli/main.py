@@ -11,7 +11,7 @@ import os
 import sys
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, NoReturn
 
 import click
@@ -113,10 +113,16 @@ def _report(error: Exception, words: Sequence[str]) -> int:
     debug = "--debug" in options
     failure = as_failure(error, debug=debug)
     if debug:
-        click.echo(trace_of(error), err=True)
-    if "--json" in options:
-        print_json(as_json(failure))
-    else:
+        with suppress(OSError):
+            click.echo(trace_of(error), err=True)
+    try:
+        if "--json" in options:
+            print_json(as_json(failure))
+            sys.stdout.flush()
+            return failure.exit_code
+    except OSError:
+        pass  # stdout itself may be what failed; stderr is left
+    with suppress(OSError):
         click.echo(f"graphopt: {failure}", err=True)
     return failure.exit_code
 
@@ -155,8 +161,19 @@ def _quiet_libraries(words: Sequence[str]) -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 
+def _open_streams() -> None:
+    """Give a process that was started without some standard stream one that leads nowhere.
+
+    Else the next file that is opened would take its number, and be read or written as the stream.
+    """
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115
+
+
 def main() -> NoReturn:
     """The console script."""
+    _open_streams()
     for stream in (sys.stdout, sys.stderr):
         # A terminal that cannot show a character shows a question mark instead of a traceback.
         if hasattr(stream, "reconfigure"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -50,12 +51,11 @@ def gather_prompts(
 
 
 def _checked(text: str) -> str:
-    """``text``; bytes of the command line that are not UTF-8 arrive as lone surrogates."""
+    """``text``; bytes that the locale does not know arrive as lone surrogates, UTF-8 or not."""
     try:
-        text.encode()
-    except UnicodeEncodeError as error:
+        return os.fsencode(text).decode()
+    except (UnicodeEncodeError, UnicodeDecodeError) as error:
         raise UsageError("the prompt is not valid UTF-8", got=ascii(text[:80])) from error
-    return text
 
 
 def _read(file: Path) -> str:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import os
+
 import click
 import pytest
 
@@ -32,6 +35,14 @@ def test_memory() -> None:
     assert isinstance(as_failure(MemoryError("40 GiB")), MachineError)
     assert as_failure(MemoryError("40 GiB")).got == "40 GiB"
     assert as_failure(MemoryError()).got is None
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EMFILE])
+def test_what_the_system_refuses_is_the_machines(number: int) -> None:
+    found = as_failure(OSError(number, os.strerror(number), "/some/file"))
+    assert isinstance(found, MachineError)
+    assert (found.where, found.got) == ("/some/file", os.strerror(number))
+    assert as_failure(OSError(number, os.strerror(number))).where is None
 
 
 @pytest.mark.parametrize("debug", [False, True])

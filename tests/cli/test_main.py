@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import click
 import pytest
@@ -199,6 +201,29 @@ def test_a_closed_pipe_is_quiet() -> None:
         complaint = process.stderr.read()
         assert process.wait() == 141
     assert complaint == b""
+
+
+def shell(line: str) -> subprocess.CompletedProcess[str]:
+    """``line`` with $G for graphopt."""
+    program = f'G() {{ {shlex.join(GRAPHOPT)} "$@"; }}; {line}'
+    return subprocess.run(["sh", "-c", program], capture_output=True, text=True)
+
+
+def test_what_stdout_cannot_take_is_said_on_stderr(tmp_path: Path) -> None:
+    for options in ("", "--json"):
+        done = shell(f"ulimit -f 0; G cache path {options} >{shlex.quote(str(tmp_path / 'out'))}")
+        assert done.returncode == MachineError.exit_code
+        assert done.stderr.startswith("graphopt: the file would be too large")
+        assert "Traceback" not in done.stderr
+
+
+def test_streams_that_are_not_there() -> None:
+    assert shell("G cache path >&-").returncode == 0
+    done = shell("G inspect /no/such >&- 2>&- <&-")
+    assert (done.returncode, done.stderr) == (ArtifactError.exit_code, "")
+    done = shell("G generate /no/such.gopt <&-")
+    assert done.returncode == UsageError.exit_code
+    assert "the prompt is empty" in done.stderr
 
 
 def test_abort_from_the_runner(run: Run, fake: FakeAPI) -> None:

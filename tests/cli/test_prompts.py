@@ -78,6 +78,12 @@ def test_not_utf8(tmp_path: Path) -> None:
         gather_prompts(["caf\udce9"], [], [], lines=False)
 
 
+def test_utf8_in_a_locale_that_does_not_know_it() -> None:
+    """In the C locale, Python hands every byte beyond ASCII over as a surrogate."""
+    typed = "caf\xe9 \u65e5".encode().decode("ascii", "surrogateescape")
+    assert gather_prompts([typed], [], [], lines=False) == ["caf\xe9 \u65e5"]
+
+
 def test_unreadable(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="cannot be read"):
         gather_prompts([], [tmp_path], [], lines=False)
