@@ -93,7 +93,7 @@ def sdist(copy: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def wheel_of_sdist(sdist: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("unpacked")
     with tarfile.open(sdist) as archive:
-        archive.extractall(folder, filter="data")
+        archive.extractall(folder)  # ours: `filter` came with Python 3.11.4
     (source,) = folder.iterdir()
     return build("wheel", source, folder / "dist")
 
@@ -132,8 +132,9 @@ def elsewhere(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     run(sys.executable, "-m", "venv", "--without-pip", home / "venv", cwd=home)
     lent = home / "lent"
     lent.mkdir()
-    for folder in site.getsitepackages():
-        for path in Path(folder).iterdir():
+    folders = [Path(folder) for folder in site.getsitepackages()]
+    for folder in filter(Path.is_dir, folders):  # Debian names one that need not exist
+        for path in folder.iterdir():
             ours = "graphopt" in path.name or path.suffix in (".pth", ".egg-link")
             if not ours and not (lent / path.name).exists():
                 (lent / path.name).symlink_to(path)
