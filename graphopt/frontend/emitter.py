@@ -63,8 +63,12 @@ class Emitter:
 
     def maker(self, value: Value, op: str) -> Node | None:
         """The node that makes ``value``, if its operator is ``op``."""
-        node = self._makers.get(value)
+        node = self.made_by(value)
         return node if node is not None and node.op == op else None
+
+    def made_by(self, value: Value) -> Node | None:
+        """The node that makes ``value``; None for inputs and weights."""
+        return self._makers.get(value)
 
     def cast(self, x: Value, dtype: DType) -> Value:
         """``x`` with elements of ``dtype``."""

@@ -304,6 +304,13 @@ class _Importer:
                 where=str(location_of(node, PREFIX)),
                 next="it belongs to a library; graphopt runs PyTorch's own operators only",
             )
+        if torch.Tag.nondeterministic_seeded in node.target.tags:  # type: ignore[union-attr]
+            raise TraceError(
+                "the model's code draws random numbers",
+                where=str(location_of(node, PREFIX)),
+                got=call.name,
+                next="a compiled graph gives the same for the same tokens",
+            )
         inputs: list[Value] = []
         template: list[Attr] = []
         for argument in node.target._schema.arguments:  # type: ignore[union-attr]
@@ -322,16 +329,16 @@ class _Importer:
 
     def _write(self, node: Node) -> None:
         """A call that writes its first argument: a new value for everything that looks at it."""
-        base, _, overload = _name(node).partition("_.")
         target = node.args[0]
         storage = storage_of(node)
         if not isinstance(target, Node) or storage is None:
             raise TraceError("a write in place to something that is not a tensor", got=_name(node))
         current = self._read(target)
-        if base == "aten.detach":
+        if _name(node).startswith("aten.detach_"):
             self._define(node, current)
             return
-        new = self._lower(node, f"{base}.{overload}")
+        views = torch.Tag.inplace_view in node.target.tags  # type: ignore[union-attr]
+        new = None if views else self._lower(node, _functional(_name(node)))
         if not isinstance(new, Value) or not isinstance(current, Value):
             raise TraceError(
                 "a write in place that graphopt cannot follow",
@@ -393,6 +400,14 @@ def _keeps_state(name: str) -> TraceError:
         where=name.removeprefix(PREFIX + "."),
         next="graphopt keeps keys and values only",
     )
+
+
+def _functional(name: str) -> str:
+    """The operator that computes what ``name`` writes: ``aten.add_.Tensor``, ``aten.__iand__``."""
+    if name.startswith("aten.__i"):
+        return name.replace("aten.__i", "aten.__", 1)
+    base, _, overload = name.partition("_.")
+    return f"{base}.{overload}"
 
 
 def _name(node: Node) -> str:

@@ -52,6 +52,8 @@ def _sliced(call: Call, viewed: Value, part: Value) -> Value:
     start = call.get("start", 0)
     if isinstance(start, int) and start < 0:
         start = size + start
+    if isinstance(start, int) and isinstance(size, int):
+        start = min(max(start, 0), size)
     if call.get("step", 1) != 1:
         return _interleaved(call, viewed, part, dim, fixed(start, "the start of a slice"))
     return _joined(call, viewed, part, dim, start, start + length)

@@ -21,8 +21,9 @@ def writes_in_place(node: Node) -> bool:
     """Whether a call changes its first argument."""
     if node.op != "call_function" or not isinstance(node.target, torch._ops.OpOverload):
         return False
-    name = str(node.target).split(".")[1]
-    return name.endswith("_") and not name.endswith("__")
+    arguments = node.target._schema.arguments
+    alias = arguments[0].alias_info if arguments else None
+    return alias is not None and alias.is_write
 
 
 def live_nodes(graph: torch.fx.Graph) -> set[Node]:

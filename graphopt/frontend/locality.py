@@ -14,9 +14,9 @@ from dataclasses import dataclass, replace
 import torch
 
 from graphopt.errors import UnsupportedError
-from graphopt.ir.graph import Graph, Node, Value
+from graphopt.ir.graph import Attr, Graph, Node, Value
 from graphopt.ir.ops import OPS, is_aten
-from graphopt.ir.shape import Dim, product, sym, symbols
+from graphopt.ir.shape import Dim, Expr, product, sym, symbols
 from graphopt.ir.types import StateType, TensorType
 
 
@@ -68,6 +68,7 @@ class _Locality:
             self.rows[value] = None
         for node in self.graph.nodes:
             try:
+                _refuse_counts(node)
                 found = self.rule(node)(self, node)
                 for value in node.outputs:
                     self.rows[value] = self.checked(value, found)
@@ -105,6 +106,19 @@ class _Locality:
         if found is not None and shape[found.axis] != found.entries:
             raise _Mixes(f"{value.type} does not keep all tokens in dimension {found.axis}")
         return found
+
+
+def _refuse_counts(node: Node) -> None:
+    """How many tokens a step holds may give a value its shape, never its contents."""
+    for name, attr in node.attrs.items():
+        if name != "shape" and _sizes_in(attr) & {"T", "R"}:
+            raise _Mixes(f"{name} depends on how many tokens the step holds")
+
+
+def _sizes_in(attr: Attr) -> frozenset[str]:
+    if isinstance(attr, Expr):
+        return symbols(attr)
+    return frozenset().union(*map(_sizes_in, attr)) if isinstance(attr, tuple) else frozenset()
 
 
 def _shape(value: Value) -> tuple[Dim, ...]:

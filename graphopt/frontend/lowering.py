@@ -128,7 +128,7 @@ class Call:
         given: list[Any] = [
             self._fakes[name] for name in names if self._fakes.get(name) is not None
         ]
-        plain = [int(item) if isinstance(item, torch.SymInt) else item for item in given]
+        plain = [1 if isinstance(item, torch.SymInt) else item for item in given]
         first, *others = plain
         if not others:
             return self.dtype_of(first)
@@ -143,6 +143,10 @@ class Call:
     def fakes(self) -> list[object]:
         """What PyTorch says of the arguments."""
         return list(self._fakes.values())
+
+    def fake_of(self, name: str) -> object:
+        """What PyTorch says of the argument ``name``."""
+        return self._fakes.get(name)
 
     @property
     def dtype(self) -> DType:

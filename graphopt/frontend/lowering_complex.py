@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
+import torch
+
 from graphopt.ir.graph import Value
 from graphopt.ir.shape import Dim
 
@@ -91,6 +93,16 @@ def _twice(lower: Lowering) -> Lowering:
     return both
 
 
+def _cast(call: Call) -> Result:
+    """To the type it has: anything else drops a part, or rounds both."""
+    given, wanted = call.fake_of("self"), call.fake
+    if not isinstance(given, torch.Tensor) or not isinstance(wanted, torch.Tensor):
+        raise NotLowered(f"{call.name}: not a tensor")
+    if given.dtype != wanted.dtype:
+        raise NotLowered("complex numbers of another type", got=wanted.dtype)
+    return _complex(call, "self")
+
+
 def _part(imaginary: bool) -> Lowering:
     def lower(call: Call) -> Result:
         number = _complex(call, "self")
@@ -130,5 +142,5 @@ COMPLEX: Mapping[str, Lowering] = {
     },
     "aten.index_select": _twice(LAYERS["aten.index_select"]),
     "aten.index.Tensor": _twice(LAYERS["aten.index.Tensor"]),
-    "aten.to": _twice(SHAPE["aten.alias"]),
+    "aten.to": _cast,
 }

@@ -11,13 +11,14 @@ from graphopt.ir.dtype import DType
 from graphopt.ir.graph import Attr, Value
 
 from .emitter import type_of
+from .indices import counted_from_front
 from .lowering import Call, Lowering, NotLowered, Result, dtype_named, fixed, rank_of
 
 
 def _reduce(op: str) -> Lowering:
     def lower(call: Call) -> Result:
         x, dtype = call.value("self"), call.dtype
-        if op != "any" and dtype.is_float:
+        if op != "any":
             x = call.emit.cast(x, dtype)
         attrs: dict[str, Attr] = {"dims": call.axes(), "keepdim": bool(call.get("keepdim", False))}
         return call.emit.cast(_reduced(call, op, x, attrs), dtype)
@@ -41,6 +42,8 @@ def _extreme_along(op: str) -> Lowering:
 
     def lower(call: Call) -> Result:
         x, dim = call.value("self"), call.axis("dim")
+        if op == "amin" and not type_of(x).dtype.is_float:
+            raise NotLowered("the place of the least integer: the least of all has no negative")
         keepdim = bool(call.get("keepdim", False))
         values = call.emit.one(op, [x], {"dims": (dim,), "keepdim": keepdim})
         searched = x if op == "amax" else call.emit.one("neg", [x])
@@ -66,11 +69,8 @@ def _softmax(op: str) -> Lowering:
 
 
 def _cumsum(call: Call) -> Result:
-    x = call.value("self")
-    if call.dtype.is_float:
-        x = call.emit.cast(x, call.dtype)
-    out = call.emit.one("cumsum", [x], {"dim": call.axis("dim")})
-    return call.emit.cast(out, call.dtype)
+    x = call.emit.cast(call.value("self"), call.dtype)
+    return call.emit.one("cumsum", [x], {"dim": call.axis("dim")})
 
 
 def _variance(root: bool) -> Lowering:
@@ -90,13 +90,14 @@ def _variance(root: bool) -> Lowering:
 
 
 def _norm(call: Call) -> Result:
-    """The Euclidean norm along dimensions."""
+    """The Euclidean norm along dimensions; short floats are squared and summed as f32."""
     if call.number("ord", 2) != 2:
         raise NotLowered("a norm that is not Euclidean")
-    x = call.emit.cast(call.value("self"), call.dtype)
+    dtype = call.dtype
+    x = call.emit.cast(call.value("self"), dtype if dtype is DType.F64 else DType.F32)
     squares = call.emit.one("mul", [x, x])
     attrs: dict[str, Attr] = {"dims": call.axes(), "keepdim": bool(call.get("keepdim", False))}
-    return call.emit.one("sqrt", [call.emit.one("sum", [squares], attrs)])
+    return call.emit.cast(call.emit.one("sqrt", [call.emit.one("sum", [squares], attrs)]), dtype)
 
 
 def _topk(call: Call) -> Result:
@@ -155,6 +156,7 @@ def _indexed(call: Call) -> Result:
     known = call.emit.known.get(index)
     if known:
         return _constant_indices(call, x, dim, known)
+    index = counted_from_front(call.emit, index, type_of(x).shape[dim])
     if dim == 0 and rank_of(x) == 2 and rank_of(index) != 1:
         return call.emit.one("embed", [index, x])
     flat = call.emit.reshape(index, (-1,) if rank_of(index) != 1 else type_of(index).shape)
@@ -250,8 +252,9 @@ def _rms_norm(call: Call) -> Result:
     if call.has("weight"):
         inputs.append(call.value("weight"))
     eps = call.get("eps")
-    if eps is None:
-        eps = torch.finfo(getattr(torch, type_of(inputs[0]).dtype.torch_name)).eps
+    if eps is None:  # of the type in which PyTorch computes
+        wide = type_of(inputs[0]).dtype is DType.F64
+        eps = torch.finfo(torch.float64 if wide else torch.float32).eps
     return call.emit.one("rms_norm", inputs, {"eps": float(eps), "cast": "after"})
 
 

@@ -15,6 +15,8 @@ from .lowering import Call, Lowering, NotLowered, Result
 def _unary(op: str) -> Lowering:
     def lower(call: Call) -> Result:
         x = call.value("self")
+        if call.name.endswith(".decimals"):
+            raise NotLowered("rounding to decimals")
         if op not in ("logical_not", "abs", "neg", "relu", "sign", "floor", "ceil", "round"):
             x = call.emit.cast(x, call.dtype)
         return call.emit.one(op, [x])
@@ -22,11 +24,11 @@ def _unary(op: str) -> Lowering:
     return lower
 
 
-def _binary(op: str, *, compares: bool = False) -> Lowering:
+def _binary(op: str) -> Lowering:
     """Two operands, either of which may be a number; computed in the promoted type."""
 
     def lower(call: Call) -> Result:
-        dtype = call.promoted("self", "other") if compares else call.dtype
+        dtype = call.promoted("self", "other")
         return _apply(call, op, call.get("self"), _scaled(call, dtype), dtype)
 
     return lower
@@ -34,7 +36,7 @@ def _binary(op: str, *, compares: bool = False) -> Lowering:
 
 def _apply(call: Call, op: str, a: object, b: object, dtype: DType) -> Value:
     if isinstance(a, Value) and isinstance(b, Value):
-        wide = _wide(a, b, dtype)
+        wide = _wide(op, a, b, dtype)
         out = call.emit.one(op, [call.emit.cast(a, wide), call.emit.cast(b, wide)])
         rounds = type_of(out).dtype is wide is not dtype
         return call.emit.cast(out, dtype) if rounds else out
@@ -48,9 +50,14 @@ def _apply(call: Call, op: str, a: object, b: object, dtype: DType) -> Value:
     return call.emit.one(op, [call.emit.cast(tensor, dtype)], attrs)
 
 
-def _wide(a: Value, b: Value, dtype: DType) -> DType:
-    """The type to compute in: PyTorch does not round a number in a tensor of no dimensions."""
-    numbers = [type_of(value) for value in (a, b) if not type_of(value).shape]
+def _wide(op: str, a: Value, b: Value, dtype: DType) -> DType:
+    """The type to compute in.
+
+    PyTorch multiplies and divides by a second operand of no dimensions as it is; before every
+    other operator, and in front, it rounds a number to the other operand's type.
+    """
+    factors = (b,) if op in ("mul", "div", "floor_div") else ()
+    numbers = [type_of(value) for value in factors if not type_of(value).shape]
     wider = [type_.dtype for type_ in numbers if type_.dtype.nbytes > dtype.nbytes]
     if dtype.is_float and wider and wider[0] is DType.F32:
         return DType.F32
@@ -74,6 +81,8 @@ def _scaled(call: Call, dtype: DType) -> object:
     other, alpha = call.get("other"), call.get("alpha", 1)
     if alpha == 1:
         return other
+    if dtype in (DType.BF16, DType.F16):
+        raise NotLowered("a factor whose product PyTorch does not round")
     if isinstance(other, Value):
         return _apply(call, "mul", other, alpha, dtype)
     return other * alpha
@@ -87,16 +96,18 @@ def _reversed_sub(call: Call) -> Result:
 
 
 def _divide(call: Call) -> Result:
-    mode = call.get("rounding_mode")
+    mode, dtype = call.get("rounding_mode"), call.promoted("self", "other")
     if mode is None:
-        return _apply(call, "div", call.get("self"), call.get("other"), call.dtype)
+        dtype = dtype if dtype.is_float else call.dtype
+        return _apply(call, "div", call.get("self"), call.get("other"), dtype)
     if mode == "floor":
-        return _apply(call, "floor_div", call.get("self"), call.get("other"), call.dtype)
+        return _apply(call, "floor_div", call.get("self"), call.get("other"), dtype)
     raise NotLowered("division that truncates")
 
 
 def _power(call: Call) -> Result:
-    return _apply(call, "pow", call.get("self"), call.get("exponent"), call.dtype)
+    dtype = call.promoted("self", "exponent")
+    return _apply(call, "pow", call.get("self"), call.get("exponent"), dtype)
 
 
 def _square(call: Call) -> Result:
@@ -221,14 +232,14 @@ _COMPARISONS = ("eq", "ne", "lt", "le", "gt", "ge")
 
 POINTWISE: Mapping[str, Lowering] = {
     **{f"aten.{name}": _unary(name) for name in _UNARY},
-    **{f"aten.{name}": _binary(name, compares=True) for name in _COMPARISONS},
+    **{f"aten.{name}": _binary(name) for name in _COMPARISONS},
     **{f"aten.{name}": _binary(name) for name in ("add", "sub", "mul", "remainder")},
     "aten.subtract": _binary("sub"),
     "aten.multiply": _binary("mul"),
-    "aten.greater": _binary("gt", compares=True),
-    "aten.less": _binary("lt", compares=True),
-    "aten.logical_and": _binary("logical_and", compares=True),
-    "aten.logical_or": _binary("logical_or", compares=True),
+    "aten.greater": _binary("gt"),
+    "aten.less": _binary("lt"),
+    "aten.logical_and": _binary("logical_and"),
+    "aten.logical_or": _binary("logical_or"),
     "aten.bitwise_and": _binary("bitwise_and"),
     "aten.bitwise_or": _binary("bitwise_or"),
     "aten.__and__": _binary("bitwise_and"),
@@ -258,5 +269,4 @@ POINTWISE: Mapping[str, Lowering] = {
     "aten.to": _cast,
     "aten._to_copy": _cast,
     "aten.type_as": _cast,
-    "aten.float": _cast,
 }

@@ -32,7 +32,8 @@ def _reshape(call: Call) -> Result:
 def _transpose(call: Call) -> Result:
     x = call.value("self")
     rank = rank_of(x)
-    a, b = call.axis("dim0"), call.axis("dim1")
+    names = ("axis0", "axis1") if call.has("axis0") else ("dim0", "dim1")
+    a, b = (call.axis(name) for name in names)
     order = list(range(rank))
     order[a], order[b] = order[b], order[a]
     return call.emit.permute(x, order)
@@ -42,6 +43,11 @@ def _flip_last_two(call: Call) -> Result:
     x = call.value("self")
     order = list(range(rank_of(x)))
     return call.emit.permute(x, [*order[:-2], *order[:-3:-1]])
+
+
+def _reverse_dims(call: Call) -> Result:
+    x = call.value("self")
+    return call.emit.permute(x, range(rank_of(x))[::-1])
 
 
 def _permute(call: Call) -> Result:
@@ -283,7 +289,7 @@ SHAPE: Mapping[str, Lowering] = {
     "aten.swapaxes": _transpose,
     "aten.t": _flip_last_two,
     "aten.mT": _flip_last_two,
-    "aten.numpy_T": _flip_last_two,
+    "aten.numpy_T": _reverse_dims,
     "aten.permute": _permute,
     "aten.movedim.int": _movedim,
     "aten.expand": _expand,

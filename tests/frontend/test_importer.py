@@ -7,7 +7,7 @@ from torch import Tensor
 from graphopt.errors import TraceError
 from graphopt.frontend.importer import LOWERINGS
 from graphopt.ir.ops import OPS
-from tests.frontend.toy import Toy, check, imported
+from tests.frontend.toy import Function, Toy, check, imported
 from tests.models.harness import case
 
 
@@ -57,6 +57,19 @@ def test_a_size_from_data_is_refused() -> None:
 def test_every_native_lowering_is_of_a_known_kind() -> None:
     assert all(name.startswith(("aten.", "graphopt.")) for name in LOWERINGS)
     assert {"linear", "embed", "softmax"} <= set(OPS)
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda m, x, p: x + torch.rand_like(x),
+        lambda m, x, p: torch.nn.functional.dropout(x, 0.5, training=True),
+        lambda m, x, p: (x * 1).normal_(),
+    ],
+)
+def test_chance_is_refused(function: Function) -> None:
+    with pytest.raises(TraceError, match="draws random numbers"):
+        imported(Toy({"chance": function}))
 
 
 def test_a_library_operator_is_refused() -> None:

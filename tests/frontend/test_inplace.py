@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from graphopt.errors import TraceError
-from tests.frontend.toy import Toy, check, imported
+from tests.frontend.toy import Function, Toy, check, imported
 
 
 def through_slices(m: Toy, x: Tensor, p: Tensor) -> Tensor:
@@ -35,6 +35,62 @@ def with_steps(m: Toy, x: Tensor, p: Tensor) -> Tensor:
     out[:, 1:6:2] = -x[:, :3]
     out[..., 0:4:3] *= 2.0
     return out
+
+
+def to_ends(m: Toy, x: Tensor, p: Tensor) -> Tensor:
+    out = x.clone()
+    out[:, -100:3] = x[:, :3] * 2
+    out[:, 4:100] = 7.0
+    out[:, 10:12] = 8.0
+    out[:, -2] = -1.0
+    out[:, -6:-4] += 0.5
+    return out
+
+
+def by_operator(m: Toy, x: Tensor, p: Tensor) -> Tensor:
+    chosen = x > 0
+    chosen &= x < 1
+    chosen |= p[:, None] == 0
+    chosen ^= x > 0.5
+    return chosen
+
+
+def test_bounds_of_views_are_those_of_pytorch() -> None:
+    check({"ends": to_ends})
+
+
+def test_operators_of_python_that_write() -> None:
+    check({"and, or, xor": by_operator})
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda m, x, p: (x * 1).unsqueeze_(1),
+        lambda m, x, p: (x[:, None] * 1).squeeze_(1),
+        lambda m, x, p: (x.view(-1, 2, 3) * 1).transpose_(1, 2),
+    ],
+)
+def test_a_view_made_in_place_is_refused(function: Function) -> None:
+    with pytest.raises(TraceError, match="cannot follow"):
+        imported(Toy({"view": function}))
+
+
+@pytest.mark.parametrize("part", ["split", "unbind", "diagonal"])
+def test_a_write_through_an_unknown_view_is_refused(part: str) -> None:
+    views = {
+        "split": lambda x: x.split(3, 1)[0],
+        "unbind": lambda x: x.unbind(1)[0],
+        "diagonal": lambda x: x.view(-1, 2, 3).diagonal(0, 1, 2),
+    }
+
+    def write(m: Toy, x: Tensor, p: Tensor) -> Tensor:
+        out = x * 1
+        views[part](out).add_(1)
+        return out
+
+    with pytest.raises(TraceError, match="cannot follow"):
+        imported(Toy({part: write}))
 
 
 def test_writes_become_new_values() -> None:

@@ -43,6 +43,16 @@ def test_views_share_their_storage() -> None:
     assert storage_of(named(nodes, "add")[0]) != storage_of(product)
 
 
+def test_what_writes_its_first_argument_is_known_by_its_schema() -> None:
+    def function(x: Tensor) -> Tensor:
+        chosen = x > 0
+        chosen &= x < 1
+        return chosen.clone().logical_not_() & (x > 2)
+
+    writes = [str(node.target) for node in exported(function) if writes_in_place(node)]
+    assert writes == ["aten.__iand__.Tensor", "aten.logical_not_.default"]
+
+
 def test_checks_are_never_live() -> None:
     nodes = exported(lambda x: x.to(torch.float64) * 2)
     checks = [node for node in nodes if is_check(node)]

@@ -102,6 +102,16 @@ BAD = {
     "unknown": lambda d: d.one(
         "aten.logcumsumexp.default", d.x, types=[d.x.type], args=(Operand(0), 0)
     ),
+    "how many tokens, as a factor": lambda d: d.one("mul", d.x, scalar=T),
+    "how many tokens, as a value": lambda d: d.one(
+        "add", d.x, d.one("full", shape=(), dtype=DType.F32, value=T)
+    ),
+    "a range after the tokens": lambda d: d.one(
+        "add", d.x, d.one("iota", start=T, end=T + 8, dtype=DType.F32)
+    ),
+    "how many rows, for PyTorch": lambda d: d.one(
+        "aten.fmod.Scalar", d.x, types=[d.x.type], args=(Operand(0), R)
+    ),
     "slice of a table by tokens": lambda d: d.one(
         "add",
         d.x,

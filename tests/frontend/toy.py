@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -17,6 +17,11 @@ from graphopt.ir.verify import verify
 
 WIDTH = 6
 Function = Callable[["Toy", Tensor, Tensor], Tensor]
+
+
+def calling(name: str, function: Callable[..., Tensor]) -> Function:
+    """A function that gets PyTorch's operator ``aten.<name>`` in front of its arguments."""
+    return lambda m, x, p: function(getattr(torch.ops.aten, name), m, x, p)
 
 
 class Toy(nn.Module):
@@ -51,15 +56,26 @@ class _Holder(nn.Module):
         return getattr(self, PREFIX)(token_ids, positions, rows)
 
 
-def imported(toy: Toy) -> Imported:
-    """The toy as a graph."""
+def exported(toy: Toy) -> torch.export.ExportedProgram:
+    """The toy as PyTorch's operators."""
     dynamic = {0: torch.export.Dim.DYNAMIC}
     example = tuple(torch.zeros(n, dtype=torch.int64) for n in (37, 37, 23))
     with torch.no_grad():
-        program = torch.export.export(
+        return torch.export.export(
             _Holder(toy), example, dynamic_shapes=(dynamic, dynamic, dynamic), strict=False
         )
-    return import_program(Exported(program, dict(toy.named_buffers())), "toy")
+
+
+def imported(toy: Toy) -> Imported:
+    """The toy as a graph."""
+    return import_program(Exported(exported(toy), dict(toy.named_buffers())), "toy")
+
+
+def never_called(functions: Mapping[str, Function], table: Iterable[str]) -> set[str]:
+    """The operators of a table of lowerings that no function calls."""
+    called = {str(node.target) for node in exported(Toy(functions)).graph.nodes}
+    called |= {name.rpartition(".")[0] for name in called}
+    return set(table) - called
 
 
 def run(graph: Graph, weights: Mapping[str, Tensor], ids: Tensor, rows: Tensor) -> Tensor:
