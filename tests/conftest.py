@@ -28,8 +28,12 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     return int(max(1, min(cores, fitting, MAX_WORKERS)))
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip the gpu tests, and nothing else ever, where there is no GPU."""
+    """Call all long tests slow; skip the gpu tests, and nothing else ever, without a GPU."""
+    for item in items:
+        if item.get_closest_marker("full") or item.get_closest_marker("soak"):
+            item.add_marker(pytest.mark.slow)  # so that `-m "not slow"` is the fast tier
     marked = [item for item in items if item.get_closest_marker("gpu")]
     if not marked:
         return
