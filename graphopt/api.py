@@ -5,6 +5,7 @@ Nothing here decides anything; each call hands one layer's result to the next.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -23,6 +24,7 @@ from graphopt.artifact import (
 )
 from graphopt.cache import ArtifactCache, checkpoint_factors
 from graphopt.config import CompileOptions
+from graphopt.errors import MachineError, UsageError
 from graphopt.ir.dtype import DType
 from graphopt.ir.graph import Graph, Value
 from graphopt.ir.types import StateType, TensorType
@@ -119,6 +121,11 @@ def compile_checkpoint(
     """
     from graphopt.frontend.checkpoint import Checkpoint
 
+    if sys.flags.optimize > 1:
+        raise MachineError(
+            "transformers cannot be used without docstrings, which python -OO strips",
+            next="run without -OO and PYTHONOPTIMIZE=2; -O is fine",
+        )
     chosen = compile_options(**options)
     source = Checkpoint.open(checkpoint)
     factors = _factors(source.folder, chosen)
@@ -360,22 +367,44 @@ def verify_artifact(
 
     artifact = read_artifact(path)
     if tokens is None:
-        tokens = _verification_tokens(artifact, text or VERIFICATION_TEXT)
+        tokens = _verification_tokens(artifact, text)
     oracle = None
     if reference is not None:
         from graphopt.frontend.checkpoint import Checkpoint
         from graphopt.frontend.oracle import transformers_logits
 
-        oracle = transformers_logits(Checkpoint.open(reference), artifact.plan.dtype)
+        source = Checkpoint.open(reference)
+        _check_same_model(source, artifact, tokens)
+        oracle = transformers_logits(source, artifact.plan.dtype)
     return verify_plan(artifact, tokens, reference=oracle, progress=progress or silent)
 
 
-def _verification_tokens(artifact: Artifact, text: str) -> list[int]:
+def _check_same_model(source: Checkpoint, artifact: Artifact, tokens: Sequence[int]) -> None:
+    """Refuse a reference of another class, or without some of the tokens that are to run."""
+    vocab_size = getattr(source.config.get_text_config(), "vocab_size", None)
+    lacks = isinstance(vocab_size, int) and max(tokens, default=0) >= vocab_size
+    if source.model_class != artifact.model.architecture or lacks:
+        raise UsageError(
+            "the reference is another model than the artifact's",
+            where=str(source.folder),
+            got=f"{source.model_class} with a vocabulary of {vocab_size}",
+            expected=f"{artifact.model.architecture} with a vocabulary of "
+            f"{artifact.plan.limits.vocab_size}",
+            next="give the checkpoint that the artifact was compiled from",
+        )
+
+
+def _verification_tokens(artifact: Artifact, text: str | None) -> list[int]:
     """The text's tokens, or random ones for a model without a tokenizer."""
     from graphopt.runtime.tokenizer import Tokenizer
 
     if artifact.tokenizer_dir is not None:
-        return list(Tokenizer.load(artifact.tokenizer_dir).encode(text))[:VERIFICATION_TOKENS]
+        words = VERIFICATION_TEXT if text is None else text
+        return list(Tokenizer.load(artifact.tokenizer_dir).encode(words))[:VERIFICATION_TOKENS]
+    if text is not None:
+        raise UsageError(
+            "this artifact has no tokenizer", got="a text", next="give token ids instead"
+        )
     import numpy as np
 
     limit = artifact.plan.limits.vocab_size

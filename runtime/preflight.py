@@ -55,7 +55,7 @@ class MemoryNeed:
 
 def mib(nbytes: int) -> str:
     """Bytes as text for people."""
-    return f"{nbytes / (1 << 20):,.1f} MiB"
+    return f"{nbytes / (1 << 20):,.1f} MiB" if nbytes >= 1 << 20 else f"{nbytes:,} bytes"
 
 
 def free_memory_bytes() -> int:
@@ -117,9 +117,10 @@ def _check_blocks(need: MemoryNeed, plan: Plan, wanted: int, least: int) -> None
     least_bytes = least * plan.bytes_per_block
     raise MachineError(
         "KV memory is too small",
-        got=f"{mib(wanted)}, {wanted // max(1, plan.bytes_per_block)} blocks",
-        expected=f"{mib(least_bytes)}, {least} blocks of {plan.block_size} tokens",
-        next=f"raise kv_cache_memory to {least_bytes} bytes, or lower max_model_len",
+        got=f"{mib(wanted)} for {wanted // max(1, plan.bytes_per_block)} blocks",
+        expected=f"{mib(least_bytes)} for at least {least} of {plan.block_size} tokens",
+        next=f"raise kv_cache_memory to {least_bytes} bytes"
+        + (", or lower max_model_len" if least > 1 else ""),
     )
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +14,13 @@ from transformers import AutoModelForCausalLM
 import graphopt
 from graphopt import api
 from graphopt.artifact import _seal
-from graphopt.errors import ArtifactError, CapacityError, UnsupportedError, UsageError
+from graphopt.errors import (
+    ArtifactError,
+    CapacityError,
+    MachineError,
+    UnsupportedError,
+    UsageError,
+)
 from tests.checkpoints import save_tiny
 
 PROMPTS = [[5, 6, 7], list(range(3, 40)), [11], [90, 4] * 11]
@@ -157,6 +165,50 @@ def test_mismatches_and_misuse_are_refused(artifact: Path, checkpoint: Path) -> 
         api.compile_checkpoint(checkpoint, quantize="int8")
     with graphopt.LLM(artifact) as llm, pytest.raises(CapacityError, match="128"):
         llm.generate([list(range(3, 90)) * 2])
+
+
+def test_verifying_what_cannot_be_compared_is_refused(artifact: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="has no tokenizer"):
+        api.verify_artifact(artifact, text="hello")
+    for other in (
+        save_tiny(tmp_path / "small", vocab_size=50, num_hidden_layers=1),
+        save_tiny(tmp_path / "qwen", "qwen3", num_hidden_layers=1),
+    ):
+        with pytest.raises(UsageError, match="another model"):
+            api.verify_artifact(artifact, reference=other, tokens=[1, 2, 3, 96])
+
+
+def test_a_place_that_cannot_be_written_is_refused_before_the_work(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def never(*_: object, **__: object) -> None:
+        raise RuntimeError("compiled in vain")
+
+    monkeypatch.setattr(api, "compile_graph", never)
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(MachineError, match="cannot be written"):
+        api.compile_checkpoint(checkpoint, tmp_path / "file/a.gopt")
+    with pytest.raises(ArtifactError, match="not an artifact"):
+        api.compile_checkpoint(checkpoint, tmp_path / "file")
+    monkeypatch.setenv("GRAPHOPT_CACHE", str(tmp_path / "file"))
+    with pytest.raises(MachineError, match="cannot be written"):
+        api.open_artifact(checkpoint)
+
+
+def test_without_docstrings_compiling_is_refused_and_running_is_not(
+    checkpoint: Path, artifact: Path
+) -> None:
+    program = (
+        "import sys, graphopt\n"
+        "params = graphopt.SamplingParams(max_tokens=2, temperature=0.0)\n"
+        "graphopt.LLM(sys.argv[1]).generate([[5, 6]], params)\n"
+        "try:\n    graphopt.compile_checkpoint(sys.argv[2], sys.argv[3])\n"
+        "except graphopt.GraphoptError as error:\n    print(error.what)\n"
+    )
+    words = [sys.executable, "-OO", "-c", program, artifact, checkpoint, artifact.parent / "no"]
+    done = subprocess.run(words, capture_output=True, text=True, cwd="/")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "without docstrings" in done.stdout
 
 
 def test_stages_are_kept_when_asked(checkpoint: Path, tmp_path: Path) -> None:

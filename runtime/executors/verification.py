@@ -156,6 +156,13 @@ def verify_plan(
         progress("running transformers", 0, 0)
         exact, rough = zip(*(reference(ids) for ids in scenario.sequences), strict=True)
         got = scenario.by_sequence(found.logits)
+        if exact[0].shape[1:] != got.shape[1:]:
+            raise UsageError(
+                "the reference gives logits of another size",
+                got=exact[0].shape[1],
+                expected=got.shape[1],
+                next="give the checkpoint that the artifact was compiled from",
+            )
         against = row("transformers", "", got, np.concatenate(exact), np.concatenate(rough))
     return VerifyReport(
         artifact.plan.dtype.torch_name, len(token_ids), tuple(pieces), logits, against

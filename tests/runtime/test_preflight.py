@@ -43,7 +43,8 @@ def test_what_is_asked_for_is_taken():
 def test_too_little_for_one_block_or_one_context():
     with pytest.raises(MachineError, match="KV memory is too small") as caught:
         decide(64 * GIB, kv_cache_memory=15)
-    assert "raise kv_cache_memory to 16 bytes" in str(caught.value)
+    assert caught.value.next == "raise kv_cache_memory to 16 bytes"
+    assert caught.value.got == "15 bytes for 0 blocks"
     with pytest.raises(MachineError) as caught:
         decide(64 * GIB, kv_cache_memory=31 * 16, needs_full_context=True)
     assert "raise kv_cache_memory to 512 bytes, or lower max_model_len" in str(caught.value)

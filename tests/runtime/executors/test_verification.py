@@ -90,6 +90,15 @@ def test_a_reference_that_differs_is_found(artifact: Artifact) -> None:
     assert not report.agrees
 
 
+def test_a_reference_of_another_size_is_refused(artifact: Artifact) -> None:
+    def larger(ids: list[int]) -> tuple[np.ndarray, np.ndarray]:
+        logits = np.zeros((len(ids), VOCAB + 1), np.float32)
+        return logits, logits
+
+    with pytest.raises(UsageError, match="logits of another size"):
+        verify_plan(artifact, TOKENS, reference=larger)
+
+
 def test_the_scenario_computes_every_token_once(artifact: Artifact) -> None:
     scenario = Scenario.make(TOKENS, artifact)
     assert sum(map(len, scenario.sequences)) == len(TOKENS)
