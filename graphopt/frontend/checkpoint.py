@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 # What transformers derives from config.json for checkpoints older than generation_config.json.
 _TOKEN_IDS = ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id")
+# Names that families give to the number of their layers.
+_LAYER_COUNTS = ("num_hidden_layers", "num_layers", "n_layers", "n_layer")
 # Files beside config.json that say the weights are quantized, by the tools that wrote them.
 _QUANTIZATION_FILES = ("quantize_config.json", "quant_config.json", "hf_quant_config.json")
 
@@ -78,6 +80,7 @@ class Checkpoint:
         _refuse_remote_code(config, model_class, config_file)
         _refuse_quantized(config, folder)
         index = WeightIndex.open(folder, config.get("transformers_weights"))
+        _check_layers(config, len(index), config_file)
         return cls(
             os.fspath(place), folder, config, model_class, _generation_config(folder, config), index
         )
@@ -170,6 +173,21 @@ def _check_fields(config: Mapping[str, Any], file: Path) -> None:
         raise CheckpointError(
             "config.json has a transformers_weights that is not a name", where=str(file), got=entry
         )
+
+
+def _check_layers(config: Mapping[str, Any], tensors: int, file: Path) -> None:
+    """Every layer has weights, so more layers than tensors would only fill memory when built."""
+    for part in (config, config.get("text_config")):
+        for name in _LAYER_COUNTS:
+            count = part.get(name) if isinstance(part, Mapping) else None
+            if isinstance(count, int) and count > tensors:
+                raise CheckpointError(
+                    "config.json has more layers than the checkpoint has tensors",
+                    where=str(file),
+                    got=f"{name} {count}",
+                    expected=f"at most {tensors}",
+                    next="config.json and the weights are not of the same model",
+                )
 
 
 def _causal_model_class(config: Mapping[str, Any], file: Path) -> str:

@@ -147,6 +147,14 @@ def test_configs_that_are_refused(tmp_path, config, error, says):
     assert "config.json" in str(caught.value)
 
 
+@pytest.mark.parametrize("name", ["num_hidden_layers", "n_layer"])
+def test_more_layers_than_tensors_are_refused_before_they_are_built(tmp_path, name):
+    for config in ({**CONFIG, name: 10**9}, {**CONFIG, "text_config": {name: 2}}):
+        with pytest.raises(CheckpointError, match="more layers than the checkpoint has tensors"):
+            Checkpoint.open(make(tmp_path, config))
+    Checkpoint.open(make(tmp_path, {**CONFIG, name: 1}))
+
+
 @pytest.mark.parametrize("name", ["quantize_config", "quant_config", "hf_quant_config"])
 def test_files_of_quantization_tools_are_noticed(tmp_path, name):
     make(tmp_path, **{name: {"bits": 4}})
