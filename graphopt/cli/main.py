@@ -73,7 +73,12 @@ class LazyGroup(click.Group):
             click.echo("graphopt: interrupted", err=True)
             sys.exit(EXIT_INTERRUPTED)
         except Exception as error:  # noqa: BLE001 - the outermost handler: whatever is left is shown
-            sys.exit(_report(error, words))
+            code = _report(error, words)
+            try:
+                sys.stdout.flush()
+            except OSError:
+                _drop_stdout()
+            sys.exit(code)
         sys.exit(result if isinstance(result, int) else 0)
 
     def make_context(
@@ -101,9 +106,13 @@ def _closed_pipe_ends() -> Iterator[None]:
     try:
         yield
     except BrokenPipeError as error:
-        # The interpreter flushes stdout once more on its way out; let that go nowhere.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_stdout()
         raise click.exceptions.Exit(EXIT_BROKEN_PIPE) from error
+
+
+def _drop_stdout() -> None:
+    """Let what stdout did not take go nowhere: the interpreter flushes once more on its way out."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _report(error: Exception, words: Sequence[str]) -> int:
