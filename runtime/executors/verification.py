@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -137,13 +138,7 @@ def verify_plan(
     rounded = _interpret(artifact, compiled, scenario, kept)
     # Not the compiled graph's: a pass that changed the meaning must not widen its own tolerance.
     own = _interpret(artifact, traced, scenario).logits
-    floor = FLOORS.get(artifact.plan.dtype, 0.0)
-
-    def row(name: str, scope: str, got: Any, want: Any, own: Any) -> Row:
-        rounding = relative_error(own, want)
-        tolerance = max(floor, OVER_ROUNDING * rounding)
-        return Row(name, scope, relative_error(got, want), rounding, tolerance)
-
+    row = partial(_row, FLOORS.get(artifact.plan.dtype, 0.0))
     pieces = []
     for piece in artifact.plan.pieces:
         place = ends[piece.name]
@@ -154,19 +149,42 @@ def verify_plan(
     against = None
     if reference is not None:
         progress("running transformers", 0, 0)
-        exact, rough = zip(*(reference(ids) for ids in scenario.sequences), strict=True)
         got = scenario.by_sequence(found.logits)
-        if exact[0].shape[1:] != got.shape[1:]:
-            raise UsageError(
-                "the reference gives logits of another size",
-                got=exact[0].shape[1],
-                expected=got.shape[1],
-                next="give the checkpoint that the artifact was compiled from",
-            )
-        against = row("transformers", "", got, np.concatenate(exact), np.concatenate(rough))
+        against = row("transformers", "", got, *_ask(reference, scenario, got.shape[1]))
     return VerifyReport(
         artifact.plan.dtype.torch_name, len(token_ids), tuple(pieces), logits, against
     )
+
+
+def _row(
+    floor: float,
+    name: str,
+    scope: str,
+    got: npt.ArrayLike,
+    want: npt.ArrayLike,
+    own: npt.ArrayLike,
+) -> Row:
+    """``got`` against ``want``, where ``own`` is what rounding alone makes of it."""
+    rounding = relative_error(own, want)
+    tolerance = max(floor, OVER_ROUNDING * rounding)
+    return Row(name, scope, relative_error(got, want), rounding, tolerance)
+
+
+def _ask(reference: Reference, scenario: Scenario, vocabulary: int) -> tuple[Logits, Logits]:
+    """The reference's logits of all sequences, in float32 and in the plan's element type.
+
+    Raises:
+        UsageError: it is of another model.
+    """
+    exact, rough = zip(*(reference(ids) for ids in scenario.sequences), strict=True)
+    if exact[0].shape[1] != vocabulary:
+        raise UsageError(
+            "the reference gives logits of another size",
+            got=exact[0].shape[1],
+            expected=vocabulary,
+            next="give the checkpoint that the artifact was compiled from",
+        )
+    return np.concatenate(exact), np.concatenate(rough)
 
 
 @dataclass(frozen=True, slots=True)
