@@ -1,9 +1,10 @@
 """Chat templates, rendered as transformers renders them, in a sandbox with limits.
 
 A template comes with the checkpoint and messages come from anywhere, so rendering can read nothing
-but what it is given, and stops when it takes too long or writes too much. The environment has what
-transformers gives templates: ``raise_exception``, ``strftime_now``, a ``tojson`` that does not
-escape HTML, ``break`` and ``continue``, and the ``generation`` tag, which changes nothing here.
+but what it is given, and stops when it takes too long, writes too much or makes huge values. The
+environment has what transformers gives templates: ``raise_exception``, ``strftime_now``, a
+``tojson`` that does not escape HTML, ``break`` and ``continue``, and the ``generation`` tag, which
+changes nothing here.
 """
 
 from __future__ import annotations
@@ -22,13 +23,15 @@ import jinja2.parser
 import jinja2.runtime
 import jinja2.sandbox
 import jinja2.utils
+import jinja2.visitor
 
 from graphopt.errors import ArtifactError, RequestError
+
+from .template_limits import MAX_ALL_CHARS, chars, check_method, check_operator, demand, guarded
 
 MAX_TEMPLATE_CHARS = 1 << 20
 MAX_OUTPUT_CHARS = 16 << 20
 MAX_RENDER_S = 5.0
-_MAX_POWER_BITS = 4096
 _BUDGET = "graphopt budget"  # not an identifier: no template can name it
 
 # What a template may run into with messages that it did not expect.
@@ -37,6 +40,7 @@ _RENDER_ERRORS = (
     ArithmeticError,
     AttributeError,
     LookupError,
+    MemoryError,
     RecursionError,
     TypeError,
     ValueError,
@@ -50,6 +54,13 @@ class _Budget:
         self._clock = clock
         self._deadline_s = clock() + MAX_RENDER_S
         self._chars = 0
+        self._made_chars = 0
+
+    def charge(self, size: int) -> None:
+        """Count a value of ``size`` characters that the template made."""
+        self.tick()
+        self._made_chars += size
+        demand(self._made_chars, MAX_ALL_CHARS)
 
     def tick(self) -> None:
         if self._clock() > self._deadline_s:
@@ -67,6 +78,18 @@ class _Budget:
         return text
 
 
+class _Concatenations(jinja2.visitor.NodeTransformer):
+    """Turns ``a ~ b`` into ``[a, b] | join``, the same text, checked as filters are."""
+
+    def visit_Concat(  # noqa: N802 (the library's name)
+        self, node: jinja2.nodes.Concat
+    ) -> jinja2.nodes.Node:
+        """The filter for one chain of ``~``."""
+        self.generic_visit(node)
+        listed = jinja2.nodes.List(node.nodes, lineno=node.lineno)
+        return jinja2.nodes.Filter(listed, "join", [], [], None, None, lineno=node.lineno)
+
+
 class _Extension(jinja2.ext.Extension):
     """The ``generation`` tag, and the tick at the start of every loop's and macro's body."""
 
@@ -78,7 +101,8 @@ class _Extension(jinja2.ext.Extension):
         return parser.parse_statements(("name:endgeneration",), drop_needle=True)
 
     def guard(self, tree: jinja2.nodes.Template) -> jinja2.nodes.Template:
-        """Insert the ticks."""
+        """Insert the ticks, and make filters of concatenations."""
+        _Concatenations().visit(tree)
         for node in list(tree.find_all((jinja2.nodes.For, jinja2.nodes.Macro))):
             if isinstance(node, jinja2.nodes.For | jinja2.nodes.Macro):
                 call = self.call_method("tick", [jinja2.nodes.ContextReference()])
@@ -88,25 +112,44 @@ class _Extension(jinja2.ext.Extension):
 
     def tick(self, context: jinja2.runtime.Context) -> None:
         """Called by the template itself."""
-        context.parent[_BUDGET].tick()
+        _budget_of(context).tick()
 
 
 class _Environment(jinja2.sandbox.ImmutableSandboxedEnvironment):
-    """The sandbox, with operators that could make huge values intercepted."""
+    """The sandbox, with whatever could make huge values intercepted."""
 
-    intercepted_binops = frozenset(("*", "**"))
+    intercepted_binops = frozenset(("+", "*", "**", "%"))
 
     def call_binop(
         self, context: jinja2.runtime.Context, operator: str, left: Any, right: Any
     ) -> Any:
         """Evaluate an intercepted operator, unless the result would be huge."""
-        if operator == "*":
-            for items, times in ((left, right), (right, left)):
-                if isinstance(items, str | list | tuple) and isinstance(times, int):
-                    _limit(len(items) * times, MAX_OUTPUT_CHARS)
-        elif isinstance(left, int) and isinstance(right, int):
-            _limit(left.bit_length() * right, _MAX_POWER_BITS)
-        return super().call_binop(context, operator, left, right)
+        check_operator(operator, left, right)
+        result = super().call_binop(context, operator, left, right)
+        _budget_of(context).charge(chars(result))
+        return result
+
+    def call(
+        self, context: jinja2.runtime.Context, function: Any, /, *given: Any, **named: Any
+    ) -> Any:
+        """Call a function or a method, unless the result would be huge."""
+        check_method(function, given, named)
+        result = super().call(context, function, *given, **named)
+        if isinstance(result, str):
+            _budget_of(context).charge(len(result))
+        return result
+
+
+def _budget_of(context: jinja2.runtime.Context) -> _Budget:
+    """The budget of the rendering that ``context`` belongs to."""
+    budget: _Budget = context.parent[_BUDGET]
+    return budget
+
+
+def _finalize(value: Any) -> Any:
+    """A value that is about to be written, unless its text would be huge."""
+    demand(chars(value))
+    return value
 
 
 class _Namespace(jinja2.utils.Namespace):
@@ -116,11 +159,6 @@ class _Namespace(jinja2.utils.Namespace):
         if name.startswith("_"):
             raise jinja2.exceptions.SecurityError(f"the name {name!r} is private")
         super().__setitem__(name, value)
-
-
-def _limit(size: int, most: int) -> None:
-    if size > most:
-        raise jinja2.exceptions.SecurityError(f"a value of size {size} is too large")
 
 
 def _raise_exception(message: str) -> NoReturn:
@@ -149,9 +187,16 @@ def _tojson(
 
 def _environment() -> _Environment:
     environment = _Environment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[_Extension, jinja2.ext.loopcontrols]
+        trim_blocks=True,
+        lstrip_blocks=True,
+        extensions=[_Extension, jinja2.ext.loopcontrols],
+        finalize=_finalize,
     )
     environment.filters["tojson"] = _tojson
+    for name, function in list(environment.filters.items()):
+        environment.filters[name] = guarded(
+            name, function, lambda context: _budget_of(context).charge
+        )
     environment.globals.pop("lipsum")
     environment.globals["raise_exception"] = _raise_exception
     environment.globals["strftime_now"] = _strftime_now
@@ -185,7 +230,7 @@ class ChatTemplate:
             if isinstance(extension, _Extension):
                 tree = extension.guard(tree)
             self._template = environment.from_string(tree)
-        except (jinja2.TemplateError, RecursionError) as error:
+        except (jinja2.TemplateError, RecursionError, SyntaxError, MemoryError) as error:
             line = getattr(error, "lineno", None)
             raise ArtifactError(
                 "the chat template is not valid",

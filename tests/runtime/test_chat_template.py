@@ -134,6 +134,39 @@ def test_a_template_that_does_not_end_is_stopped(source):
     assert next(ticks) > 4000
 
 
+DOUBLING = (
+    "{%% set ns = namespace(x=%s) %%}{%% for i in range(60) %%}{%% set ns.x = %s %%}{%% endfor %%}"
+)
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        DOUBLING % ("'a'", "ns.x ~ ns.x"),
+        DOUBLING % ("'a'", "ns.x + ns.x"),
+        DOUBLING % ("[1]", "ns.x + ns.x"),
+        DOUBLING % ("'a'", "[ns.x, ns.x] | join"),
+        DOUBLING % ("'a'", "[ns.x, ns.x] | string"),
+        DOUBLING % ("'aa'", "ns.x.replace('a', 'aa')"),
+        DOUBLING % ("'aa'", "ns.x | replace('a', 'aa')"),
+        DOUBLING % ("'a'", "'%s%s' % (ns.x, ns.x)"),
+        DOUBLING % ("'a'", "'{}{}'.format(ns.x, ns.x)"),
+        DOUBLING % ("2", "ns.x * ns.x"),
+        DOUBLING % ("'a'", "{'k': [ns.x, ns.x]} | tojson"),
+        "{% for a in range(99999) %}{% set x = 'x' * 9999999 %}{% endfor %}",
+        "{{ range(99999) | map('center', 9999) | list | length }}",
+    ],
+)
+def test_values_that_grow_are_stopped(source):
+    with pytest.raises(RequestError, match="too large"):
+        ChatTemplate(source).render([], {})
+
+
+def test_more_blocks_than_python_nests_are_refused():
+    with pytest.raises(ArtifactError, match="not valid"):
+        ChatTemplate("{% for a in [1] %}" * 60 + "{% endfor %}" * 60)
+
+
 def test_a_template_that_writes_without_end_is_stopped():
     source = "{% for a in range(9999) %}{{ 'x' * 9999 }}{% endfor %}"
     with pytest.raises(RequestError, match="too much"):
