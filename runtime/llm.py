@@ -120,6 +120,8 @@ class LLM:
         report("loading the tokenizer", 0, 0)
         self.tokenizer: Tokenizer | None = None if folder is None else Tokenizer.load(folder)
         self._defaults = _generation_defaults(model, generation_config)
+        if self._defaults is not None:
+            self._defaults = _without_foreign_eos(self._defaults, plan.limits.vocab_size)
         eos = {*eos_token_ids(self._defaults or {})}
         if self.tokenizer is not None and self.tokenizer.eos_token_id is not None:
             eos.add(self.tokenizer.eos_token_id)
@@ -169,7 +171,11 @@ class LLM:
         """
         if self._defaults is None:
             return SamplingParams(**overrides)
-        return SamplingParams.from_generation_config(self._defaults, **overrides)
+        try:
+            return SamplingParams.from_generation_config(self._defaults, **overrides)
+        except RequestError:
+            _check_defaults(self._defaults)
+            raise
 
     def generate(
         self,
@@ -280,6 +286,12 @@ class LLM:
             RequestError: there is no chat template, or it refuses the messages.
             GraphoptError: as ``generate``.
         """
+        if isinstance(messages, str | bytes | Mapping) or not isinstance(messages, Sequence):
+            raise RequestError(
+                "this is no conversation",
+                got=type(messages).__name__,
+                expected="a list of messages with role and content, or a list of such lists",
+            )
         conversations: list[Any] = (
             [messages] if messages and isinstance(messages[0], Mapping) else list(messages)
         )
@@ -431,6 +443,30 @@ def _generation_defaults(model: Model, where: str | Path) -> Mapping[str, Any] |
     if not isinstance(data, dict):
         raise UsageError("the generation config holds no object", where=str(file))
     return data
+
+
+def _check_defaults(defaults: Mapping[str, Any]) -> None:
+    """Refuse a generation config that is wrong by itself, so that nobody looks for it elsewhere."""
+    try:
+        SamplingParams.from_generation_config(defaults)
+    except RequestError as error:
+        raise RequestError(
+            error.what,
+            where="the generation config",
+            got=error.got,
+            expected=error.expected,
+            next="repair generation_config.json, or leave it out with generation_config none",
+        ) from error
+
+
+def _without_foreign_eos(defaults: Mapping[str, Any], vocab_size: int) -> Mapping[str, Any]:
+    """``defaults`` without end-of-sequence tokens that the model cannot choose anyway."""
+    try:
+        eos = [token for token in eos_token_ids(defaults) if token < vocab_size]
+    except RequestError:
+        _check_defaults(defaults)
+        raise
+    return {**defaults, "eos_token_id": eos}
 
 
 def _executor_for(model: Model) -> Executor:

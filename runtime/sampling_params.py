@@ -188,7 +188,10 @@ class SamplingParams:
         for name in ("temperature", "top_k", "top_p", "min_p", "repetition_penalty"):
             if config.get(name) is not None:
                 values[name] = config[name]
-        if not config.get("do_sample"):
+        sampled = config.get("do_sample")
+        if sampled is not None and not isinstance(sampled, bool):
+            raise _bad("do_sample", repr(sampled), "true or false")
+        if not sampled:
             values["temperature"] = 0.0
         if config.get("max_new_tokens") is not None:
             values["max_tokens"] = config["max_new_tokens"]

@@ -96,7 +96,14 @@ class Tokenizer:
         try:
             ids: list[int] = self._core.encode(text, add_special_tokens=add_special_tokens).ids
         except (TypeError, UnicodeError) as error:
-            raise RequestError("the text cannot be tokenized", got=str(error)) from error
+            if not isinstance(text, str):
+                raise RequestError("the text is none", got=type(text).__name__) from error
+            places = [place for place, one in enumerate(text) if "\ud800" <= one <= "\udfff"]
+            raise RequestError(
+                "the text is not valid Unicode",
+                got=f"{text[places[0]]!a} at {places[0]}" if places else error,
+                next="decode what it was read from as UTF-8",
+            ) from error
         return ids
 
     def decode(self, token_ids: Sequence[int], skip_special_tokens: bool = True) -> str:

@@ -185,6 +185,44 @@ def test_defaults_come_from_the_generation_config(tmp_path):
             LLM(FakeModel(), executor=HashExecutor(), generation_config=where)
 
 
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"do_sample": True, "temperature": "hot"},
+        {"do_sample": "no"},
+        {"max_new_tokens": -5},
+        {"eos_token_id": "x"},
+        {"eos_token_id": [1, None]},
+    ],
+)
+def test_a_generation_config_that_is_wrong_is_named(config):
+    def parameters() -> SamplingParams:
+        return LLM(FakeModel(generation_defaults=config), executor=HashExecutor()).sampling_params()
+
+    with pytest.raises(RequestError, match="the generation config") as caught:
+        parameters()
+    assert caught.value.where == "the generation config"
+
+
+def test_a_wrong_override_is_not_blamed_on_the_generation_config():
+    llm = LLM(FakeModel(generation_defaults={"top_k": 5}), executor=HashExecutor())
+    with pytest.raises(RequestError, match="top_p") as caught:
+        llm.sampling_params(top_p=5)
+    assert caught.value.where is None
+
+
+def test_end_of_sequence_tokens_that_the_model_lacks_are_left_out():
+    llm = LLM(FakeModel(generation_defaults={"eos_token_id": [3, 99]}), executor=HashExecutor())
+    assert llm.sampling_params().stop_ids == (3,)
+    assert llm.generate([1])
+
+
+@pytest.mark.parametrize("messages", [None, 5, "hi", {"role": "user", "content": "x"}])
+def test_what_is_no_conversation_is_refused(with_text, messages):
+    with pytest.raises(RequestError, match="no conversation"):
+        with_text.chat(messages)
+
+
 def test_the_tokenizers_end_of_sequence_stops_too(with_text):
     assert with_text.engine._eos == {5, with_text.tokenizer.eos_token_id}
 

@@ -92,8 +92,11 @@ def test_damaged_folders_are_named(tmp_path):
 
 
 def test_text_that_is_no_text_is_refused():
-    with pytest.raises(RequestError, match="cannot be tokenized"):
-        in_zoo("byte_level").encode("\ud800")
+    with pytest.raises(RequestError, match="not valid Unicode") as caught:
+        in_zoo("byte_level").encode("ab\ud800")
+    assert caught.value.got == "'\\ud800' at 2"
+    with pytest.raises(RequestError, match="the text is none"):
+        in_zoo("byte_level").encode(5)
 
 
 def test_visibility_and_bytes():
