@@ -24,7 +24,7 @@ from graphopt.artifact import (
 )
 from graphopt.cache import ArtifactCache, checkpoint_factors
 from graphopt.config import CompileOptions
-from graphopt.errors import MachineError, UsageError
+from graphopt.errors import ArtifactError, MachineError, UsageError
 from graphopt.ir.dtype import DType
 from graphopt.ir.graph import Graph, Value
 from graphopt.ir.types import StateType, TensorType
@@ -223,7 +223,10 @@ def open_artifact(
 
     cached = ArtifactCache().path_for(_factors(find_folder(path), compile_options(**options)))
     if is_artifact(cached):
-        return read_artifact(cached)
+        try:
+            return read_artifact(cached)
+        except ArtifactError:  # damaged, and at hand is what it was made from
+            (progress or silent)("compiling again, for what is cached is damaged", 0, 0)
     return compile_checkpoint(path, cached, progress=progress, **options)
 
 

@@ -15,6 +15,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from graphopt.errors import MachineError
+
 MANIFEST_NAME = "manifest.json"
 
 
@@ -76,8 +78,8 @@ class ArtifactCache:
             try:
                 manifest = json.loads((path / MANIFEST_NAME).read_text(encoding="utf-8"))
                 size = sum(int(row["bytes"]) for row in manifest["files"].values())
-                yield CacheEntry(path, manifest["factors"], size)
-            except (OSError, ValueError, KeyError, TypeError):
+                yield CacheEntry(path, dict(manifest["factors"]), size)
+            except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
                 continue
 
     def why_miss(self, factors: Mapping[str, str]) -> tuple[str, ...]:
@@ -95,7 +97,20 @@ class ArtifactCache:
         return best
 
     def clear(self) -> int:
-        """Remove every artifact; the answer is the number of bytes they took."""
+        """Remove every artifact; the answer is the number of bytes they took.
+
+        Raises:
+            MachineError: some could not be removed.
+        """
         total = sum(entry.nbytes for entry in self.entries())
-        shutil.rmtree(self.folder, ignore_errors=True)
+        try:
+            shutil.rmtree(self.folder)
+        except (FileNotFoundError, NotADirectoryError):
+            pass  # there is no cache
+        except OSError as error:
+            raise MachineError(
+                "the cache could not be emptied",
+                where=str(error.filename or self.folder),
+                got=error.strerror,
+            ) from error
         return total

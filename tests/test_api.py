@@ -152,6 +152,17 @@ def test_a_checkpoint_is_compiled_once(
             graphopt.LLM(checkpoint, dtype="bfloat16")
 
 
+def test_what_is_cached_and_damaged_is_compiled_again(checkpoint: Path, own_cache: Path) -> None:
+    told: list[str] = []
+    for damaged in (False, True):
+        if damaged:
+            (cached,) = (own_cache / "artifacts").iterdir()
+            (cached / "plan.json").write_text("{}")
+        found = api.open_artifact(checkpoint, progress=lambda stage, *_: told.append(stage))
+        assert ("compiling again, for what is cached is damaged" in told) is damaged
+    graphopt.read_artifact(found.path)
+
+
 def test_mismatches_and_misuse_are_refused(artifact: Path, checkpoint: Path) -> None:
     with pytest.raises(ArtifactError, match="does not fit"):
         api.open_artifact(artifact, dtype="bfloat16")

@@ -1,11 +1,13 @@
 """The cache finds what was compiled from the same facts, and says which fact changed."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 
 from graphopt.cache import ArtifactCache, cache_folder, checkpoint_factors, key_of
+from graphopt.errors import MachineError
 
 
 def put(cache: ArtifactCache, factors: dict[str, str], nbytes: int = 10) -> Path:
@@ -60,3 +62,27 @@ def test_entries_and_clear(tmp_path: Path) -> None:
     assert path.name.startswith("tiny-")
     assert cache.clear() == 7
     assert list(cache.entries()) == []
+
+
+def test_factors_that_are_none_are_left_out(tmp_path: Path) -> None:
+    cache = ArtifactCache(tmp_path)
+    path = put(cache, {"checkpoint": "/m/tiny"})
+    (path / "manifest.json").write_text('{"factors": 5, "files": {}}')
+    assert list(cache.entries()) == []
+    (path / "manifest.json").write_text("[" * 200_000)
+    assert list(cache.entries()) == []
+
+
+def test_what_cannot_be_removed_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = ArtifactCache(tmp_path)
+    assert cache.clear() == 0
+    put(cache, {"checkpoint": "/m/tiny"})
+
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied", "/m")
+
+    monkeypatch.setattr(shutil, "rmtree", refuse)
+    with pytest.raises(MachineError, match="could not be emptied"):
+        cache.clear()
