@@ -257,7 +257,7 @@ def run(size: Size, plan: Plan, entries: Sequence[Entry], out: Path) -> Perplexi
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder to write.")
 @click.option("--steps", type=int, default=Plan().steps, show_default=True)
 @click.option("--minutes", type=float, help="As many steps as fit, instead of --steps.")
-@click.option("--threads", type=int, default=2, show_default=True)
+@click.option("--threads", type=int, default=1, show_default=True)
 @click.option("--seed", type=int, default=Plan().seed, show_default=True)
 def main(out: Path, steps: int, minutes: float | None, threads: int, seed: int) -> None:
     """Train the demo checkpoint on the standard library's documentation."""
