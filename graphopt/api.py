@@ -150,7 +150,7 @@ def compile_graph(
     from graphopt.frontend.conversion import bind
     from graphopt.frontend.hf import trace
     from graphopt.ir.printer import print_graph
-    from graphopt.passes.manager import run_passes
+    from graphopt.passes.manager import PassContext, run_passes
     from graphopt.passes.memory import plan_memory
     from graphopt.passes.partition import partition
     from graphopt.passes.pipeline import decoder_pipeline
@@ -169,11 +169,11 @@ def compile_graph(
     report("rewriting the graph", 0, 0)
     ledger, stages = Ledger(), {"traced": print_graph(traced.graph)}
 
-    def keep(name: str, stage: Graph) -> None:
+    def keep(name: str, before: Graph, stage: Graph) -> None:
         if keep_stages:
             stages[name] = print_graph(stage)
 
-    graph, _ = run_passes(traced.graph, decoder_pipeline(), ledger, keep)
+    graph, _ = run_passes(traced.graph, decoder_pipeline(), PassContext(ledger), observe=keep)
     regions = form_regions(graph)
     memory = plan_memory(graph, regions, assign(graph, regions, [TorchBackend()], ledger))
     plan = Plan(

@@ -17,7 +17,7 @@ from graphopt.ir.dtype import DType
 from graphopt.ir.shape import Dim, parse_dim
 from graphopt.ir.types import LayerState, StateType
 
-PLAN_SCHEMA = 1
+PLAN_SCHEMA = 2
 
 # Where an operand lives: the number of a slot, ``@name`` for a weight, ``%name`` for a state input.
 Operand = int | str
@@ -43,6 +43,7 @@ class Step:
         results: the slots it writes, in the kernel's order; state is updated in place.
         frees: slots that hold nothing useful afterwards.
         scope: path of the module that most of it comes from.
+        name: what it computes, the region's name, such as ``add_rms_norm``.
     """
 
     backend: str
@@ -52,6 +53,7 @@ class Step:
     results: tuple[int, ...]
     frees: tuple[int, ...] = ()
     scope: str = ""
+    name: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,12 +65,15 @@ class Piece:
         steps: in running order.
         captured: whether the piece may be captured as a whole.
         cut: one sentence that says why the piece ends where it does; empty for the last.
+        body: a hash of what it computes but for the slots, weights and layers it computes it on;
+            pieces of one body share one compiled function.
     """
 
     name: str
     steps: tuple[Step, ...]
     captured: bool
     cut: str
+    body: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,6 +248,7 @@ def _piece_to_json(piece: Piece) -> dict[str, Any]:
         "name": piece.name,
         "captured": piece.captured,
         "cut": piece.cut,
+        "body": piece.body,
         "steps": [
             {
                 "backend": step.backend,
@@ -252,6 +258,7 @@ def _piece_to_json(piece: Piece) -> dict[str, Any]:
                 "results": list(step.results),
                 "frees": list(step.frees),
                 "scope": step.scope,
+                "name": step.name,
             }
             for step in piece.steps
         ],
@@ -269,9 +276,12 @@ def _piece_from_json(data: Mapping[str, Any], last: int) -> Piece:
             results=_integers(step["results"], 0, last),
             frees=_integers(step["frees"], 0, last),
             scope=_text(step["scope"]),
+            name=_text(step["name"]),
         )
         for step in data["steps"]
     )
     if not isinstance(data["captured"], bool):
         raise TypeError(f"{data['captured']!r} is neither true nor false")
-    return Piece(_text(data["name"]), steps, data["captured"], _text(data["cut"]))
+    return Piece(
+        _text(data["name"]), steps, data["captured"], _text(data["cut"]), _text(data["body"])
+    )

@@ -8,6 +8,28 @@ from dataclasses import dataclass
 from graphopt.ir.graph import Graph, Value
 from graphopt.ir.types import StateType
 
+# The kernel families that code generators have templates for, and what each computes.
+#   view       nothing: its outputs are its inputs' data under other shapes
+#   pointwise  each element of the outputs from elements of the inputs
+#   row        reductions over the last dimension, with pointwise work around them
+#   linear     one matrix product with a weight, a prologue on its rows and an epilogue
+#   heads      work on the heads of a token's queries, keys and values, and the write of the latter
+#   attention  one attention over paged keys and values
+#   gather     rows of a table or of a tensor, with row or pointwise work on them
+#   experts    a layer of experts
+#   opaque     whatever no family covers: runs node by node through PyTorch
+FAMILIES = (
+    "view",
+    "pointwise",
+    "row",
+    "linear",
+    "heads",
+    "attention",
+    "gather",
+    "experts",
+    "opaque",
+)
+
 
 @dataclass(frozen=True, slots=True)
 class Region:
@@ -18,15 +40,21 @@ class Region:
         inputs: values read from outside, each once, in order of first use.
         outputs: values made inside that are read outside, in order of definition.
         scope: path of the module that most of the nodes come from.
+        family: the kernel family that computes it, one of ``FAMILIES``.
+        name: what it computes, in words such as ``add_rms_norm``; equal work has equal names.
     """
 
     nodes: tuple[int, ...]
     inputs: tuple[Value, ...]
     outputs: tuple[Value, ...]
     scope: str
+    family: str = "opaque"
+    name: str = ""
 
 
-def make_region(graph: Graph, positions: Sequence[int]) -> Region:
+def make_region(
+    graph: Graph, positions: Sequence[int], *, family: str = "opaque", name: str = ""
+) -> Region:
     """The region of ``graph`` that holds the nodes at ``positions``."""
     nodes = [graph.nodes[position] for position in positions]
     inside = set(nodes)
@@ -41,7 +69,10 @@ def make_region(graph: Graph, positions: Sequence[int]) -> Region:
     ]
     scopes = [node.loc.module for node in nodes if node.loc and node.loc.module]
     scope = max(dict.fromkeys(scopes), key=scopes.count) if scopes else ""
-    return Region(tuple(positions), tuple(inputs), tuple(outputs), scope)
+    ops = dict.fromkeys(node.op for node in nodes)
+    return Region(
+        tuple(positions), tuple(inputs), tuple(outputs), scope, family, name or "+".join(ops)
+    )
 
 
 def state_root(graph: Graph, value: Value) -> Value:

@@ -1,20 +1,27 @@
 """Runs passes over a graph, one after the other, and says what each one did.
 
-A pass takes a graph and gives a graph; it never changes the one it was given. After each pass the
-graph is verified, so a pass that breaks the language's rules is named at once.
+A pass takes a graph and gives a graph; it never changes the one it was given. Before it runs, what
+it requires must have been ensured by the passes before it; after it, the graph is verified, so a
+pass that breaks the language's rules is named at once. Every single rewrite asks the context first,
+which is how a run can stop after the n-th one.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
-from graphopt.errors import CompileError, VerifyError
-from graphopt.ir.graph import Graph
+from graphopt.errors import CompileError, GraphoptError, UsageError, VerifyError
+from graphopt.ir import ops
+from graphopt.ir.graph import Graph, Node
+from graphopt.ir.shape import evaluate
 from graphopt.ir.verify import verify
-from graphopt.ledger import Ledger
+from graphopt.ledger import Ledger, Verdict, accept
+
+# Where costs are compared, a step decodes one token of one sequence this far into its context.
+AT_ONE_TOKEN = {"T": 1, "R": 1, "S": 1, "P": 1, "context": 1}
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,69 +32,208 @@ class PassResult:
     modified: bool
 
 
+@dataclass(slots=True)
+class PassContext:
+    """What a pass may ask and tell while it runs.
+
+    Attributes:
+        ledger: takes decisions.
+        fuel: rewrites that may still be applied; None for any number.
+        applied: rewrites applied so far, by all passes that share the context.
+        last: what the latest applied rewrite was, as ``rule at place``.
+    """
+
+    ledger: Ledger = field(default_factory=Ledger)
+    fuel: int | None = None
+    applied: int = 0
+    last: str = ""
+
+    def decide(self, rule: str, where: str, verdict: Verdict, *, quiet: bool = False) -> bool:
+        """Whether to apply a rewrite, which is then counted.
+
+        Args:
+            rule: who wants to rewrite.
+            where: at which place of the model.
+            verdict: what the rule's check says.
+            quiet: leave an acceptance out of the ledger; for housekeeping that explains itself.
+        """
+        if not verdict.accepted:
+            self.ledger.record(rule, where, verdict)
+            return False
+        if self.fuel is not None and self.applied >= self.fuel:
+            return False
+        self.applied += 1
+        self.last = f"{rule} at {where}"
+        if not quiet:
+            self.ledger.record(rule, where, verdict)
+        return True
+
+    def housekeep(self, rule: str, node: Node) -> bool:
+        """Whether to apply a rewrite that explains itself; the ledger is not told."""
+        return self.decide(rule, place_of(node), accept(), quiet=True)
+
+
+def place_of(node: Node) -> str:
+    """Where a node is, for the ledger: its first output and the module it comes from."""
+    scope = node.loc.module if node.loc is not None else ""
+    return f"{node.output} {scope}".strip()
+
+
 class Pass(Protocol):
-    """Rewrites a graph. ``name`` is its handle in dumps and messages."""
+    """Rewrites a graph.
 
-    name: str
+    Attributes:
+        name: its handle in dumps, messages and ``--disable-pass``.
+        requires: properties that earlier passes must have ensured.
+        ensures: properties that hold for its result.
+    """
 
-    def __call__(self, graph: Graph, ledger: Ledger) -> PassResult:
-        """The rewritten graph. Decisions go into ``ledger``."""
+    @property
+    def name(self) -> str: ...  # noqa: D102
+
+    @property
+    def requires(self) -> frozenset[str]: ...  # noqa: D102
+
+    @property
+    def ensures(self) -> frozenset[str]: ...  # noqa: D102
+
+    def __call__(self, graph: Graph, context: PassContext) -> PassResult:
+        """The rewritten graph. It asks ``context.decide`` before each rewrite."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class PassReport:
-    """What one pass did: its time and the change in the number of nodes."""
+    """What one pass did.
+
+    Attributes:
+        name: the pass.
+        modified: whether the graph changed.
+        rewrites: how many rewrites it applied.
+        seconds: how long it took, verification included.
+        nodes_before: number of nodes it was given.
+        nodes_after: number of nodes it gave back.
+        bytes_before: bytes that the nodes move when each runs alone, decoding one token.
+        bytes_after: the same for its result.
+    """
 
     name: str
     modified: bool
+    rewrites: int
     seconds: float
     nodes_before: int
     nodes_after: int
+    bytes_before: int
+    bytes_after: int
+
+
+# Called after a pass with its name, the graph before it and the graph after it.
+Observe = Callable[[str, Graph, Graph], None]
 
 
 def run_passes(
     graph: Graph,
     passes: Sequence[Pass],
-    ledger: Ledger,
-    observe: Callable[[str, Graph], None] | None = None,
+    context: PassContext | None = None,
+    *,
+    disabled: frozenset[str] = frozenset(),
+    observe: Observe | None = None,
 ) -> tuple[Graph, tuple[PassReport, ...]]:
     """Run ``passes`` in order.
 
     Args:
         graph: the graph to start from; it must be well formed.
         passes: what to run.
-        ledger: takes the passes' decisions.
-        observe: called with each pass's name and result, for dumps.
+        context: ledger and fuel; a fresh one without limits if None.
+        disabled: names of passes to leave out.
+        observe: called after each pass, for dumps and for comparing numbers.
 
     Raises:
-        CompileError: a pass made a graph that is not well formed; the message names it.
+        UsageError: there is no pass of a disabled name, or one that runs requires it.
+        CompileError: a pass failed, or made a graph that is not well formed; the message names it.
     """
+    context = context or PassContext()
+    check_pipeline(passes, disabled)
     reports: list[PassReport] = []
-    for rewrite in passes:
-        started = time.perf_counter()
-        result = rewrite(graph, ledger)
-        try:
-            verify(result.graph)
-        except VerifyError as error:
-            done = ", ".join(report.name for report in reports) or "none"
-            raise CompileError(
-                f"pass {rewrite.name} broke the graph: {error.what}",
-                where=error.where,
-                got=error.got,
-                expected=error.expected,
-                next=f"this is a defect of graphopt; passes that ran before it: {done}",
-            ) from error
+    for one in passes:
+        if one.name in disabled:
+            continue
+        started, before = time.perf_counter(), context.applied
+        result = _run_one(one, graph, context, reports)
         reports.append(
             PassReport(
-                rewrite.name,
+                one.name,
                 result.modified,
+                context.applied - before,
                 time.perf_counter() - started,
                 len(graph.nodes),
                 len(result.graph.nodes),
+                bytes_moved(graph),
+                bytes_moved(result.graph),
             )
         )
-        graph = result.graph
+        graph, previous = result.graph, graph
         if observe is not None:
-            observe(rewrite.name, graph)
+            observe(one.name, previous, graph)
     return graph, tuple(reports)
+
+
+def check_pipeline(passes: Sequence[Pass], disabled: frozenset[str] = frozenset()) -> None:
+    """Demands that each pass that runs finds what it requires.
+
+    Raises:
+        UsageError: an unknown name is disabled, or a disabled pass is required.
+        CompileError: the pipeline itself lacks something.
+    """
+    names = [one.name for one in passes]
+    if unknown := sorted(disabled - set(names)):
+        raise UsageError("no such pass", got=", ".join(unknown), expected=", ".join(names))
+    ensured: set[str] = set()
+    for one in passes:
+        if one.name in disabled:
+            continue
+        if missing := one.requires - ensured:
+            makers = [p.name for p in passes if p.name in disabled and p.ensures & missing]
+            error = UsageError if makers else CompileError
+            raise error(
+                f"pass {one.name} requires what no pass before it ensures",
+                got=", ".join(sorted(missing)),
+                next=f"do not disable {', '.join(makers)}, or disable {one.name} too"
+                if makers
+                else "this is a defect of graphopt: the pipeline is out of order",
+            )
+        ensured |= one.ensures
+
+
+def bytes_moved(graph: Graph) -> int:
+    """Bytes that the nodes read and write when each runs alone, decoding one token."""
+    return sum(evaluate(ops.bytes_moved(node), AT_ONE_TOKEN) for node in graph.nodes)
+
+
+def _run_one(
+    one: Pass, graph: Graph, context: PassContext, reports: Sequence[PassReport]
+) -> PassResult:
+    done = ", ".join(report.name for report in reports) or "none"
+    try:
+        result = one(graph, context)
+        verify(result.graph)
+    except VerifyError as error:
+        raise CompileError(
+            f"pass {one.name} broke the graph: {error.what}",
+            where=error.where,
+            got=error.got,
+            expected=error.expected,
+            next=f"this is a defect of graphopt; passes that ran before it: {done}; "
+            f"--disable-pass {one.name} leaves it out",
+        ) from error
+    except GraphoptError:
+        raise
+    except Exception as error:
+        raise CompileError(
+            f"pass {one.name} failed",
+            where=context.last,
+            got=f"{type(error).__name__}: {error}",
+            next=f"this is a defect of graphopt; passes that ran before it: {done}; "
+            f"--disable-pass {one.name} leaves it out",
+        ) from error
+    return result

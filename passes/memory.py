@@ -57,7 +57,9 @@ def plan_memory(
         results = tuple(assignment.allocate(value) for value in outputs)
         unread = [value for value in outputs if value not in last_use]
         frees = tuple(assignment.release(value) for value in (*dying[position], *unread))
-        steps.append(Step(backend, kernel, region.nodes, operands, results, frees, region.scope))
+        steps.append(
+            Step(backend, kernel, region.nodes, operands, results, frees, region.scope, region.name)
+        )
     if len(graph.outputs) != 1 or graph.outputs[0] not in assignment.slot_of:
         raise CompileError(
             "a plan needs exactly one output that is computed",

@@ -11,9 +11,8 @@ from __future__ import annotations
 from graphopt.ir.builder import Rewriter
 from graphopt.ir.graph import Graph, Node, Value
 from graphopt.ir.types import TensorType
-from graphopt.ledger import Ledger
 
-from .manager import PassResult
+from .manager import PassContext, PassResult
 
 # Give back their input where the type does not change. A permute of equal sizes moves elements
 # without changing the type, so it is looked at on its own.
@@ -26,19 +25,22 @@ class RemoveIdentities:
     """The pass."""
 
     name = "remove-identities"
+    requires: frozenset[str] = frozenset()
+    ensures: frozenset[str] = frozenset()
 
-    def __call__(self, graph: Graph, ledger: Ledger) -> PassResult:
+    def __call__(self, graph: Graph, context: PassContext) -> PassResult:
         """The graph without identities."""
         rewriter = Rewriter(graph)
         moves: dict[Value, Node] = {}
         modified = False
         for node in graph.nodes:
-            if _is_identity(node):
+            if _is_identity(node) and context.housekeep(self.name, node):
                 rewriter.replace(node.output, node.inputs[0])
                 modified = True
                 continue
             before = moves.get(rewriter.value(node.inputs[0])) if node.op in JOINABLE else None
-            if before is not None and before.op == node.op:
+            joins = before is not None and before.op == node.op
+            if joins and before is not None and context.housekeep(self.name, node):
                 rewriter.replace(node.output, _joined(rewriter, before, node))
                 modified = True
             else:

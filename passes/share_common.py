@@ -14,17 +14,18 @@ from collections.abc import Hashable
 from graphopt.ir.builder import Rewriter
 from graphopt.ir.graph import Graph, Node, Value
 from graphopt.ir.ops import keeps_state
-from graphopt.ledger import Ledger
 
-from .manager import PassResult
+from .manager import PassContext, PassResult
 
 
 class ShareCommon:
     """The pass."""
 
     name = "share-common"
+    requires: frozenset[str] = frozenset()
+    ensures: frozenset[str] = frozenset()
 
-    def __call__(self, graph: Graph, ledger: Ledger) -> PassResult:
+    def __call__(self, graph: Graph, context: PassContext) -> PassResult:
         """The graph with each computation once."""
         rewriter = Rewriter(graph)
         first: dict[Hashable, tuple[Value, ...]] = {}
@@ -34,7 +35,7 @@ class ShareCommon:
                 rewriter.copy(node)
                 continue
             key = _key(rewriter, node)
-            if key in first:
+            if key in first and context.housekeep(self.name, node):
                 for old, new in zip(node.outputs, first[key], strict=True):
                     rewriter.replace(old, new)
                 modified = True

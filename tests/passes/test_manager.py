@@ -2,46 +2,72 @@
 
 import pytest
 
-from graphopt.errors import CompileError
+from graphopt.errors import CompileError, UsageError
 from graphopt.ir.builder import GraphBuilder, Rewriter
 from graphopt.ir.dtype import DType
 from graphopt.ir.graph import Graph
 from graphopt.ir.types import TensorType
-from graphopt.ledger import Ledger
-from graphopt.passes.manager import PassResult, run_passes
+from graphopt.ledger import accept, refuse
+from graphopt.passes.manager import (
+    PassContext,
+    PassResult,
+    bytes_moved,
+    check_pipeline,
+    place_of,
+    run_passes,
+)
 
 
-class DoubleNegation:
+class Named:
+    """What the passes of these tests share."""
+
+    name = "named"
+    requires: frozenset[str] = frozenset()
+    ensures: frozenset[str] = frozenset()
+
+    def __call__(self, graph: Graph, context: PassContext) -> PassResult:
+        return PassResult(graph, False)
+
+
+class DoubleNegation(Named):
     """Adds a neg behind every neg."""
 
     name = "double"
+    ensures = frozenset({"doubled"})
 
-    def __call__(self, graph: Graph, ledger: Ledger) -> PassResult:
+    def __call__(self, graph: Graph, context: PassContext) -> PassResult:
         rewriter = Rewriter(graph)
         for node in graph.nodes:
             rewriter.copy(node)
-            if node.op == "neg":
+            if node.op == "neg" and context.decide(self.name, place_of(node), accept("twice")):
                 rewriter.replace(node.output, rewriter.one("neg", [node.output]))
         return PassResult(rewriter.finish(), True)
 
 
-class Nothing:
+class Nothing(Named):
     """Changes nothing."""
 
     name = "nothing"
-
-    def __call__(self, graph: Graph, ledger: Ledger) -> PassResult:
-        return PassResult(graph, False)
+    requires = frozenset({"doubled"})
 
 
-class Breaker:
+class Breaker(Named):
     """Drops the first node, whose value is still used."""
 
     name = "breaker"
 
-    def __call__(self, graph: Graph, ledger: Ledger) -> PassResult:
+    def __call__(self, graph: Graph, context: PassContext) -> PassResult:
         broken = Graph(graph.name, graph.inputs, graph.weights, graph.nodes[1:], graph.outputs)
         return PassResult(broken, True)
+
+
+class Raiser(Named):
+    """Has a bug."""
+
+    name = "raiser"
+
+    def __call__(self, graph: Graph, context: PassContext) -> PassResult:
+        raise IndexError("list index out of range")
 
 
 def two_nodes() -> Graph:
@@ -51,20 +77,69 @@ def two_nodes() -> Graph:
 
 
 def test_reports_and_stages() -> None:
-    stages: list[tuple[str, int]] = []
+    stages: list[tuple[str, int, int]] = []
     graph, reports = run_passes(
         two_nodes(),
         [DoubleNegation(), Nothing()],
-        Ledger(),
-        lambda name, stage: stages.append((name, len(stage.nodes))),
+        observe=lambda name, a, b: stages.append((name, len(a.nodes), len(b.nodes))),
     )
     assert len(graph.nodes) == 4
-    assert stages == [("double", 4), ("nothing", 4)]
-    rows = [(r.name, r.modified, r.nodes_before, r.nodes_after) for r in reports]
-    assert rows == [("double", True, 2, 4), ("nothing", False, 4, 4)]
+    assert stages == [("double", 2, 4), ("nothing", 4, 4)]
+    rows = [(r.name, r.modified, r.rewrites, r.nodes_before, r.nodes_after) for r in reports]
+    assert rows == [("double", True, 2, 2, 4), ("nothing", False, 0, 4, 4)]
+    assert [(r.bytes_before, r.bytes_after) for r in reports] == [(48, 96), (96, 96)]
+    assert bytes_moved(graph) == 96
 
 
 def test_the_pass_that_breaks_the_graph_is_named() -> None:
     with pytest.raises(CompileError, match="pass breaker broke the graph") as caught:
-        run_passes(two_nodes(), [DoubleNegation(), Breaker()], Ledger())
+        run_passes(two_nodes(), [DoubleNegation(), Breaker()])
     assert "double" in (caught.value.next or "")
+
+
+def test_an_error_of_another_kind_is_a_compile_error_that_names_the_pass() -> None:
+    with pytest.raises(CompileError, match="pass raiser failed") as caught:
+        run_passes(two_nodes(), [DoubleNegation(), Raiser()])
+    assert "IndexError" in str(caught.value.got)
+    assert caught.value.where == "double at %1"
+
+
+@pytest.mark.parametrize("fuel", [0, 1, 2, 3])
+def test_fuel_stops_after_so_many_rewrites(fuel: int) -> None:
+    context = PassContext(fuel=fuel)
+    graph, _ = run_passes(two_nodes(), [DoubleNegation()], context)
+    assert len(graph.nodes) == 2 + min(fuel, 2)
+    assert context.applied == min(fuel, 2)
+    assert len(context.ledger.entries) == min(fuel, 2)
+
+
+def test_a_refusal_costs_no_fuel_and_is_written_down() -> None:
+    context = PassContext(fuel=1)
+    assert not context.decide("rule", "here", refuse("it broadcasts", "%1"))
+    assert context.decide("rule", "there", accept(), quiet=True)
+    assert not context.decide("rule", "elsewhere", accept())
+    assert [(e.rule, e.applied, e.reason) for e in context.ledger.entries] == [
+        ("rule", False, "it broadcasts")
+    ]
+    assert (context.applied, context.last) == (1, "rule at there")
+
+
+def test_a_disabled_pass_is_left_out() -> None:
+    graph, reports = run_passes(
+        two_nodes(), [DoubleNegation(), Nothing()], disabled=frozenset({"double", "nothing"})
+    )
+    assert len(graph.nodes) == 2
+    assert reports == ()
+
+
+def test_disabling_an_unknown_pass_is_refused() -> None:
+    with pytest.raises(UsageError, match="no such pass"):
+        run_passes(two_nodes(), [DoubleNegation()], disabled=frozenset({"dubble"}))
+
+
+def test_what_a_pass_requires_must_be_ensured() -> None:
+    with pytest.raises(UsageError, match="pass nothing requires") as caught:
+        run_passes(two_nodes(), [DoubleNegation(), Nothing()], disabled=frozenset({"double"}))
+    assert "double" in (caught.value.next or "")
+    with pytest.raises(CompileError, match="pass nothing requires"):
+        check_pipeline([Nothing(), DoubleNegation()])

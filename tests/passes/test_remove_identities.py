@@ -5,14 +5,14 @@ from graphopt.ir.dtype import DType
 from graphopt.ir.graph import Graph
 from graphopt.ir.shape import sym
 from graphopt.ir.types import TensorType
-from graphopt.ledger import Ledger
+from graphopt.passes.manager import PassContext
 from graphopt.passes.remove_identities import RemoveIdentities
 
 T = sym("T")
 
 
 def run(graph: Graph) -> tuple[list[str], bool]:
-    result = RemoveIdentities()(graph, Ledger())
+    result = RemoveIdentities()(graph, PassContext())
     return [node.op for node in result.graph.nodes], result.modified
 
 
@@ -32,7 +32,7 @@ def test_reshapes_in_a_row_become_one() -> None:
     y = b.one("reshape", [y], {"shape": (T * 4, 16)})
     graph = b.finish([y])
     assert run(graph) == (["reshape"], True)
-    result = RemoveIdentities()(graph, Ledger()).graph
+    result = RemoveIdentities()(graph, PassContext()).graph
     assert result.nodes[0].attrs["shape"] == (T * 4, 16)
 
 
@@ -41,7 +41,7 @@ def test_permutes_compose() -> None:
     x = b.input("x", TensorType(DType.F32, (2, 3, 5)))
     y = b.one("permute", [x], {"dims": (2, 0, 1)})
     z = b.one("permute", [y], {"dims": (0, 2, 1)})
-    result = RemoveIdentities()(b.finish([z]), Ledger()).graph
+    result = RemoveIdentities()(b.finish([z]), PassContext()).graph
     assert [(node.op, node.attrs["dims"]) for node in result.nodes] == [("permute", (2, 1, 0))]
     back = GraphBuilder("g")
     x = back.input("x", TensorType(DType.F32, (2, 3, 5)))
@@ -70,6 +70,6 @@ def test_an_input_may_become_the_output() -> None:
     b = GraphBuilder("g")
     x = b.input("x", TensorType(DType.F32, (T,)))
     graph = b.finish([b.one("cast", [x], {"dtype": DType.F32})])
-    result = RemoveIdentities()(graph, Ledger()).graph
+    result = RemoveIdentities()(graph, PassContext()).graph
     assert result.outputs == (x,)
     assert not result.nodes

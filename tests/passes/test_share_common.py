@@ -5,7 +5,7 @@ from graphopt.ir.dtype import DType
 from graphopt.ir.graph import Graph
 from graphopt.ir.shape import sym
 from graphopt.ir.types import LayerState, StateType, TensorType
-from graphopt.ledger import Ledger
+from graphopt.passes.manager import PassContext
 from graphopt.passes.share_common import ShareCommon
 
 T = sym("T")
@@ -13,7 +13,7 @@ F32 = TensorType(DType.F32, (T, 8))
 
 
 def shared(graph: Graph) -> Graph:
-    return ShareCommon()(graph, Ledger()).graph
+    return ShareCommon()(graph, PassContext()).graph
 
 
 def test_equal_chains_are_shared() -> None:
