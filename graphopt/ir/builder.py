@@ -10,6 +10,7 @@ Both check and infer as they go, so what they finish is well formed.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from types import MappingProxyType
 
 from graphopt.errors import VerifyError
 
@@ -217,8 +218,9 @@ class Rewriter:
     """Replays a graph's nodes into a new graph, with values replaced on the way.
 
     For each old node in order, either ``copy`` it or make new nodes and ``replace`` its outputs.
-    Inputs are kept; weights that end unused are dropped, as are nodes that nobody needs, except
-    those that make a version of a state. What does not change is shared with the old graph.
+    Inputs are kept, and change their type where ``retyped`` says so; weights that end unused are
+    dropped, as are nodes that nobody needs, except those that make a version of a state. What does
+    not change is shared with the old graph.
 
         rewriter = Rewriter(graph)
         for node in graph.nodes:
@@ -230,14 +232,22 @@ class Rewriter:
         graph = rewriter.finish()
     """
 
-    def __init__(self, graph: Graph, *, name: str | None = None) -> None:
+    def __init__(
+        self,
+        graph: Graph,
+        *,
+        name: str | None = None,
+        retyped: Mapping[Value, Type] = MappingProxyType({}),
+    ) -> None:
         self.graph = graph
         self._builder = GraphBuilder(
             name or graph.name, reserved=(value.name for value in graph.values())
         )
         self._now: dict[Value, Value] = {}
         for value in graph.inputs:
-            self._now[value] = self._builder.adopt_input(value)
+            type_ = retyped.get(value, value.type)
+            new = value if type_ == value.type else Value(value.name, type_)
+            self._now[value] = self._known(self._builder.adopt_input(new))
         for value in graph.weights:
             self._now[value] = self._builder.adopt_weight(value)
 

@@ -147,6 +147,13 @@ def _check_state(name: str, type_: StateType, given: object) -> None:
             got=len(given.keys),
             expected=len(type_.layers),
         )
+    if given.is_latent != type_.is_latent:
+        raise IRError(
+            "a state is of another kind",
+            where=f"input {name}",
+            got="latent" if given.is_latent else "kv",
+            expected=type_.kind,
+        )
     for index, layer in enumerate(type_.layers):
         dtype = torch_dtype(layer.dtype)
         for tensor, size in (

@@ -1,5 +1,8 @@
 """The operators on the memory of keys and values: writing a step's tokens, attending to them.
 
+A ``kv`` state takes keys and values (``kv_write``), a ``latent`` state only keys, whose first
+entries are the values (``latent_write``); ``attention`` reads either.
+
 ``starts[S+1]``, ``lengths[S]`` and ``tables[S, P]`` say whose rows are whose. Sequence ``s`` owns
 query rows ``starts[s]`` to ``starts[s+1]`` and has ``lengths[s]`` tokens after this step, so its
 query ``i`` stands at position ``lengths[s] - (starts[s+1] - starts[s]) + i``. Its token at position
@@ -33,10 +36,14 @@ from .types import LayerState, TensorType, nbytes
 CONTEXT = sym("context")
 
 
-def _layer(types: Types, position: int, attrs: Attrs) -> LayerState:
+def _layer(types: Types, position: int, attrs: Attrs, *kinds: str) -> LayerState:
     memory, layer = state(types, position), int_of(attrs, "layer")
-    if memory.kind != "kv":
-        raise VerifyError(f"input {position} is not a state of keys and values", got=memory)
+    if memory.kind not in kinds:
+        raise VerifyError(
+            f"input {position} is not a state of keys and values",
+            got=memory,
+            expected=f"a state of kind {' or '.join(kinds)}",
+        )
     if not 0 <= layer < len(memory.layers):
         raise VerifyError(
             "the state has no such layer", got=layer, expected=f"0 to {len(memory.layers) - 1}"
@@ -45,25 +52,40 @@ def _layer(types: Types, position: int, attrs: Attrs) -> LayerState:
 
 
 def _infer_kv_write(types: Types, attrs: Attrs) -> Types:
-    layer = _layer(types, 0, attrs)
+    layer = _layer(types, 0, attrs, "kv")
     key, value, slots = (tensor(types, i) for i in (1, 2, 3))
-    require_rank(slots, 1, 3)
-    if slots.dtype is not DType.I64:
-        raise VerifyError("input 3 is not i64", got=slots)
+    _require_slots(slots, 3)
     same_dtype((key, value))
     require_shape(key, (slots.shape[0], layer.heads, layer.key_size), 1)
     require_shape(value, (slots.shape[0], layer.heads, layer.value_size), 2)
     return (types[0],)
 
 
-def _kv_write_bytes(inputs: Types, attrs: Attrs, outputs: Types) -> Dim:
-    tokens = tensor(inputs, 3).shape[0]
-    read = nbytes(inputs[1]) + nbytes(inputs[2]) + nbytes(inputs[3])
-    return read + tokens * _layer(inputs, 0, attrs).bytes_per_token
+def _infer_latent_write(types: Types, attrs: Attrs) -> Types:
+    layer = _layer(types, 0, attrs, "latent")
+    key, slots = tensor(types, 1), tensor(types, 2)
+    _require_slots(slots, 2)
+    require_class(key, "float", 1)
+    require_shape(key, (slots.shape[0], layer.heads, layer.key_size), 1)
+    return (types[0],)
+
+
+def _require_slots(slots: TensorType, position: int) -> None:
+    require_rank(slots, 1, position)
+    if slots.dtype is not DType.I64:
+        raise VerifyError(f"input {position} is not i64", got=slots)
+
+
+def _write_bytes(inputs: Types, attrs: Attrs, outputs: Types) -> Dim:
+    memory, tokens = state(inputs, 0), tensor(inputs, -1).shape[0]
+    read: Dim = 0
+    for type_ in inputs[1:]:
+        read = read + nbytes(type_)
+    return read + tokens * memory.bytes_in(memory.layers[int_of(attrs, "layer")])
 
 
 def _infer_attention(types: Types, attrs: Attrs) -> Types:
-    layer = _layer(types, 1, attrs)
+    layer = _layer(types, 1, attrs, "kv", "latent")
     query = tensor(types, 0)
     require_class(query, "float")
     require_rank(query, 3, 0)
@@ -94,16 +116,18 @@ def _seen(attrs: Attrs) -> Dim:
 
 
 def _attention_flops(inputs: Types, attrs: Attrs, outputs: Types) -> Dim:
-    layer, (tokens, heads, _) = _layer(inputs, 1, attrs), tensor(inputs, 0).shape
+    layer = state(inputs, 1).layers[int_of(attrs, "layer")]
+    tokens, heads, _ = tensor(inputs, 0).shape
     return 2 * tokens * heads * (layer.key_size + layer.value_size) * _seen(attrs)
 
 
 def _attention_bytes(inputs: Types, attrs: Attrs, outputs: Types) -> Dim:
-    layer, sequences = _layer(inputs, 1, attrs), tensor(inputs, 3).shape[0]
+    memory, sequences = state(inputs, 1), tensor(inputs, 3).shape[0]
     small: Dim = 0
     for type_ in (inputs[0], *inputs[2:], *outputs):
         small = small + nbytes(type_)
-    return small + sequences * _seen(attrs) * layer.bytes_per_token
+    per_token = memory.bytes_in(memory.layers[int_of(attrs, "layer")])
+    return small + sequences * _seen(attrs) * per_token
 
 
 STATE: tuple[OpSpec, ...] = (
@@ -112,7 +136,16 @@ STATE: tuple[OpSpec, ...] = (
         "The state with keys and values of a layer in the given slots; -1 writes nothing.",
         (4, 4),
         _infer_kv_write,
-        bytes=_kv_write_bytes,
+        bytes=_write_bytes,
+        attrs=(AttrSpec("layer", "int"),),
+    ),
+    OpSpec(
+        "latent_write",
+        "The state with keys, whose first entries are the values, in the given slots; -1 writes "
+        "nothing.",
+        (3, 3),
+        _infer_latent_write,
+        bytes=_write_bytes,
         attrs=(AttrSpec("layer", "int"),),
     ),
     OpSpec(

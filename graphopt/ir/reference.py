@@ -17,7 +17,7 @@ from graphopt.errors import VerifyError
 from .graph import Node
 from .ops import is_aten
 from .reference_aten import make_aten
-from .reference_attention import make_attention, make_kv_write
+from .reference_attention import make_attention, make_kv_write, make_latent_write
 from .reference_common import Device, Maker, Step, torch_dtype
 from .reference_nn import NN
 from .reference_pointwise import POINTWISE, REDUCE
@@ -32,6 +32,7 @@ _MAKERS: Mapping[str, Maker] = {
     **SHAPE,
     **NN,
     "kv_write": make_kv_write,
+    "latent_write": make_latent_write,
     "attention": make_attention,
 }
 

@@ -7,7 +7,7 @@ not even times zero: memory that was never written may hold anything.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,14 +32,30 @@ def make_kv_write(node: Node) -> Step:
 
     def run(values: Sequence[Any], env: Env) -> tuple[Any, ...]:
         state, key, value, slots = values
-        if slots.numel() and bool((slots < 0).any()):
-            kept = slots >= 0
-            key, value, slots = key[kept], value[kept], slots[kept]
-        for memory, new in ((state.keys[layer], key), (state.values[layer], value)):
-            memory.view(-1, *memory.shape[2:]).index_copy_(0, slots, new.to(memory.dtype))
+        _store(((state.keys[layer], key), (state.values[layer], value)), slots)
         return (state,)
 
     return run
+
+
+def make_latent_write(node: Node) -> Step:
+    """Writes a step's keys, which hold the values, into a layer's slots, in place."""
+    layer = int_of(node.attrs, "layer")
+
+    def run(values: Sequence[Any], env: Env) -> tuple[Any, ...]:
+        state, key, slots = values
+        _store(((state.keys[layer], key),), slots)
+        return (state,)
+
+    return run
+
+
+def _store(pairs: Iterable[tuple[Tensor, Tensor]], slots: Tensor) -> None:
+    """Writes new rows into memory, for each pair of those, but where the slot is -1."""
+    kept = slots >= 0 if slots.numel() and bool((slots < 0).any()) else None
+    for memory, new in pairs:
+        rows, where = (new, slots) if kept is None else (new[kept], slots[kept])
+        memory.view(-1, *memory.shape[2:]).index_copy_(0, where, rows.to(memory.dtype))
 
 
 @dataclass(frozen=True, slots=True)

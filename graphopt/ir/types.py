@@ -27,8 +27,9 @@ class TensorType:
 class LayerState:
     """What a layer keeps of each token: ``heads`` keys of ``key_size``, values of ``value_size``.
 
-    ``window`` is how many of the latest tokens the layer can see, 0 for all of them. Prints as
-    ``(8, 64, 64, bf16)``, or ``(8, 64, 64, bf16, 512)`` with a window.
+    In a latent state the values are the first ``value_size`` entries of the keys. ``window`` is how
+    many of the latest tokens the layer can see, 0 for all of them. Prints as ``(8, 64, 64, bf16)``,
+    or ``(8, 64, 64, bf16, 512)`` with a window.
     """
 
     heads: int
@@ -41,15 +42,16 @@ class LayerState:
         tail = f", {self.window}" if self.window else ""
         return f"({self.heads}, {self.key_size}, {self.value_size}, {self.dtype}{tail})"
 
-    @property
-    def bytes_per_token(self) -> int:
-        """Bytes that one token takes in this layer."""
-        return self.heads * (self.key_size + self.value_size) * self.dtype.nbytes
-
 
 @dataclass(frozen=True, slots=True)
 class StateType:
-    """Memory of a sequence, one entry per layer. Prints as ``kv[2 x (8, 64, 64, bf16)]``."""
+    """Memory of a sequence, one entry per layer. Prints as ``kv[2 x (8, 64, 64, bf16)]``.
+
+    Attributes:
+        kind: one of ``STATE_KINDS``: ``kv`` keeps keys and values, ``latent`` keeps only keys, of
+            which the first entries are the values.
+        layers: what each layer keeps.
+    """
 
     kind: str
     layers: tuple[LayerState, ...]
@@ -59,9 +61,19 @@ class StateType:
         return f"{self.kind}[{', '.join(f'{count} x {layer}' for layer, count in runs)}]"
 
     @property
+    def is_latent(self) -> bool:
+        """Whether values lie within the keys and take no memory of their own."""
+        return self.kind == "latent"
+
+    @property
     def bytes_per_token(self) -> int:
         """Bytes that one token takes in all layers."""
-        return sum(layer.bytes_per_token for layer in self.layers)
+        return sum(map(self.bytes_in, self.layers))
+
+    def bytes_in(self, layer: LayerState) -> int:
+        """Bytes that one token takes in ``layer``, one of this state's."""
+        size = layer.key_size + (0 if self.is_latent else layer.value_size)
+        return layer.heads * size * layer.dtype.nbytes
 
 
 Type = TensorType | StateType

@@ -156,6 +156,8 @@ def _check_state(type_: StateType, node: Node | None) -> None:
         sizes = (layer.heads, layer.key_size, layer.value_size)
         if min(sizes) < 1 or layer.window < 0:
             raise _broken("a layer's state has no size", node, got=layer)
+        if type_.is_latent and layer.value_size > layer.key_size:
+            raise _broken("a latent layer's values are longer than its keys", node, got=layer)
 
 
 def _where(node: Node | None) -> str | None:

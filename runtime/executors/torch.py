@@ -109,23 +109,8 @@ class TorchExecutor:
         """
         self._state = None
         plan = self._plan
-        if plan.state.kind != "kv":
-            raise ArtifactError("PyTorch steps know only KV state", got=plan.state.kind)
-
-        def layers(sizes: Sequence[int]) -> tuple[torch.Tensor, ...]:
-            return tuple(
-                torch.empty(
-                    (num_blocks, plan.block_size, layer.heads, size), dtype=torch_dtype(layer.dtype)
-                )
-                for layer, size in zip(plan.state.layers, sizes, strict=True)
-            )
-
         try:
-            self._state = PagedState(
-                layers([layer.key_size for layer in plan.state.layers]),
-                layers([layer.value_size for layer in plan.state.layers]),
-                plan.block_size,
-            )
+            self._state = PagedState.allocate(plan.state, num_blocks, plan.block_size, fill=None)
         except RuntimeError as error:
             raise MachineError(
                 "KV memory could not be allocated",

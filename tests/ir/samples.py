@@ -360,12 +360,12 @@ def _conv1d(rng: Random) -> Sample:
     return Sample(tuple(types), attrs)
 
 
-def state_type(rng: Random) -> StateType:
+def state_type(rng: Random, kind: str = "kv") -> StateType:
     def layer() -> LayerState:
         sizes = rng.choice((1, 2)), rng.choice((4, 6)), rng.choice((4, 2))
         return LayerState(*sizes, rng.choice((DType.F32, DType.BF16)), rng.choice((0, 0, 5)))
 
-    return StateType("kv", tuple(layer() for _ in range(rng.randint(1, 3))))
+    return StateType(kind, tuple(layer() for _ in range(rng.randint(1, 3))))
 
 
 def _kv_write(rng: Random) -> Sample:
@@ -384,8 +384,16 @@ def _kv_write(rng: Random) -> Sample:
     )
 
 
+def _latent_write(rng: Random) -> Sample:
+    memory = state_type(rng, "latent")
+    index = rng.randrange(len(memory.layers))
+    shape = (T, memory.layers[index].heads, memory.layers[index].key_size)
+    key, slots = TensorType(rng.choice(FLOATS), shape), TensorType(DType.I64, (T,))
+    return Sample((memory, key, slots), {"layer": index}, {2: 12})
+
+
 def _attention(rng: Random) -> Sample:
-    memory = state_type(rng)
+    memory = state_type(rng, rng.choice(("kv", "latent")))
     index = rng.randrange(len(memory.layers))
     layer, heads = memory.layers[index], memory.layers[index].heads * rng.choice((1, 3))
     sinks, alibi = rng.random() < 0.5, rng.random() < 0.5
@@ -491,6 +499,7 @@ SAMPLES: Mapping[str, Make] = {
     "layer_norm": _layer_norm,
     "conv1d": _conv1d,
     "kv_write": _kv_write,
+    "latent_write": _latent_write,
     "attention": _attention,
     "moe_experts": _moe,
 }

@@ -196,6 +196,20 @@ def test_new_inputs_weights_and_outputs() -> None:
     assert [value.name for value in changed.weights] == ["w", "v"]
 
 
+def test_an_input_can_change_its_type() -> None:
+    b = GraphBuilder("g")
+    x, y = (b.input(name, TensorType(DType.F32, (T, 4))) for name in ("x", "y"))
+    graph = b.finish([b.one("neg", [b.one("neg", [x])]), b.one("neg", [y])])
+    rewriter = Rewriter(graph, retyped={x: TensorType(DType.BF16, (T, 4))})
+    for node in graph.nodes:
+        rewriter.copy(node)
+    changed = rewriter.finish()
+    verify(changed)
+    assert [str(value.type) for value in changed.inputs] == ["bf16[T, 4]", "f32[T, 4]"]
+    assert [str(value.type) for value in changed.outputs] == ["bf16[T, 4]", "f32[T, 4]"]
+    assert changed.inputs[1] is y
+
+
 def test_dead_nodes_and_weights_go_but_writes_stay() -> None:
     b = GraphBuilder("g")
     kv = b.input("kv", KV)

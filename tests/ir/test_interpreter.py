@@ -233,6 +233,10 @@ def test_state_is_updated_in_place() -> None:
             PagedState.allocate(StateType("kv", (LayerState(1, 2, 2, DType.BF16),)), 2, 2),
             "does not fit",
         ),
+        (
+            PagedState.allocate(StateType("latent", (LayerState(1, 2, 2, DType.F32),)), 2, 2),
+            "another kind",
+        ),
     ],
 )
 def test_states_that_do_not_fit(state: object, words: str) -> None:

@@ -39,7 +39,7 @@ logical_not gelu softplus clamp cast add sub mul div pow maximum minimum remaind
 lt le gt ge logical_and logical_or bitwise_and bitwise_or where sum mean amax amin prod any argmax
 softmax log_softmax cumsum var topk sort reshape permute expand slice select concat split
 pad_constant flip roll repeat_interleave full iota tril triu gather index_select embed scatter
-one_hot linear matmul rms_norm layer_norm conv1d kv_write attention moe_experts
+one_hot linear matmul rms_norm layer_norm conv1d kv_write latent_write attention moe_experts
 """
 
 

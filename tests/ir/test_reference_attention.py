@@ -260,6 +260,37 @@ def test_writes_only_where_slots_say() -> None:
     assert bool((state.keys[0] == -1).all())
 
 
+@settings(max_examples=30, deadline=None)
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    heads=st.sampled_from((1, 2)),
+    block=st.sampled_from((1, 3, 16)),
+    window=st.sampled_from((0, 1, 5)),
+)
+def test_a_latent_state_agrees_with_keys_and_values_kept_apart(
+    seed: int, heads: int, block: int, window: int
+) -> None:
+    rng = Random(seed)
+    layer, scale = LayerState(heads, 7, rng.choice((3, 7)), DType.F32), 0.4
+    apart, attend = steps(layer, 3 * heads, DType.F32, scale=scale, window=window)
+    batch = make_batch(rng, layer, 3 * heads, block, window, apart)
+    b = GraphBuilder("latent")
+    memory = StateType("latent", (LayerState(1, 1, 1, DType.F32), layer))
+    key = b.input("key", TensorType(DType.F32, (T, heads, 7)))
+    slots_in = b.input("slots", TensorType(DType.I64, (T,)))
+    b.node("latent_write", [b.input("kv", memory), key, slots_in], {"layer": 1})
+    blocks = batch.state.keys[1].shape[0]
+    latent = PagedState.allocate(memory, blocks, block, fill=math.nan)
+    rows = batch.state.keys[1].flatten(0, 1)
+    slots = torch.arange(len(rows)).masked_fill(rows.isnan().flatten(1).any(1), -1)
+    (same,) = prepare(b.nodes[0])([latent, rows, slots], {})
+    assert same is latent
+    (found,) = attend([batch.queries, latent, batch.starts, batch.lengths, batch.tables], {})
+    batch.state.values[1].copy_(batch.state.keys[1][..., : layer.value_size])
+    (expected,) = attend(batch.arguments(), {})
+    assert torch.equal(found, expected)
+
+
 def test_nothing_is_written_for_padding_or_no_tokens() -> None:
     layer = LayerState(1, 2, 2, DType.F32)
     write, _ = steps(layer, 1, DType.F32, scale=1.0)

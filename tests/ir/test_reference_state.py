@@ -32,6 +32,17 @@ def test_copies_share_nothing() -> None:
     assert state.to(torch.float64).keys[0].dtype == torch.float64
 
 
+def test_values_of_a_latent_state_are_views_of_its_keys() -> None:
+    latent = StateType("latent", (LayerState(1, 6, 4, DType.BF16),))
+    state = PagedState.allocate(latent, 5, 3, fill=math.nan)
+    for one in (state, state.clone(), state.to(torch.float32)):
+        assert one.is_latent
+        one.keys[0].copy_(torch.arange(6.0))
+        assert one.values[0].tolist() == [[[[0.0, 1.0, 2.0, 3.0]]] * 3] * 5
+        one.keys[0].zero_()
+    assert PagedState.allocate(latent, 5, 3, fill=None).keys[0].shape == (5, 3, 1, 6)
+
+
 def test_other_kinds_are_refused() -> None:
     with pytest.raises(IRError, match="only keys and values"):
         PagedState.allocate(StateType("conv", ()), 1, 1)

@@ -25,5 +25,15 @@ def test_sizes() -> None:
     assert nbytes(StateType("kv", (FULL,))) == 0
     assert list(dims_of(x)) == [T, 3]
     assert list(dims_of(StateType("kv", (FULL,)))) == []
-    assert FULL.bytes_per_token == 8 * 128 * 2
-    assert StateType("kv", (FULL, WINDOWED)).bytes_per_token == 8 * 128 * 2 + 8 * 96 * 2
+    state = StateType("kv", (FULL, WINDOWED))
+    assert state.bytes_in(FULL) == 8 * 128 * 2
+    assert state.bytes_per_token == 8 * 128 * 2 + 8 * 96 * 2
+
+
+def test_a_latent_state_keeps_no_values_of_its_own() -> None:
+    layer = LayerState(1, 576, 512, DType.BF16)
+    state = StateType("latent", (layer,) * 61)
+    assert str(state) == "latent[61 x (1, 576, 512, bf16)]"
+    assert state.bytes_in(layer) == 2 * 576
+    assert state.bytes_per_token == 70_272
+    assert StateType("kv", state.layers).bytes_per_token == 61 * 2 * (576 + 512)

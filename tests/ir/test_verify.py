@@ -283,6 +283,11 @@ def layer_without_size(graph: Graph, rng: Random) -> Graph | None:
     return replace(graph, inputs=(*graph.inputs, Value("cache", StateType("kv", (layer,)))))
 
 
+def latent_values_longer_than_keys(graph: Graph, rng: Random) -> Graph | None:
+    layer = LayerState(1, 4, 5, DType.F32)
+    return replace(graph, inputs=(*graph.inputs, Value("cache", StateType("latent", (layer,)))))
+
+
 BREAKS: tuple[Break, ...] = (
     unknown_operator, odd_operator, wrong_output_type, missing_output, one_output_more,
     read_before_definition, read_of_a_stranger, defined_twice, name_taken_twice, output_not_defined,
@@ -291,7 +296,7 @@ BREAKS: tuple[Break, ...] = (
     wrong_kind_of_attribute, dimension_from_the_back, dimension_too_far, missing_input,
     too_many_inputs, state_for_a_tensor, template_names_no_input, template_leaves_one_out,
     writes_in_place, unbound_symbol_in_a_type, unbound_symbol_in_an_attribute, negative_size,
-    negative_line, unknown_kind_of_state, layer_without_size,
+    negative_line, unknown_kind_of_state, layer_without_size, latent_values_longer_than_keys,
 )  # fmt: skip
 
 
