@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 from torch.fx import Node
 
@@ -26,10 +28,15 @@ def writes_in_place(node: Node) -> bool:
     return alias is not None and alias.is_write
 
 
-def live_nodes(graph: torch.fx.Graph) -> set[Node]:
-    """The nodes that the outputs need, with the calls that write what is read later."""
+def live_nodes(graph: torch.fx.Graph, kept: Iterable[int] = ()) -> set[Node]:
+    """The nodes that the outputs need, with the calls that write what is read later.
+
+    Args:
+        graph: a traced graph.
+        kept: memory that somebody reads after the graph has run, as ``storage_of`` numbers it.
+    """
     live: set[Node] = set()
-    read: set[int] = set()
+    read = set(kept)
     for node in reversed(list(graph.nodes)):
         wanted = node in live or node.op == "output"
         if not wanted and writes_in_place(node):

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from graphopt.errors import TraceError
-from graphopt.frontend.importer import LOWERINGS
+from graphopt.frontend.translator import LOWERINGS
 from graphopt.ir.ops import OPS
 from tests.frontend.toy import Function, Toy, check, imported
 from tests.models.harness import case

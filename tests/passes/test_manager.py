@@ -6,6 +6,7 @@ from graphopt.errors import CompileError, UsageError
 from graphopt.ir.builder import GraphBuilder, Rewriter
 from graphopt.ir.dtype import DType
 from graphopt.ir.graph import Graph
+from graphopt.ir.shape import sym
 from graphopt.ir.types import TensorType
 from graphopt.ledger import accept, refuse
 from graphopt.passes.manager import (
@@ -143,3 +144,10 @@ def test_what_a_pass_requires_must_be_ensured() -> None:
     assert "double" in (caught.value.next or "")
     with pytest.raises(CompileError, match="pass nothing requires"):
         check_pipeline([Nothing(), DoubleNegation()])
+
+
+def test_costs_are_compared_with_every_size_at_one() -> None:
+    b = GraphBuilder("two_sizes")
+    x = b.input("x", TensorType(DType.F32, (sym("T"), sym("n1"))))
+    graph = b.finish([b.one("relu", [x])])
+    assert bytes_moved(graph) == 8
