@@ -7,7 +7,7 @@ from graphopt.errors import VerifyError
 from .dtype import DType
 from .ops_spec import Attrs, AttrSpec, Cost, OpSpec, Types, int_of, tensor
 from .shape import Dim
-from .types import TensorType, nbytes
+from .types import TensorType, nbytes, numel
 
 
 def _require_index(type_: TensorType, position: int, *, wide: bool = False) -> None:
@@ -61,6 +61,10 @@ def _infer_embed(types: Types, attrs: Attrs) -> Types:
     return (TensorType(table.dtype, (*ids.shape, table.shape[1])),)
 
 
+def _embed_flops(inputs: Types, attrs: Attrs, outputs: Types) -> Dim:
+    return 0 if attrs["scale"] == 1.0 else numel(tensor(outputs, 0))
+
+
 def _infer_one_hot(types: Types, attrs: Attrs) -> Types:
     ids, classes = tensor(types, 0), int_of(attrs, "classes")
     _require_index(ids, 0, wide=True)
@@ -97,10 +101,13 @@ INDEX: tuple[OpSpec, ...] = (
     ),
     OpSpec(
         "embed",
-        "embed(ids, table): the row of the table that each id names; reads only those rows.",
+        "embed(ids, table): the row of the table that each id names, times scale, rounded once; "
+        "reads only those rows.",
         (2, 2),
         _infer_embed,
+        flops=_embed_flops,
         bytes=_reads_what_it_writes(0),
+        attrs=(AttrSpec("scale", "float", 1.0),),
     ),
     OpSpec(
         "scatter",

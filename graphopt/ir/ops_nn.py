@@ -6,6 +6,7 @@ from graphopt.errors import VerifyError
 
 from .dtype import DType
 from .ops_pointwise import (
+    ACTIVATIONS,
     broadcast,
     require_class,
     require_rank,
@@ -27,17 +28,6 @@ from .ops_spec import (
 from .shape import Dim, dim_min, product
 from .types import TensorType, nbytes, numel
 
-ACTIVATIONS = (
-    "silu",
-    "gelu",
-    "gelu_tanh",
-    "relu",
-    "relu2",
-    "sigmoid",
-    "tanh",
-    "quick_gelu",
-    "identity",
-)
 # How an expert makes F numbers of the 2F that its first layer gives; a is the activation.
 #   concat                a(gate) * up, gate before up
 #   interleaved           a(gate) * up, gate and up in turns
@@ -264,7 +254,7 @@ NN: tuple[OpSpec, ...] = (
         flops=_moe_flops,
         bytes=_moe_bytes,
         attrs=(
-            AttrSpec("activation", "str", "silu", choices=ACTIVATIONS),
+            AttrSpec("activation", "str", "silu", choices=tuple(ACTIVATIONS)),
             AttrSpec("form", "str", "concat", choices=EXPERT_FORMS),
             AttrSpec("limit", "float", 0.0),
             AttrSpec("alpha", "float", 0.0),

@@ -21,6 +21,7 @@ from .ops_spec import (
     Types,
     bound_of,
     dtype_of,
+    float_of,
     scalar_of,
     tensor,
     tensors,
@@ -228,6 +229,21 @@ def _infer_where(types: Types, attrs: Attrs) -> Types:
     return (TensorType(a.dtype, shape),)
 
 
+def _infer_glu(types: Types, attrs: Attrs) -> Types:
+    gate, up = tensors(types)
+    same_dtype((gate, up))
+    require_shape(up, gate.shape, 1)
+    return (gate,)
+
+
+def _infer_softcap(types: Types, attrs: Attrs) -> Types:
+    x = tensor(types, 0)
+    require_class(x, "float")
+    if not 0 < float_of(attrs, "cap") < float("inf"):
+        raise VerifyError("the cap is not positive and finite", got=attrs["cap"])
+    return (x,)
+
+
 def _one_per_element(inputs: Types, attrs: Attrs, outputs: Types) -> Dim:
     return numel(tensor(outputs, 0))
 
@@ -286,10 +302,29 @@ _SCALAR_FORM = (
     AttrSpec("scalar", "scalar", optional=True),
     AttrSpec("reverse", "bool", optional=True),
 )
-_GELU = (
-    "0.5 * a * (1.0 + erf(a * 0.7071067811865476)) if approximate == 'none' else "
-    "0.5 * a * (1.0 + tanh(0.7978845608028654 * (a + 0.044715 * a * a * a)))"
-)
+_GELU = "0.5 * a * (1.0 + erf(a * 0.7071067811865476))"
+_GELU_TANH = "0.5 * a * (1.0 + tanh(0.7978845608028654 * (a + 0.044715 * a * a * a)))"
+_GELU_SIGMOID = "a / (1.0 + exp(-1.702 * a))"
+# What a gate or an expert goes through, by name.
+ACTIVATIONS: Mapping[str, str] = {
+    "silu": "a / (1.0 + exp(-a))",
+    "gelu": _GELU,
+    "gelu_tanh": _GELU_TANH,
+    "relu": "maximum(a, 0)",
+    "relu2": "maximum(a, 0) * maximum(a, 0)",
+    "sigmoid": "1.0 / (1.0 + exp(-a))",
+    "tanh": "tanh(a)",
+    "quick_gelu": _GELU_SIGMOID,
+    "identity": "a",
+}
+
+
+def _chosen(attr: str, choices: Mapping[str, str]) -> str:
+    """An expression that an attribute chooses; the last one where it is none of the others."""
+    *others, (_, last) = choices.items()
+    return " else ".join([*(f"({text}) if {attr} == '{name}'" for name, text in others), last])
+
+
 _CLAMP = (
     "(minimum(maximum(a, min), max) if min is not None else minimum(a, max)) "
     "if max is not None else (maximum(a, min) if min is not None else a)"
@@ -322,12 +357,32 @@ POINTWISE: tuple[OpSpec, ...] = (
     ),
     OpSpec(
         name="gelu",
-        doc="Each element times the normal distribution function of it, or its tanh approximation.",
+        doc="Each element times the normal distribution function of it, or an approximation.",
         arity=(1, 1),
         infer=_infer_unary("float", None),
         flops=_one_per_element,
-        scalar=_GELU,
-        attrs=(AttrSpec("approximate", "str", "none", choices=("none", "tanh")),),
+        scalar=_chosen(
+            "approximate", {"none": _GELU, "tanh": _GELU_TANH, "sigmoid": _GELU_SIGMOID}
+        ),
+        attrs=(AttrSpec("approximate", "str", "none", choices=("none", "tanh", "sigmoid")),),
+    ),
+    OpSpec(
+        name="glu",
+        doc="glu(gate, up): the activation of the gate, times up; rounded once.",
+        arity=(2, 2),
+        infer=_infer_glu,
+        flops=_one_per_element,
+        scalar=_chosen("activation", {name: f"({text}) * b" for name, text in ACTIVATIONS.items()}),
+        attrs=(AttrSpec("activation", "str", "silu", choices=tuple(ACTIVATIONS)),),
+    ),
+    OpSpec(
+        name="softcap",
+        doc="cap * tanh(x / cap), which is between -cap and cap; rounded once.",
+        arity=(1, 1),
+        infer=_infer_softcap,
+        flops=_one_per_element,
+        scalar="cap * tanh(a / cap)",
+        attrs=(AttrSpec("cap", "float"),),
     ),
     OpSpec(
         name="softplus",

@@ -12,6 +12,7 @@ from torch.nn import functional
 from .graph import Node
 from .ops_spec import bool_of, float_of, int_of, str_of
 from .reference_common import Env, Maker, Step, wide_dtype
+from .reference_pointwise import ACTIVATIONS
 
 
 def _linear(node: Node) -> Step:
@@ -66,19 +67,6 @@ def _conv1d(node: Node) -> Step:
         return (functional.conv1d(values[0], values[1], bias, *settings),)
 
     return run
-
-
-ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = {
-    "silu": functional.silu,
-    "gelu": functional.gelu,
-    "gelu_tanh": lambda x: functional.gelu(x, approximate="tanh"),
-    "relu": torch.relu,
-    "relu2": lambda x: torch.relu(x).square(),
-    "sigmoid": torch.sigmoid,
-    "tanh": torch.tanh,
-    "quick_gelu": lambda x: x * torch.sigmoid(1.702 * x),
-    "identity": lambda x: x,
-}
 
 
 def _gate(node: Node) -> Callable[[Tensor], Tensor]:

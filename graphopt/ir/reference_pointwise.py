@@ -20,7 +20,7 @@ from .ops_spec import (
     scalar_of,
     str_of,
 )
-from .reference_common import Env, Maker, Step, late_number, torch_dtype
+from .reference_common import Env, Maker, Step, late_number, torch_dtype, wide_dtype
 from .shape import Expr
 
 UNARY: Mapping[str, Callable[[Tensor], Tensor]] = {
@@ -117,9 +117,45 @@ def _number_second(function: Callable[[Any, Any], Tensor], scalar: Any) -> Step:
     return step
 
 
+# Of float32 operands, or of float64 ones.
+ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = {
+    "silu": functional.silu,
+    "gelu": functional.gelu,
+    "gelu_tanh": lambda x: functional.gelu(x, approximate="tanh"),
+    "relu": torch.relu,
+    "relu2": lambda x: torch.relu(x).square(),
+    "sigmoid": torch.sigmoid,
+    "tanh": torch.tanh,
+    "quick_gelu": lambda x: x * torch.sigmoid(1.702 * x),
+    "identity": lambda x: x,
+}
+
+
+def _rounded_once(function: Callable[..., Tensor]) -> Step:
+    """A step that computes in float32 or float64 and rounds at its end."""
+
+    def step(values: Sequence[Any], env: Env) -> tuple[Any, ...]:
+        dtype = values[0].dtype
+        return (function(*(value.to(wide_dtype(dtype)) for value in values)).to(dtype),)
+
+    return step
+
+
 def _gelu(node: Node) -> Step:
     approximate = str_of(node.attrs, "approximate")
+    if approximate == "sigmoid":
+        return _rounded_once(ACTIVATIONS["quick_gelu"])
     return lambda values, env: (functional.gelu(values[0], approximate=approximate),)
+
+
+def _glu(node: Node) -> Step:
+    activation = ACTIVATIONS[str_of(node.attrs, "activation")]
+    return _rounded_once(lambda gate, up: activation(gate) * up)
+
+
+def _softcap(node: Node) -> Step:
+    cap = float_of(node.attrs, "cap")
+    return _rounded_once(lambda x: cap * torch.tanh(x / cap))
 
 
 def _softplus(node: Node) -> Step:
@@ -147,6 +183,8 @@ POINTWISE: Mapping[str, Maker] = {
     **{name: _unary(function) for name, function in UNARY.items()},
     **{name: _binary(name, function) for name, function in BINARY.items()},
     "gelu": _gelu,
+    "glu": _glu,
+    "softcap": _softcap,
     "softplus": _softplus,
     "clamp": _clamp,
     "cast": _cast,

@@ -12,7 +12,7 @@ from torch.nn import functional
 from graphopt.errors import IRError
 
 from .graph import Node
-from .ops_spec import dim_of, dims_of, dtype_of, int_of, ints_of, scalar_of
+from .ops_spec import dim_of, dims_of, dtype_of, float_of, int_of, ints_of, scalar_of
 from .reference_common import (
     Device,
     Env,
@@ -154,7 +154,10 @@ def _index_select(node: Node) -> Step:
 
 
 def _embed(node: Node) -> Step:
-    return lambda values, env: (functional.embedding(values[0], values[1]),)
+    scale = float_of(node.attrs, "scale")
+    if scale == 1.0:
+        return lambda values, env: (functional.embedding(values[0], values[1]),)
+    return lambda values, env: (functional.embedding(values[0], values[1]) * scale,)
 
 
 def _one_hot(node: Node) -> Step:

@@ -30,6 +30,14 @@ def test_what_is_refused() -> None:
     refused("one_hot", "i64[T]", "not positive", classes=0)
 
 
+def test_scaling_costs_work_and_no_bytes() -> None:
+    spec, types = OPS["embed"], types_of("i64[T]; f32[100, 8]")
+    outputs = spec.infer(types, {})
+    assert spec.flops(types, {"scale": 1.0}, outputs) == 0
+    assert spec.flops(types, {"scale": 8.0}, outputs) == 8 * T
+    assert spec.bytes(types, {"scale": 8.0}, outputs) == spec.bytes(types, {"scale": 1.0}, outputs)
+
+
 def test_only_what_is_used_is_read() -> None:
     spec = OPS["index_select"]
     types = types_of("f32[T, 8]; i64[R]")

@@ -49,6 +49,8 @@ def test_inference() -> None:
     assert inferred("lt", "i64[T]; i64[]") == "bool[T]"
     assert inferred("logical_not", "f32[T]") == "bool[T]"
     assert inferred("where", "bool[T, 1]; f32[4]; f32[]") == "f32[T, 4]"
+    assert inferred("glu", "bf16[T, 4]; bf16[T, 4]", activation="relu2") == "bf16[T, 4]"
+    assert inferred("softcap", "f32[R, 9]", cap=30) == "f32[R, 9]"
     assert inferred("cast", "f32[T]", dtype=DType.F8E4M3) == "f8e4m3[T]"
 
 
@@ -65,6 +67,12 @@ def test_what_is_refused() -> None:
     refused("where", "i64[T]; f32[T]; f32[T]", "not bool")
     refused("where", "bool[T]; f32[T]; f64[T]", "different element types")
     refused("clamp", "i64[T]", "bound 'min'", min=0.5)
+    refused("glu", "f32[T, 4]; f32[T, 1]", "wrong shape")
+    refused("glu", "f32[T, 4]; bf16[T, 4]", "another element type")
+    refused("glu", "f32[T]; f32[T]", "no such choice", activation="mish")
+    refused("softcap", "i64[T]", "not computed with", cap=2.0)
+    for cap in (0.0, -1.0, float("inf"), float("nan")):
+        refused("softcap", "f32[T]", "not positive and finite", cap=cap)
     refused("gelu", "f32[T]", "no such choice", approximate="exact")
 
 

@@ -152,6 +152,11 @@ def test_expressions_mean_what_the_reference_computes(op: str, seed: int) -> Non
         ("clamp", {"min": -1.0, "max": 1.0}, "minimum(maximum(a, -1.0), 1.0)"),
         ("clamp", {"min": None, "max": None}, "a"),
         ("gelu", {"approximate": "none"}, "0.5 * a * (1.0 + erf(a * 0.7071067811865476))"),
+        ("gelu", {"approximate": "sigmoid"}, "a / (1.0 + exp(-1.702 * a))"),
+        ("glu", {"activation": "silu"}, "a / (1.0 + exp(-a)) * b"),
+        ("glu", {"activation": "relu2"}, "maximum(a, 0) * maximum(a, 0) * b"),
+        ("glu", {"activation": "identity"}, "a * b"),
+        ("softcap", {"cap": 30.0}, "30.0 * tanh(a / 30.0)"),
     ],
 )
 def test_text(op: str, attrs: dict[str, Attr], text: str) -> None:

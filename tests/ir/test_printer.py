@@ -19,7 +19,7 @@ TEXT = """\
 graph @llama(%ids: i64[T], %kv: kv[2 x (1, 4, 4, bf16)]) -> (bf16[T, 8], i64[T, 2]) {
   @model.embed.weight: bf16[100, 8]
   @norm.weight: bf16[8]
-  %0: bf16[T, 8] = embed(%ids, @model.embed.weight)  // modeling_llama.py:66 in model
+  %0: bf16[T, 8] = embed(%ids, @model.embed.weight) {scale = 1.0}  // modeling_llama.py:66 in model
   %1: bf16[T, 8] = rms_norm(%0, @norm.weight) {eps = 1e-05, offset = 0.0, cast = "before"}
   %2: bf16[T, 2], %3: i64[T, 2] = topk(%1) {k = 2, dim = 1, largest = true, sorted = true}
   return %1, %3

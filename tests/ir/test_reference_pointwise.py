@@ -4,8 +4,11 @@ import math
 
 import pytest
 import torch
+from transformers.activations import ACT2FN
 
 from graphopt.ir.dtype import DType
+from graphopt.ir.ops_pointwise import ACTIVATIONS
+from graphopt.ir.reference_pointwise import ACTIVATIONS as FUNCTIONS
 from graphopt.ir.reference_pointwise import BINARY, UNARY
 from graphopt.ir.shape import sym
 
@@ -53,6 +56,38 @@ def test_values() -> None:
     assert not torch.equal(run("gelu", X, approximate="tanh"), run("gelu", X))
     softplus = run("softplus", X, beta=2, threshold=1)
     assert torch.equal(softplus, torch.nn.functional.softplus(X, 2, 1))
+
+
+def randn(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed)) * 3
+
+
+def test_activations_are_transformers_own() -> None:
+    names = {"gelu_tanh": "gelu_pytorch_tanh", "identity": "linear"}
+    assert set(FUNCTIONS) == set(ACTIVATIONS)
+    x = randn(100)
+    for name, function in FUNCTIONS.items():
+        assert torch.equal(function(x), ACT2FN[names.get(name, name)](x)), name
+    assert torch.equal(run("gelu", x, approximate="sigmoid"), ACT2FN["quick_gelu"](x))
+
+
+@pytest.mark.parametrize("activation", sorted(ACTIVATIONS))
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+def test_glu_rounds_once(activation: str, dtype: torch.dtype) -> None:
+    gate, up = randn(37).to(dtype), randn(37, seed=1).to(dtype)
+    wide = torch.float64 if dtype == torch.float64 else torch.float32
+    expected = (FUNCTIONS[activation](gate.to(wide)) * up.to(wide)).to(dtype)
+    assert torch.equal(run("glu", gate, up, activation=activation), expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+def test_softcap_rounds_once(dtype: torch.dtype) -> None:
+    x = (randn(37) * 20).to(dtype)
+    exact = 30 * torch.tanh(x.double() / 30)
+    capped = run("softcap", x, cap=30.0)
+    assert capped.dtype == dtype
+    torch.testing.assert_close(capped.double(), exact, rtol=torch.finfo(dtype).eps, atol=0)
+    assert run("softcap", torch.tensor([1e9, -1e9]), cap=2).tolist() == [2.0, -2.0]
 
 
 def test_reductions() -> None:

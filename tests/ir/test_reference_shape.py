@@ -54,6 +54,9 @@ def test_indexing() -> None:
     rows = torch.tensor([2, 0, 0])
     assert torch.equal(run("index_select", X, rows, dim=1), X[:, rows])
     assert torch.equal(run("embed", rows, X[0]), X[0][rows])
+    table = X[0].bfloat16()
+    scaled = (table[rows].double() * 8.3).bfloat16()
+    assert torch.equal(run("embed", rows, table, scale=8.3), scaled)
     assert run("one_hot", rows, classes=3).tolist() == [[0, 0, 1], [1, 0, 0], [1, 0, 0]]
 
 
