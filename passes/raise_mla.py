@@ -221,11 +221,15 @@ def _may_change(
 def _rewritten(graph: Graph, state: Value, latent: StateType, layers: Sequence[_Layer]) -> Graph:
     rewriter = Rewriter(graph, retyped={state: latent})
     by_number = {layer.number: layer for layer in layers}
+    weights: dict[int, tuple[Value, Value]] = {}
     for node in graph.nodes:
         if node.op == "kv_write":
-            _write(rewriter, node, by_number[int_of(node.attrs, "layer")])
+            layer = by_number[int_of(node.attrs, "layer")]
+            weights[layer.number] = _weights(rewriter, layer)
+            _write(rewriter, node, layer)
         elif node.op == "attention":
-            _attend(rewriter, node, by_number[int_of(node.attrs, "layer")])
+            layer = by_number[int_of(node.attrs, "layer")]
+            _attend(rewriter, node, layer, *weights[layer.number])
         else:
             rewriter.copy(node)
     return rewriter.finish()
@@ -245,17 +249,34 @@ def _write(rewriter: Rewriter, node: Node, layer: _Layer) -> None:
     rewriter.replace(node.output, new)
 
 
-def _attend(rewriter: Rewriter, node: Node, layer: _Layer) -> None:
+def _weights(rewriter: Rewriter, layer: _Layer) -> tuple[Value, Value]:
+    """What queries are multiplied with, ``[H, own, rank]``, and results, ``[H, rank, value]``."""
+    loc = layer.write.loc
+    heads: dict[tuple[Value, int, int], Value] = {}
+    parts: list[Value] = []
+    for made in (layer.keys, layer.values):
+        place = (made.weight, made.base, made.stride)
+        if place not in heads:
+            end = made.base + made.heads * made.stride
+            rows = rewriter.one("slice", [made.weight], _slice(0, made.base, end), loc=loc)
+            shape = (made.heads, made.stride, made.rank)
+            heads[place] = rewriter.one("reshape", [rows], {"shape": shape}, loc=loc)
+        attrs = _slice(1, made.start, made.start + made.size)
+        parts.append(rewriter.one("slice", [heads[place]], attrs, loc=loc))
+    return parts[0], rewriter.one("permute", [parts[1]], {"dims": (0, 2, 1)}, loc=loc)
+
+
+def _attend(
+    rewriter: Rewriter, node: Node, layer: _Layer, key_weight: Value, value_weight: Value
+) -> None:
     query, *rest = node.inputs
     loc = node.loc
     own = _part(rewriter, query, 2, *layer.own, loc)
     common = _part(rewriter, query, 2, *layer.common, loc)
-    absorbed = _by_head(rewriter, own, _heads(rewriter, layer.keys, loc), loc)
+    absorbed = _by_head(rewriter, own, key_weight, loc)
     inputs = [rewriter.one("concat", [absorbed, common], {"dim": 2}, loc=loc), *rest]
     mixed = rewriter.one("attention", inputs, node.attrs, loc=loc)
-    weight = _heads(rewriter, layer.values, loc)
-    turned = rewriter.one("permute", [weight], {"dims": (0, 2, 1)}, loc=loc)
-    out = _by_head(rewriter, mixed, turned, loc)
+    out = _by_head(rewriter, mixed, value_weight, loc)
     missing = _sizes(node.output)[2] - layer.values.size
     if missing:
         out = rewriter.one("pad_constant", [out], {"pads": (0, missing)}, loc=loc)
@@ -267,16 +288,6 @@ def _by_head(rewriter: Rewriter, rows: Value, weight: Value, loc: SourceLocation
     turned = rewriter.one("permute", [rows], {"dims": (1, 0, 2)}, loc=loc)
     product = rewriter.one("matmul", [turned, weight], loc=loc)
     return rewriter.one("permute", [product], {"dims": (1, 0, 2)}, loc=loc)
-
-
-def _heads(rewriter: Rewriter, made: _Projection, loc: SourceLocation | None) -> Value:
-    """The rows of the weight that a projection uses, ``[H, size, rank]``."""
-    end = made.base + made.heads * made.stride
-    rows = rewriter.one("slice", [made.weight], _slice(0, made.base, end), loc=loc)
-    shape = (made.heads, made.stride, made.rank)
-    heads = rewriter.one("reshape", [rows], {"shape": shape}, loc=loc)
-    attrs = _slice(1, made.start, made.start + made.size)
-    return rewriter.one("slice", [heads], attrs, loc=loc)
 
 
 def _part(

@@ -73,6 +73,7 @@ class _Memory:
     keys: Tensor
     values: Tensor
     block_size: int
+    is_latent: bool
     sinks: Tensor | None
     alibi: Tensor | None
 
@@ -94,6 +95,7 @@ def make_attention(node: Node) -> Step:
             state.keys[settings.layer],
             state.values[settings.layer],
             state.block_size,
+            state.is_latent,
             values[5].to(wide) if has_sinks else None,
             values[-1].to(wide) if has_alibi else None,
         )
@@ -161,7 +163,10 @@ def _one_sequence(
     blocks = table[low // size : -(-length // size)].long()
     inside = slice(low - low // size * size, length - low // size * size)
     keys = memory.keys[blocks].flatten(0, 1)[inside].to(wide_dtype(query.dtype))
-    values = memory.values[blocks].flatten(0, 1)[inside].to(keys.dtype)
+    if memory.is_latent:
+        values = keys[..., : memory.values.shape[-1]]
+    else:
+        values = memory.values[blocks].flatten(0, 1)[inside].to(keys.dtype)
     positions = torch.arange(low, length, device=query.device)
     if count == 1:
         return _attend(settings, memory, query, keys, values, positions, None)
@@ -216,7 +221,10 @@ def _decodes(
     seen = (positions < lengths[:, None]) & (positions >= low[:, None])
     wide = wide_dtype(query.dtype)
     keys = _by_head(memory.keys[blocks], wide)
-    values = _by_head(memory.values[blocks], wide)
+    if memory.is_latent:
+        values = keys[..., : memory.values.shape[-1]]
+    else:
+        values = _by_head(memory.values[blocks], wide)
     values.transpose(1, 2)[~seen] = 0
     kv_heads = keys.shape[1]
     grouped = query.to(wide).reshape(count * kv_heads, -1, query.shape[2])
