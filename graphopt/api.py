@@ -32,6 +32,7 @@ from graphopt.ledger import Ledger
 from graphopt.plan import Limits, Plan
 from graphopt.progress import ProgressFn, silent, weighed
 from graphopt.runtime import llm
+from graphopt.stages import lower
 from graphopt.target import Target
 
 if TYPE_CHECKING:
@@ -144,17 +145,12 @@ def compile_graph(
     progress: ProgressFn | None = None,
 ) -> Compiled:
     """Trace, rewrite and plan a checkpoint, reading only the headers of its weights."""
-    from graphopt.codegen.backend import assign
-    from graphopt.codegen.torch import TorchBackend
     from graphopt.frontend.arrays import weight_loader
     from graphopt.frontend.conversion import bind
     from graphopt.frontend.hf import trace
     from graphopt.ir.printer import print_graph
-    from graphopt.passes.manager import PassContext, run_passes
-    from graphopt.passes.memory import plan_memory
-    from graphopt.passes.partition import partition
+    from graphopt.passes.manager import PassContext
     from graphopt.passes.pipeline import decoder_pipeline
-    from graphopt.passes.regions import form_regions
 
     report = progress or silent
     report("tracing the model", 0, 0)
@@ -173,9 +169,11 @@ def compile_graph(
         if keep_stages:
             stages[name] = print_graph(stage)
 
-    graph, _ = run_passes(traced.graph, decoder_pipeline(), PassContext(ledger), observe=keep)
-    regions = form_regions(graph)
-    memory = plan_memory(graph, regions, assign(graph, regions, [TorchBackend()], ledger))
+    lowered = lower(
+        traced.graph, decoder_pipeline(), options.target, PassContext(ledger), observe=keep
+    )
+    graph, memory = lowered.graph, lowered.memory
+    stages["constants"] = print_graph(lowered.hoisted.constants)
     plan = Plan(
         name=source.folder.name,
         target=str(options.target),
@@ -186,7 +184,7 @@ def compile_graph(
         inputs=memory.inputs,
         output=memory.output,
         slots=memory.slots,
-        pieces=partition(graph, memory.steps),
+        pieces=lowered.pieces,
     )
     return Compiled(
         plan,
@@ -194,7 +192,7 @@ def compile_graph(
         stages,
         ledger,
         _model_info(source, graph, traced.notes),
-        weight_loader(graph, binding, traced.constants),
+        weight_loader(graph, binding, traced.constants, lowered.hoisted.constants),
     )
 
 

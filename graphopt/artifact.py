@@ -353,7 +353,7 @@ class Artifact:
         return _load_text(self.path, GRAPH)
 
     def stage_text(self, name: str) -> str:
-        """The graph as it was after the stage ``name``; ``traced`` is always there.
+        """The graph as it was after the stage ``name``; ``traced`` and ``constants`` always are there.
 
         Raises:
             ArtifactError: that stage was not kept.

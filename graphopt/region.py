@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 
-from graphopt.ir.graph import Graph, Value
+from graphopt.ir.graph import Graph, Node, Value
+from graphopt.ir.ops import is_view
 from graphopt.ir.types import StateType
 
 # The kernel families that code generators have templates for, and what each computes.
@@ -17,6 +19,7 @@ from graphopt.ir.types import StateType
 #   attention  one attention over paged keys and values
 #   gather     rows of a table or of a tensor, with row or pointwise work on them
 #   experts    a layer of experts
+#   matmul     a batched product of two tensors that the step computes, or with a weight per head
 #   opaque     whatever no family covers: runs node by node through PyTorch
 FAMILIES = (
     "view",
@@ -27,6 +30,7 @@ FAMILIES = (
     "attention",
     "gather",
     "experts",
+    "matmul",
     "opaque",
 )
 
@@ -55,17 +59,23 @@ class Region:
 def make_region(
     graph: Graph, positions: Sequence[int], *, family: str = "opaque", name: str = ""
 ) -> Region:
-    """The region of ``graph`` that holds the nodes at ``positions``."""
+    """The region of ``graph`` that holds the nodes at ``positions``.
+
+    Nodes that only give data another shape cost nothing, so several regions may hold the same one:
+    a region reads buffers, and what it makes of their shapes is its own affair. Its outputs are
+    therefore what its other nodes make, as far as something outside reads it, through such nodes
+    or not. Only a region of nothing else gives the other shapes themselves.
+    """
     nodes = [graph.nodes[position] for position in positions]
     inside = set(nodes)
     made = {value for node in nodes for value in node.outputs}
     inputs = dict.fromkeys(value for node in nodes for value in node.inputs if value not in made)
-    returned = set(graph.outputs)
+    real = [node for node in nodes if not is_alias(graph, node)]
     outputs = [
         value
-        for node in nodes
+        for node in real or nodes
         for value in node.outputs
-        if value in returned or any(user not in inside for user in graph.users.get(value, ()))
+        if _is_read_outside(graph, value, inside)
     ]
     scopes = [node.loc.module for node in nodes if node.loc and node.loc.module]
     scope = max(dict.fromkeys(scopes), key=scopes.count) if scopes else ""
@@ -73,6 +83,32 @@ def make_region(
     return Region(
         tuple(positions), tuple(inputs), tuple(outputs), scope, family, name or "+".join(ops)
     )
+
+
+def is_alias(graph: Graph, node: Node) -> bool:
+    """Whether a node only gives data another shape, and what it gives is not an output."""
+    return is_view(node.op) and not any(value in graph.outputs for value in node.outputs)
+
+
+def base_of(graph: Graph, value: Value) -> Value:
+    """The value that holds the data of ``value``, which may be that data under another shape."""
+    while (node := graph.producers.get(value)) is not None and is_alias(graph, node):
+        value = node.inputs[0]
+    return value
+
+
+def readers(graph: Graph, value: Value) -> Iterator[Node]:
+    """The nodes that read the data of ``value``, under its own shape or another."""
+    for node in graph.users.get(value, ()):
+        if is_alias(graph, node):
+            for other in node.outputs:
+                yield from readers(graph, other)
+        else:
+            yield node
+
+
+def _is_read_outside(graph: Graph, value: Value, inside: AbstractSet[Node]) -> bool:
+    return value in graph.outputs or any(node not in inside for node in readers(graph, value))
 
 
 def state_root(graph: Graph, value: Value) -> Value:

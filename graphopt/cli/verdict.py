@@ -13,8 +13,8 @@ COLUMNS = ("compared", "scope", "error", "rounding", "tolerance", "")
 
 
 def rows(report: VerifyReport) -> list[Row]:
-    """The comparisons in running order: pieces, logits, transformers."""
-    return [*report.pieces, report.logits, *([report.reference] if report.reference else [])]
+    """The comparisons in running order: steps, logits, transformers."""
+    return [*report.steps, report.logits, *([report.reference] if report.reference else [])]
 
 
 def cells(row: Row) -> tuple[str, ...]:

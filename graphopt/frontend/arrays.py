@@ -1,20 +1,23 @@
 """The bytes of a compiled graph's weights: from the checkpoint, or from the model's own constants.
 
-before:  names of a graph's weights, a binding of them to a checkpoint, and tensors in no checkpoint
+before:  names of a graph's weights, a binding of them to a checkpoint, tensors in no checkpoint,
+         and how folded weights are made from others
 after:   for each name one array with the element type the graph declares; bf16 and f8 as integers
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from graphopt.errors import CheckpointError
+from graphopt.ir.builder import without_dead_nodes
 from graphopt.ir.dtype import DType
-from graphopt.ir.graph import Graph
+from graphopt.ir.graph import Graph, Value
 from graphopt.ir.types import TensorType
 
 if TYPE_CHECKING:
@@ -27,15 +30,30 @@ Loader = Callable[[str], npt.NDArray[np.generic]]
 _STAND_IN = {DType.BF16: "int16", DType.F8E4M3: "uint8", DType.F8E5M2: "uint8"}
 
 
-def weight_loader(graph: Graph, binding: Binding, constants: Mapping[str, torch.Tensor]) -> Loader:
+def weight_loader(
+    graph: Graph,
+    binding: Binding,
+    constants: Mapping[str, torch.Tensor],
+    folded: Graph | None = None,
+) -> Loader:
     """A function that reads one weight of ``graph`` at a time.
+
+    Args:
+        graph: whose weights.
+        binding: finds them in the checkpoint.
+        constants: tensors that are in no checkpoint, by name.
+        folded: a graph without inputs whose outputs are the weights that are in neither.
 
     Raises:
         CheckpointError: (when called) the tensor has another shape than the graph declares.
     """
+    makers: dict[str, Value] = {}
     types = {value.name: value.type for value in graph.weights}
+    if folded is not None:
+        makers.update((value.name, value) for value in folded.outputs)
+        types.update((value.name, value.type) for value in folded.weights)
 
-    def load(name: str) -> npt.NDArray[np.generic]:
+    def stored(name: str) -> torch.Tensor:
         import torch
 
         wanted = types[name]
@@ -51,9 +69,33 @@ def weight_loader(graph: Graph, binding: Binding, constants: Mapping[str, torch.
                 got=list(tensor.shape),
                 expected=wanted,
             )
-        return as_array(tensor.detach(), wanted.dtype)
+        return tensor.detach()
+
+    def load(name: str) -> npt.NDArray[np.generic]:
+        wanted = types[name]
+        if not isinstance(wanted, TensorType):
+            raise CheckpointError("a weight is not a tensor", where=name, got=wanted)
+        if folded is None or name not in makers:
+            return as_array(stored(name), wanted.dtype)
+        return as_array(_computed(folded, makers[name], stored), wanted.dtype)
 
     return load
+
+
+def _computed(
+    constants: Graph, wanted: Value, stored: Callable[[str], torch.Tensor]
+) -> torch.Tensor:
+    """One output of ``constants``, with only the weights loaded that it is made from."""
+    import torch
+
+    from graphopt.ir.interpreter import Interpreter
+
+    alone = without_dead_nodes(replace(constants, outputs=(wanted,)))
+    with torch.inference_mode():
+        weights = {value.name: stored(value.name) for value in alone.weights}
+        (found,) = Interpreter(alone, weights).run({})
+    tensor: torch.Tensor = found
+    return tensor
 
 
 def as_array(tensor: torch.Tensor, dtype: DType) -> npt.NDArray[np.generic]:

@@ -1,8 +1,9 @@
-"""Compare what a plan computes with what it should compute, piece by piece.
+"""Compare what a plan computes with what it should compute, step by step.
 
 The plan runs one prefill step and one mixed step on shuffled blocks. Beside it run the interpreter
-on the compiled graph in float32, for each piece, and on the traced graph in float32, for the
-logits, so that a pass that changed the meaning shows. The same two in the plan's own element type
+on the compiled graph in float32, for each step, and on the traced graph in float32, for the
+logits, so that a pass that changed the meaning shows; the weights that the traced graph wants are
+told from the packed ones. The same two in the plan's own element type
 give the tolerance: a plan may be off by twice what rounding alone does, and never needs to be
 better than the floor of its type.
 """
@@ -21,22 +22,20 @@ import torch
 from graphopt.artifact import Artifact
 from graphopt.errors import ArtifactError, UsageError
 from graphopt.ir.dtype import DType
-from graphopt.ir.graph import Graph, Node
+from graphopt.ir.graph import Graph, Node, Value
 from graphopt.ir.interpreter import Interpreter
 from graphopt.ir.parser import parse_graph
+from graphopt.ir.recover import recover
 from graphopt.ir.reference import PagedState
-from graphopt.ir.types import StateType
+from graphopt.ir.tolerance import allowed
+from graphopt.ir.types import StateType, TensorType
 from graphopt.ir.widen import widen
-from graphopt.plan import Piece, Step
+from graphopt.plan import Plan, Step
 from graphopt.progress import ProgressFn, silent
+from graphopt.region import make_region
 
 from ..executor import StepInputs
 from .torch import TorchExecutor, weight_tensor
-
-# Relative errors that are never held against a plan. float32 is the project's bar for kernels that
-# add in another order; the others are two units in the last place of their type.
-FLOORS: Mapping[DType, float] = {DType.F32: 1e-5, DType.BF16: 2**-7, DType.F16: 2**-10}
-OVER_ROUNDING = 2.0
 
 Logits = npt.NDArray[np.float32]
 Doubles = npt.NDArray[np.float64]
@@ -67,21 +66,21 @@ class VerifyReport:
     Attributes:
         dtype: the plan's element type.
         tokens: how many tokens ran.
-        pieces: one row per piece of the mixed step.
+        steps: one row for each step of the plan, in the second of the two runs.
         logits: the plan's logits against the interpreter on the traced graph.
         reference: the plan's logits against transformers, if it was asked.
     """
 
     dtype: str
     tokens: int
-    pieces: tuple[Row, ...]
+    steps: tuple[Row, ...]
     logits: Row
     reference: Row | None
 
     @property
     def agrees(self) -> bool:
         """Whether every row agrees."""
-        rows = [*self.pieces, self.logits, *([self.reference] if self.reference else [])]
+        rows = [*self.steps, self.logits, *([self.reference] if self.reference else [])]
         return all(row.agrees for row in rows)
 
     def to_json(self) -> dict[str, Any]:
@@ -90,7 +89,7 @@ class VerifyReport:
             "agrees": self.agrees,
             "dtype": self.dtype,
             "tokens": self.tokens,
-            "pieces": [asdict(row) | {"agrees": row.agrees} for row in self.pieces],
+            "steps": [asdict(row) | {"agrees": row.agrees} for row in self.steps],
             "logits": asdict(self.logits) | {"agrees": self.logits.agrees},
             "reference": self.reference
             and asdict(self.reference) | {"agrees": self.reference.agrees},
@@ -127,24 +126,23 @@ def verify_plan(
     scenario = Scenario.make(token_ids, artifact)
     compiled = parse_graph(artifact.graph_text())
     traced = parse_graph(artifact.stage_text("traced"))
-    ends = {piece.name: _last_float(piece, compiled) for piece in artifact.plan.pieces}
-    kept = frozenset(place for place in ends.values() if place is not None)
+    watched = _watched(artifact.plan, compiled)
+    kept = frozenset(value.name for value in watched.values())
     progress("running the plan", 0, 0)
-    found = _run_plan(artifact, scenario, kept)
+    found = _run_plan(artifact, scenario, watched)
     progress("running the interpreter in float32", 0, 0)
-    expected = _interpret(artifact, widen(compiled), scenario, kept)
-    meant = _interpret(artifact, widen(traced), scenario).logits
+    expected = _interpret(artifact, widen(compiled), scenario, kept=kept)
+    originals = _originals(artifact, traced)
+    meant = _interpret(artifact, widen(traced), scenario, weights=originals).logits
     progress(f"running the interpreter in {artifact.plan.dtype.torch_name}", 0, 0)
-    rounded = _interpret(artifact, compiled, scenario, kept)
+    rounded = _interpret(artifact, compiled, scenario, kept=kept)
     # Not the compiled graph's: a pass that changed the meaning must not widen its own tolerance.
-    own = _interpret(artifact, traced, scenario).logits
-    row = partial(_row, FLOORS.get(artifact.plan.dtype, 0.0))
-    pieces = []
-    for piece in artifact.plan.pieces:
-        place = ends[piece.name]
-        if place is not None:
-            values = (found.values[place], expected.values[place], rounded.values[place])
-            pieces.append(row(piece.name, piece.steps[-1].scope, *values))
+    own = _interpret(artifact, traced, scenario, weights=originals).logits
+    row = partial(_row, artifact.plan.dtype)
+    steps = []
+    for step, value in watched.items():
+        values = (one.values[value.name] for one in (found, expected, rounded))
+        steps.append(row(step.name, step.scope, *values))
     logits = row("logits", "", found.logits, meant, own)
     against = None
     if reference is not None:
@@ -152,12 +150,12 @@ def verify_plan(
         got = scenario.by_sequence(found.logits)
         against = row("transformers", "", got, *_ask(reference, scenario, got.shape[1]))
     return VerifyReport(
-        artifact.plan.dtype.torch_name, len(token_ids), tuple(pieces), logits, against
+        artifact.plan.dtype.torch_name, len(token_ids), tuple(steps), logits, against
     )
 
 
 def _row(
-    floor: float,
+    dtype: DType,
     name: str,
     scope: str,
     got: npt.ArrayLike,
@@ -166,8 +164,7 @@ def _row(
 ) -> Row:
     """``got`` against ``want``, where ``own`` is what rounding alone makes of it."""
     rounding = relative_error(own, want)
-    tolerance = max(floor, OVER_ROUNDING * rounding)
-    return Row(name, scope, relative_error(got, want), rounding, tolerance)
+    return Row(name, scope, relative_error(got, want), rounding, allowed(dtype, rounding))
 
 
 def _ask(reference: Reference, scenario: Scenario, vocabulary: int) -> tuple[Logits, Logits]:
@@ -270,29 +267,54 @@ def _inputs(
 
 @dataclass(frozen=True, slots=True)
 class _Outcome:
-    """Logits of all steps one after the other, and what each node of the last step made."""
+    """Logits of all runs one after the other, and values by name, of the last run."""
 
     logits: Logits
-    values: Mapping[int, Doubles]
+    values: Mapping[str, Doubles]
 
 
-def _last_float(piece: Piece, graph: Graph) -> int | None:
-    """Position of the last node of a piece that makes floating-point numbers."""
-    for step in reversed(piece.steps):
-        if step.results:
-            place = step.nodes[-1]
-            kind = graph.nodes[place].output.type
-            if not isinstance(kind, StateType) and kind.dtype.is_float:
-                return place
-    return None
+def _watched(plan: Plan, graph: Graph) -> dict[Step, Value]:
+    """For each step the last value it makes that has floating-point numbers."""
+    found = {}
+    for step in plan.steps():
+        for value in make_region(graph, step.nodes).outputs:
+            if isinstance(value.type, TensorType) and value.type.dtype.is_float:
+                found[step] = value
+    return found
 
 
-def _run_plan(artifact: Artifact, scenario: Scenario, ends: frozenset[int]) -> _Outcome:
-    values: dict[int, Doubles] = {}
+def _originals(artifact: Artifact, traced: Graph) -> dict[str, torch.Tensor]:
+    """The weights of the traced graph, those that were packed told from the packed ones.
+
+    Raises:
+        ArtifactError: one cannot be told.
+    """
+    constants = parse_graph(artifact.stage_text("constants"))
+    folded = {value: weight_tensor(artifact, value.name) for value in constants.outputs}
+    told = recover(constants, folded)
+    kept = {value.name for value in traced.weights if value.name not in told}
+    if lost := sorted(kept.difference(artifact.weights.names())):
+        raise ArtifactError(
+            "a weight of the traced graph cannot be told from the packed ones",
+            where=lost[0],
+            next="give the checkpoint as --reference",
+        )
+    return {**told, **{name: weight_tensor(artifact, name) for name in kept}}
+
+
+def _run_plan(artifact: Artifact, scenario: Scenario, watched: Mapping[Step, Value]) -> _Outcome:
+    values: dict[str, Doubles] = {}
+    graph = parse_graph(artifact.graph_text())
+    places = {
+        step: [v.name for v in make_region(graph, step.nodes).outputs if _is_tensor(v)].index(
+            value.name
+        )
+        for step, value in watched.items()
+    }
 
     def observe(step: Step, results: Sequence[Any]) -> None:
-        if step.nodes[-1] in ends:
-            values[step.nodes[-1]] = _double(results[-1])
+        if step in places:
+            values[watched[step].name] = _double(results[places[step]])
 
     executor = TorchExecutor(artifact)
     try:
@@ -304,23 +326,37 @@ def _run_plan(artifact: Artifact, scenario: Scenario, ends: frozenset[int]) -> _
 
 
 def _interpret(
-    artifact: Artifact, graph: Graph, scenario: Scenario, ends: frozenset[int] = frozenset()
+    artifact: Artifact,
+    graph: Graph,
+    scenario: Scenario,
+    *,
+    weights: Mapping[str, torch.Tensor] | None = None,
+    kept: frozenset[str] = frozenset(),
 ) -> _Outcome:
-    """Run ``graph`` on the scenario, from KV memory full of NaN; ``ends`` are nodes to keep."""
+    """Run ``graph`` on the scenario, from KV memory full of NaN.
+
+    Args:
+        artifact: whose weights, if ``weights`` is None.
+        graph: what to run.
+        scenario: on what.
+        weights: the tensors by name.
+        kept: names of values to keep.
+    """
     state = next(value for value in graph.inputs if isinstance(value.type, StateType))
     if not isinstance(state.type, StateType):
         raise ArtifactError("the graph has no state", where=artifact.plan.name)
     memory = PagedState.allocate(
         state.type, scenario.num_blocks, artifact.plan.block_size, fill=float("nan")
     )
-    places = {graph.nodes[place]: place for place in ends}
-    values: dict[int, Doubles] = {}
+    values: dict[str, Doubles] = {}
 
     def observe(node: Node, outputs: Sequence[Any]) -> None:
-        if node in places:
-            values[places[node]] = _double(outputs[-1])
+        for value, made in zip(node.outputs, outputs, strict=True):
+            if value.name in kept:
+                values[value.name] = _double(made)
 
-    weights = {value.name: weight_tensor(artifact, value.name) for value in graph.weights}
+    if weights is None:
+        weights = {value.name: weight_tensor(artifact, value.name) for value in graph.weights}
     interpreter = Interpreter(graph, weights)
     logits = []
     for inputs in scenario.steps:
@@ -328,6 +364,10 @@ def _interpret(
         (out,) = interpreter.run({**named, state.name: memory}, observe=observe)
         logits.append(out.to(torch.float32).numpy())
     return _Outcome(np.concatenate(logits), values)
+
+
+def _is_tensor(value: Value) -> bool:
+    return isinstance(value.type, TensorType)
 
 
 def _double(tensor: torch.Tensor) -> Doubles:

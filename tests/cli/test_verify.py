@@ -51,7 +51,7 @@ def test_json(run: Run, fake: FakeAPI) -> None:
     assert result.exit_code == 8
     found = json.loads(result.stdout)
     assert found["agrees"] is False
-    assert [row["agrees"] for row in found["pieces"]] == [True, False]
+    assert [row["agrees"] for row in found["steps"]] == [True, False]
     assert found["reference"]["error"] is None
     fake.report = GOOD
     assert run("verify", "m.gopt", "--json").exit_code == 0

@@ -20,9 +20,10 @@ from graphopt.ir.shape import sym
 from graphopt.ir.types import LayerState, StateType, TensorType
 from graphopt.ledger import Ledger
 from graphopt.passes.memory import plan_memory
-from graphopt.passes.partition import partition
+from graphopt.passes.partition import partition, why_not_on
 from graphopt.passes.regions import form_regions
 from graphopt.plan import Limits, Plan
+from graphopt.target import Target
 
 VOCAB, HIDDEN, HEADS, KV_HEADS, SIZE, WINDOW = 29, 16, 4, 2, 4, 5
 T, R, S, P = sym("T"), sym("R"), sym("S"), sym("P")
@@ -109,7 +110,7 @@ def write_decoder(
         inputs=memory.inputs,
         output=memory.output,
         slots=memory.slots,
-        pieces=partition(graph, memory.steps),
+        pieces=partition(graph, memory.steps, why_not_on(Target("cpu"))),
     )
     weights = weights_of(graph)
     files = {} if tokenizer is None else {one.name: one.read_bytes() for one in tokenizer.iterdir()}
@@ -122,7 +123,10 @@ def write_decoder(
         weight_arrays=(_array(weights[value.name]) for value in graph.weights),
         tokenizer_files=files,
         generation_defaults={"eos_token_id": 3},
-        extra_files={"stages/traced.ir": print_graph(graph).encode()},
+        extra_files={
+            "stages/traced.ir": print_graph(graph).encode(),
+            "stages/constants.ir": print_graph(Graph("nothing", (), (), (), ())).encode(),
+        },
     )
     write_artifact(path, contents)
     return read_artifact(path)

@@ -21,9 +21,9 @@ from .tree import Source
 FLOORS: tuple[tuple[str, ...], ...] = (
     ("errors", "progress", "target", "config"),
     ("ir", "safetensors_io", "cache"),
-    ("ledger", "region", "plan", "artifact"),
+    ("ledger", "region", "signature", "plan", "arena", "artifact"),
     ("frontend", "passes", "codegen", "runtime"),
-    ("api", ""),  # "" is graphopt/__init__.py
+    ("stages", "api", "function_api", ""),  # "" is graphopt/__init__.py
     ("doctor", "cli", "__main__"),
 )
 MIDDLE = FLOORS[3]
@@ -39,6 +39,7 @@ MAY_IMPORT_HEAVY = (
     "graphopt.ir.interpreter",
     "graphopt.runtime.executors.torch*",
     "graphopt.runtime.executors.cuda*",
+    "graphopt.runtime.executors.function",
     "graphopt.runtime.executors.verification",
 )
 

@@ -14,10 +14,10 @@ from graphopt.artifact import Artifact
 from graphopt.errors import ArtifactError, UsageError
 from graphopt.ir.dtype import DType
 from graphopt.ir.graph import Node
+from graphopt.ir.tolerance import FLOORS
 from graphopt.plan import Step
 from graphopt.runtime.executors import torch as executor_module
 from graphopt.runtime.executors.verification import (
-    FLOORS,
     Row,
     Scenario,
     relative_error,
@@ -36,10 +36,11 @@ def artifact(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
 def test_a_right_plan_agrees(artifact: Artifact) -> None:
     report = verify_plan(artifact, TOKENS)
     assert report.agrees
-    assert len(report.pieces) == len(artifact.plan.pieces)
+    made = [step.name for step in artifact.plan.steps() if step.results]
+    assert [row.name for row in report.steps] == made
     assert report.reference is None
     assert report.to_json()["agrees"] is True
-    assert all(row.tolerance >= FLOORS[artifact.plan.dtype] for row in report.pieces)
+    assert all(row.tolerance >= FLOORS[artifact.plan.dtype] for row in report.steps)
 
 
 def test_a_step_that_computes_wrongly_is_found(
@@ -57,9 +58,9 @@ def test_a_step_that_computes_wrongly_is_found(
     monkeypatch.setattr(executor_module, "prepare", prepare)
     report = verify_plan(artifact, TOKENS)
     assert not report.agrees
-    first = next(number for number, row in enumerate(report.pieces) if not row.agrees)
-    assert all(row.agrees for row in report.pieces[:first])
-    assert first >= 2, "the first layer's pieces are right"
+    first = next(number for number, row in enumerate(report.steps) if not row.agrees)
+    assert all(row.agrees for row in report.steps[:first])
+    assert first >= 6, "the first layer's steps are right"
 
 
 def test_a_plan_of_another_graph_is_refused_before_it_runs(artifact: Artifact) -> None:

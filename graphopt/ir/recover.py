@@ -1,0 +1,126 @@
+"""The weights that folded weights were made from, told from the folded ones.
+
+before:  a graph of constants, such as ``%0 = concat(@q, @k, @v)``, and the value of ``%0``
+after:   @q, @k and @v, cut out of it
+
+Runs the graph backwards through what only moves numbers: concat, reshape, permute, slice, split and
+select, casts to a wider type, and factors that are powers of two. What went through anything else
+cannot be told exactly, and is left out.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from .graph import Graph, Node, Value
+from .ops_spec import int_of, ints_of
+from .reference import torch_dtype
+from .types import TensorType
+
+
+def recover(constants: Graph, folded: Mapping[Value, Tensor]) -> dict[str, Tensor]:
+    """The weights of ``constants`` that ``folded``, the values of its outputs, determine.
+
+    Args:
+        constants: a graph without inputs.
+        folded: the tensor of each output.
+    """
+    known: dict[Value, Tensor] = dict(folded)
+    parts: dict[Value, _Parts] = {}
+    for node in reversed(constants.nodes):
+        if all(value in known for value in node.outputs):
+            _back(node, known, parts)
+        elif node.op == "split":
+            _back_some(node, known, parts)
+    return {weight.name: known[weight] for weight in constants.weights if weight in known}
+
+
+class _Parts:
+    """A tensor of which some elements are known."""
+
+    def __init__(self, value: Value) -> None:
+        type_ = value.type
+        shape = type_.shape if isinstance(type_, TensorType) else ()
+        sizes = [size for size in shape if isinstance(size, int)]
+        dtype = torch_dtype(type_.dtype) if isinstance(type_, TensorType) else torch.float32
+        self.data = torch.zeros(sizes, dtype=dtype)
+        self.seen = torch.zeros(sizes, dtype=torch.bool)
+
+
+def _back(node: Node, known: dict[Value, Tensor], parts: dict[Value, _Parts]) -> None:
+    """What the inputs of a node must have been, given its outputs."""
+    found = known[node.output]
+    match node.op:
+        case "concat":
+            dim = int_of(node.attrs, "dim")
+            sizes = [_shape(value)[dim] for value in node.inputs]
+            for value, part in zip(node.inputs, torch.split(found, sizes, dim), strict=True):
+                known.setdefault(value, part)
+        case "reshape":
+            known.setdefault(node.inputs[0], found.reshape(_shape(node.inputs[0])))
+        case "permute":
+            dims = ints_of(node.attrs, "dims")
+            back = sorted(range(len(dims)), key=dims.__getitem__)
+            known.setdefault(node.inputs[0], found.permute(back))
+        case "cast" if _widens(node):
+            known.setdefault(node.inputs[0], found.to(_dtype(node.inputs[0])))
+        case "mul" if _is_exact_factor(node):
+            factor = node.attrs["scalar"]
+            if isinstance(factor, int | float):
+                known.setdefault(node.inputs[0], found / factor)
+        case "split" | "slice" | "select":
+            _back_some(node, known, parts)
+
+
+def _back_some(node: Node, known: dict[Value, Tensor], parts: dict[Value, _Parts]) -> None:
+    """Put the known outputs of a node that takes parts into what it takes them from."""
+    source = node.inputs[0]
+    if source in known:
+        return
+    whole = parts.setdefault(source, _Parts(source))
+    for index, value in enumerate(node.outputs):
+        if value in known:
+            _view(node, index, whole.data).copy_(known[value])
+            _view(node, index, whole.seen).fill_(True)
+    if bool(whole.seen.all()):
+        known[source] = whole.data
+
+
+def _view(node: Node, index: int, whole: Tensor) -> Tensor:
+    """The part of ``whole`` that output ``index`` of the node is."""
+    dim = int_of(node.attrs, "dim")
+    if node.op == "split":
+        return torch.split(whole, list(ints_of(node.attrs, "sizes")), dim)[index]
+    if node.op == "select":
+        return whole.select(dim, int_of(node.attrs, "index"))
+    start, end, step = (int_of(node.attrs, name) for name in ("start", "end", "step"))
+    places = [slice(None)] * whole.ndim
+    places[dim] = slice(start, end, step)
+    return whole[tuple(places)]
+
+
+def _shape(value: Value) -> list[int]:
+    shape = value.type.shape if isinstance(value.type, TensorType) else ()
+    return [size for size in shape if isinstance(size, int)]
+
+
+def _dtype(value: Value) -> torch.dtype:
+    return torch_dtype(value.type.dtype) if isinstance(value.type, TensorType) else torch.float32
+
+
+def _widens(node: Node) -> bool:
+    """Whether a cast keeps every number: from a narrower floating-point type."""
+    before, after = node.inputs[0].type, node.output.type
+    if not isinstance(before, TensorType) or not isinstance(after, TensorType):
+        return False
+    floats = before.dtype.is_float and after.dtype.is_float
+    return floats and before.dtype.nbytes < after.dtype.nbytes
+
+
+def _is_exact_factor(node: Node) -> bool:
+    factor = node.attrs.get("scalar")
+    return isinstance(factor, int | float) and factor != 0 and math.frexp(factor)[0] in (0.5, -0.5)

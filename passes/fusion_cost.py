@@ -1,0 +1,98 @@
+"""Whether a fusion is worth it: bytes that no longer move, against what a kernel can hold.
+
+Legality stands in ``fusion_legal``. Both targets read the same bytes, those of the operator table's
+types; they differ in what a program can keep at hand and in what starting a kernel costs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from graphopt.ir.graph import Value
+from graphopt.ir.shape import evaluate
+from graphopt.ir.types import nbytes
+from graphopt.ledger import Verdict, accept, refuse
+from graphopt.region import base_of
+from graphopt.target import Target
+
+from .fusion_legal import space_of
+from .groups import Group, Groups
+from .manager import AT_ONE_TOKEN
+
+
+@dataclass(frozen=True, slots=True)
+class CostModel:
+    """What fusion has to weigh on one kind of target.
+
+    Attributes:
+        name: the kind.
+        start_bytes: memory traffic in the time that starting a kernel takes.
+        row_elements: most numbers of a row that one program keeps at hand while it works on it.
+        operands: most buffers that one kernel reads and writes.
+    """
+
+    name: str
+    start_bytes: int
+    row_elements: int
+    operands: int
+
+
+# A barrier between two kernels of a piece takes about 2 us on 2 to 16 threads, and a core reads
+# some 10 GB/s; a row stays in a core's second-level cache of 1 MiB as f32.
+CPU = CostModel("cpu", 20_000, 1 << 18, 32)
+# Kernels inside a captured graph follow each other after about 1 us, in which an H200 reads 4.8 MB
+# (its data sheet's 4.8 TB/s; not measured here). A program of 8 warps has 64 Ki registers, half of
+# them for the row.
+CUDA = CostModel("cuda", 4_800_000, 1 << 15, 32)
+
+
+def cost_model(target: Target) -> CostModel:
+    """The model of a target's kind."""
+    return CUDA if target.kind == "cuda" else CPU
+
+
+def worth(groups: Groups, one: Group, other: Group, model: CostModel) -> Verdict:
+    """Whether to make one kernel of two; ``one`` is the first if one reads the other."""
+    ours = {**dict.fromkeys(_reads(groups, one)), **dict.fromkeys(_reads(groups, other))}
+    made = [*_made(groups, one), *_made(groups, other)]
+    inner = [value for value in made if not _leaves(groups, value, (one, other))]
+    crossing = [v for v in _made(groups, one) if v in _reads(groups, other)]
+    shared = [v for v in _reads(groups, one) if v in _reads(groups, other)]
+    operands = len([v for v in ours if v not in made]) + len(made) - len(inner)
+    if operands > model.operands:
+        return refuse(f"the kernel would have {operands} operands, {model.operands} are enough")
+    row = max(_row(groups, one), _row(groups, other))
+    if row > model.row_elements and "row" in (one.family, other.family):
+        return refuse(f"a row of {row} numbers does not stay at hand between the two")
+    saved = _bytes(crossing) + _bytes(shared)
+    saved += _bytes(value for value in crossing if value in inner)
+    return accept(f"one kernel less on {model.name}", saves_bytes=saved)
+
+
+def _made(groups: Groups, group: Group) -> list[Value]:
+    return [value for node in groups.nodes(group) for value in node.outputs]
+
+
+def _reads(groups: Groups, group: Group) -> dict[Value, None]:
+    """The buffers that a group reads, each once, without those it makes itself."""
+    made = set(_made(groups, group))
+    bases = (base_of(groups.graph, v) for node in groups.nodes(group) for v in node.inputs)
+    return dict.fromkeys(value for value in bases if value not in made)
+
+
+def _leaves(groups: Groups, value: Value, pair: tuple[Group, Group]) -> bool:
+    """Whether something outside two groups reads ``value``."""
+    if groups.is_returned(value):
+        return True
+    return any(groups.of(node) not in pair for node in groups.outside_readers(pair[0], value))
+
+
+def _row(groups: Groups, group: Group) -> int:
+    """The longest row that the group's kernel walks over."""
+    ends = (space_of(node)[-1:] for node in groups.nodes(group))
+    return max((evaluate(end[0], AT_ONE_TOKEN) for end in ends if end), default=0)
+
+
+def _bytes(values: Iterable[Value]) -> int:
+    return sum(evaluate(nbytes(value.type), AT_ONE_TOKEN) for value in values)
