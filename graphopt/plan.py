@@ -2,8 +2,8 @@
 
 A plan is a list of pieces; a piece is a run of steps; a step is one kernel or library call. Steps
 read weights and slots and write slots. A slot is a buffer whose size is an expression over the
-batch's sizes; values whose lives do not overlap share one. ``to_json`` and ``from_json`` are
-inverse to each other.
+batch's sizes, and it lives from one step to another; ``graphopt.arena`` says where it lies in
+memory. ``to_json`` and ``from_json`` are inverse to each other.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from graphopt.errors import ArtifactError
+from graphopt.errors import ArtifactError, IRError
 from graphopt.ir.dtype import DType
 from graphopt.ir.shape import Dim, parse_dim
 from graphopt.ir.types import LayerState, StateType
 
-PLAN_SCHEMA = 2
+PLAN_SCHEMA = 3
 
 # Where an operand lives: the number of a slot, ``@name`` for a weight, ``%name`` for a state input.
 Operand = int | str
@@ -25,10 +25,19 @@ Operand = int | str
 
 @dataclass(frozen=True, slots=True)
 class BufferSlot:
-    """A buffer. ``nbytes`` is an expression over T, R, S and P; ``holds`` says what it is for."""
+    """A buffer: one value after another that is computed in the place of the one before.
+
+    Attributes:
+        nbytes: an expression over T, R, S and P.
+        holds: what it is for: the name of its first value.
+        first: number of the step that writes it first; 0 for an input, which is there before.
+        last: number of the last step that reads or writes it; the plan's last for its output.
+    """
 
     nbytes: Dim
     holds: str
+    first: int = 0
+    last: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +53,7 @@ class Step:
         frees: slots that hold nothing useful afterwards.
         scope: path of the module that most of it comes from.
         name: what it computes, the region's name, such as ``add_rms_norm``.
+        workspace: bytes that it needs besides, while it runs.
     """
 
     backend: str
@@ -54,6 +64,7 @@ class Step:
     frees: tuple[int, ...] = ()
     scope: str = ""
     name: str = ""
+    workspace: Dim = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +160,7 @@ class Plan:
             },
             "inputs": dict(self.inputs),
             "output": self.output,
-            "slots": [{"nbytes": str(slot.nbytes), "holds": slot.holds} for slot in self.slots],
+            "slots": [_slot_to_json(slot) for slot in self.slots],
             "pieces": [_piece_to_json(piece) for piece in self.pieces],
         }
 
@@ -168,15 +179,15 @@ class Plan:
             )
         try:
             return _plan_from_json(data)
-        except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, RecursionError, IRError) as error:
             raise ArtifactError("plan is not readable", got=repr(error)[:200]) from error
 
 
 def _plan_from_json(data: Mapping[str, Any]) -> Plan:
-    slots = tuple(
-        BufferSlot(parse_dim(_text(slot["nbytes"])), _text(slot["holds"])) for slot in data["slots"]
-    )
-    last = len(slots) - 1
+    last = len(data["slots"]) - 1
+    pieces = tuple(_piece_from_json(piece, last) for piece in data["pieces"])
+    end = max(0, sum(len(piece.steps) for piece in pieces) - 1)
+    slots = tuple(_slot_from_json(slot, end) for slot in data["slots"])
     limits = {name: _integer(value, 1) for name, value in data["limits"].items()}
     return Plan(
         name=_text(data["name"]),
@@ -188,7 +199,7 @@ def _plan_from_json(data: Mapping[str, Any]) -> Plan:
         inputs={name: _integer(slot, 0, last) for name, slot in data["inputs"].items()},
         output=_integer(data["output"], 0, last),
         slots=slots,
-        pieces=tuple(_piece_from_json(piece, last) for piece in data["pieces"]),
+        pieces=pieces,
     )
 
 
@@ -217,6 +228,26 @@ def _operand(value: object, last: int) -> Operand:
             raise ValueError(f"{value!r} is no operand")
         return value
     return _integer(value, 0, last)
+
+
+def _slot_to_json(slot: BufferSlot) -> dict[str, Any]:
+    return {
+        "nbytes": str(slot.nbytes),
+        "holds": slot.holds,
+        "first": slot.first,
+        "last": slot.last,
+    }
+
+
+def _slot_from_json(data: Mapping[str, Any], end: int) -> BufferSlot:
+    """A slot of a plan whose last step is ``end``."""
+    first = _integer(data["first"], 0, end)
+    return BufferSlot(
+        nbytes=parse_dim(_text(data["nbytes"])),
+        holds=_text(data["holds"]),
+        first=first,
+        last=_integer(data["last"], first, end),
+    )
 
 
 def _state_to_json(state: StateType) -> dict[str, Any]:
@@ -259,6 +290,7 @@ def _piece_to_json(piece: Piece) -> dict[str, Any]:
                 "frees": list(step.frees),
                 "scope": step.scope,
                 "name": step.name,
+                "workspace": str(step.workspace),
             }
             for step in piece.steps
         ],
@@ -277,6 +309,7 @@ def _piece_from_json(data: Mapping[str, Any], last: int) -> Piece:
             frees=_integers(step["frees"], 0, last),
             scope=_text(step["scope"]),
             name=_text(step["name"]),
+            workspace=parse_dim(_text(step["workspace"])),
         )
         for step in data["steps"]
     )

@@ -19,7 +19,9 @@ def small_plan() -> Plan:
         (LayerState(2, 8, 4, DType.BF16), LayerState(1, 8, 8, DType.F32, window=5)),
     )
     first = Step("torch", "embed", (0,), (0, "@table"), (1,), (0,), "model.embed")
-    second = Step("torch", "attention", (1, 2), (1, "%kv"), (2,), (1,), "model.layers.0")
+    second = Step(
+        "torch", "attention", (1, 2), (1, "%kv"), (2,), (1,), "model.layers.0", workspace=tokens * 2
+    )
     return Plan(
         name="tiny",
         target="cpu",
@@ -31,8 +33,8 @@ def small_plan() -> Plan:
         output=2,
         slots=(
             BufferSlot(tokens * 8, "%token_ids"),
-            BufferSlot(tokens * 16 + 3, "%0"),
-            BufferSlot(4, "%1"),
+            BufferSlot(tokens * 16 + 3, "%0", 0, 1),
+            BufferSlot(4, "%1", 1, 1),
         ),
         pieces=(
             Piece("p0", (first,), True, "because"),
@@ -90,7 +92,8 @@ def test_values_of_the_wrong_kind_are_refused(field: str, value: object) -> None
 
 @pytest.mark.parametrize("value", WRONG)
 @pytest.mark.parametrize(
-    "field", ["backend", "kernel", "nodes", "operands", "results", "frees", "scope"]
+    "field",
+    ["backend", "kernel", "nodes", "operands", "results", "frees", "scope", "name", "workspace"],
 )
 def test_steps_of_the_wrong_kind_are_refused(field: str, value: object) -> None:
     data = small_plan().to_json()
@@ -105,6 +108,32 @@ def test_steps_of_the_wrong_kind_are_refused(field: str, value: object) -> None:
 def test_steps_use_only_slots_that_there_are(field: str, value: object) -> None:
     data = small_plan().to_json()
     data["pieces"][1]["steps"][0][field] = value
+    with pytest.raises(ArtifactError, match="not readable"):
+        Plan.from_json(data)
+
+
+@pytest.mark.parametrize("value", [*WRONG, 2, "0"])
+@pytest.mark.parametrize("field", ["first", "last"])
+def test_slots_live_while_the_plan_runs(field: str, value: object) -> None:
+    data = small_plan().to_json()
+    data["slots"][1][field] = value
+    with pytest.raises(ArtifactError, match="not readable"):
+        Plan.from_json(data)
+
+
+def test_slots_do_not_die_before_they_are_written() -> None:
+    data = small_plan().to_json()
+    data["slots"][1] |= {"first": 1, "last": 0}
+    with pytest.raises(ArtifactError, match="not readable"):
+        Plan.from_json(data)
+
+
+@pytest.mark.parametrize("value", [*WRONG, "T +", "T // 0", "(" * 1000, 16])
+@pytest.mark.parametrize("field", ["nbytes", "workspace"])
+def test_sizes_are_expressions(field: str, value: object) -> None:
+    data = small_plan().to_json()
+    place = data["slots"][1] if field == "nbytes" else data["pieces"][0]["steps"][0]
+    place[field] = value
     with pytest.raises(ArtifactError, match="not readable"):
         Plan.from_json(data)
 

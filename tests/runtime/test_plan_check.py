@@ -10,6 +10,7 @@ import pytest
 from graphopt.errors import ArtifactError
 from graphopt.ir.graph import Graph
 from graphopt.ir.parser import parse_graph
+from graphopt.ir.shape import sym
 from graphopt.ir.types import LayerState
 from graphopt.plan import Plan, Step
 from graphopt.runtime.plan_check import check_plan
@@ -64,6 +65,34 @@ def early_attention(steps: list[Step]) -> None:
     steps.insert(write, steps.pop(read))
 
 
+def slot_of(kernel: str, **values: object) -> Change:
+    """The plan with the first slot that a step of ``kernel`` writes changed."""
+
+    def changed(plan: Plan) -> Plan:
+        number = next(one.results[0] for one in plan.steps() if one.kernel == kernel)
+        slots = list(plan.slots)
+        slots[number] = replace(slots[number], **values)
+        return replace(plan, slots=tuple(slots))
+
+    return changed
+
+
+def short_output(plan: Plan) -> Plan:
+    """The output dies with the step before the last, which leaves its slot alone."""
+    slots = list(plan.slots)
+    slots[plan.output] = replace(slots[plan.output], last=slots[plan.output].last - 1)
+    return replace(plan, slots=tuple(slots))
+
+
+def shared_input(plan: Plan) -> Plan:
+    return replace(plan, inputs={**plan.inputs, "slots": plan.inputs["positions"]})
+
+
+def written_input(plan: Plan) -> Plan:
+    """The first step writes over an input."""
+    return step("embed", results=(plan.inputs["rows"],))(plan)
+
+
 CHANGES: dict[str, tuple[Change, str]] = {
     "inputs exchanged": (swapped_inputs, "does not read"),
     "an input renamed": (lambda plan: replace(plan, inputs={"ids": 0}), "inputs of plan"),
@@ -83,6 +112,13 @@ CHANGES: dict[str, tuple[Change, str]] = {
     "another weight": (step("embed", operands=(0, "@places")), "does not read"),
     "a weight for a value": (step("silu", operands=("@embed",)), "does not read"),
     "another state's name": (step("kv_write", operands=("%other",) * 4), "does not read"),
+    "a slot too small": (slot_of("silu", nbytes=4), "another size"),
+    "a slot of another sequence length": (slot_of("silu", nbytes=96 * sym("S")), "another size"),
+    "a slot that lives later": (slot_of("silu", first=40, last=41), "outside its life"),
+    "a slot that dies at once": (slot_of("embed", last=0), "outside its life"),
+    "an output that dies": (short_output, "outside its life"),
+    "two inputs in one slot": (shared_input, "two inputs share a slot"),
+    "an input overwritten": (written_input, "or an input"),
     "a slot freed too early": (step("embed", frees=(0, 1, 2, 3, 4, 5, 6, 7)), "does not read"),
 }
 
