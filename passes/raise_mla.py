@@ -223,15 +223,16 @@ def _rewritten(graph: Graph, state: Value, latent: StateType, layers: Sequence[_
     by_number = {layer.number: layer for layer in layers}
     weights: dict[int, tuple[Value, Value]] = {}
     for node in graph.nodes:
-        if node.op == "kv_write":
-            layer = by_number[int_of(node.attrs, "layer")]
-            weights[layer.number] = _weights(rewriter, layer)
-            _write(rewriter, node, layer)
-        elif node.op == "attention":
-            layer = by_number[int_of(node.attrs, "layer")]
-            _attend(rewriter, node, layer, *weights[layer.number])
-        else:
+        if node.op not in ("kv_write", "attention"):
             rewriter.copy(node)
+            continue
+        layer = by_number[int_of(node.attrs, "layer")]
+        if node.op == "kv_write":
+            _write(rewriter, node, layer)
+            continue
+        if layer.number not in weights:
+            weights[layer.number] = _weights(rewriter, layer)
+        _attend(rewriter, node, layer, *weights[layer.number])
     return rewriter.finish()
 
 
