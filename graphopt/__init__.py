@@ -5,6 +5,9 @@
     with graphopt.LLM("model.gopt") as llm:
         print(llm.generate("def main(", graphopt.SamplingParams(max_tokens=32))[0].text)
 
+    @graphopt.compile
+    def scaled(x, w): return x @ w * 2
+
 Importing this is cheap: what a name needs is imported when the name is first used.
 """
 
@@ -17,6 +20,7 @@ if TYPE_CHECKING:
     from graphopt.api import LLM, compile_checkpoint, open_artifact, verify_artifact
     from graphopt.artifact import Artifact, read_artifact
     from graphopt.errors import GraphoptError
+    from graphopt.function_api import compile, explain
     from graphopt.runtime.outputs import RequestOutput
     from graphopt.runtime.sampling_params import SamplingParams
 
@@ -28,7 +32,9 @@ _HOME = {
     "LLM": "graphopt.api",
     "RequestOutput": "graphopt.runtime.outputs",
     "SamplingParams": "graphopt.runtime.sampling_params",
+    "compile": "graphopt.function_api",
     "compile_checkpoint": "graphopt.api",
+    "explain": "graphopt.function_api",
     "open_artifact": "graphopt.api",
     "read_artifact": "graphopt.artifact",
     "verify_artifact": "graphopt.api",
@@ -40,7 +46,9 @@ __all__ = [
     "GraphoptError",
     "RequestOutput",
     "SamplingParams",
+    "compile",
     "compile_checkpoint",
+    "explain",
     "open_artifact",
     "read_artifact",
     "verify_artifact",

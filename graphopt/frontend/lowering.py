@@ -128,7 +128,7 @@ class Call:
         given: list[Any] = [
             self._fakes[name] for name in names if self._fakes.get(name) is not None
         ]
-        plain = [1 if isinstance(item, torch.SymInt) else item for item in given]
+        plain = [_plain(item) for item in given]
         first, *others = plain
         if not others:
             return self.dtype_of(first)
@@ -143,6 +143,10 @@ class Call:
     def fakes(self) -> list[object]:
         """What PyTorch says of the arguments."""
         return list(self._fakes.values())
+
+    def fakes_by_name(self) -> Mapping[str, object]:
+        """What PyTorch says of each argument."""
+        return self._fakes
 
     def fake_of(self, name: str) -> object:
         """What PyTorch says of the argument ``name``."""
@@ -164,6 +168,13 @@ class Call:
         """Types of all results."""
         fakes: Sequence[Any] = self.fake if isinstance(self.fake, tuple | list) else (self.fake,)
         return tuple(TensorType(self.dtype_of(fake), self._sizes.shape(fake)) for fake in fakes)
+
+
+def _plain(fake: Any) -> Any:
+    """A number of the kind that a symbolic one stands for."""
+    if isinstance(fake, torch.SymInt):
+        return 1
+    return 1.0 if isinstance(fake, torch.SymFloat) else fake
 
 
 def dtype_named(dtype: torch.dtype) -> DType:
