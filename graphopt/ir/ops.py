@@ -16,9 +16,11 @@ from graphopt.errors import VerifyError
 
 from .graph import Attr, Node, Operand
 from .ops_index import INDEX
-from .ops_nn import ACTIVATIONS, EXPERT_FORMS, NN
-from .ops_pointwise import POINTWISE, broadcast
+from .ops_nn import EXPERT_FORMS, NN
+from .ops_pointwise import ACTIVATIONS, POINTWISE, broadcast
 from .ops_reduce import REDUCE
+from .ops_rope import ROPE
+from .ops_router import ROUTER
 from .ops_shape import SHAPE
 from .ops_spec import (
     Attrs,
@@ -55,7 +57,7 @@ __all__ = [
 ]
 
 OPS: Mapping[str, OpSpec] = MappingProxyType(
-    {spec.name: spec for spec in (*POINTWISE, *REDUCE, *SHAPE, *INDEX, *NN, *STATE)}
+    {spec.name: spec for spec in (*POINTWISE, *REDUCE, *SHAPE, *INDEX, *NN, *ROPE, *ROUTER, *STATE)}
 )
 
 

@@ -21,6 +21,8 @@ from .reference_attention import make_attention, make_kv_write, make_latent_writ
 from .reference_common import Device, Maker, Step, torch_dtype
 from .reference_nn import NN
 from .reference_pointwise import POINTWISE, REDUCE
+from .reference_rope import ROPE
+from .reference_router import ROUTER
 from .reference_shape import SHAPE, make_full, make_iota
 from .reference_state import PagedState
 
@@ -31,6 +33,8 @@ _MAKERS: Mapping[str, Maker] = {
     **REDUCE,
     **SHAPE,
     **NN,
+    **ROPE,
+    **ROUTER,
     "kv_write": make_kv_write,
     "latent_write": make_latent_write,
     "attention": make_attention,

@@ -17,7 +17,9 @@ import torch
 
 from graphopt.ir.dtype import DType
 from graphopt.ir.graph import Attr
-from graphopt.ir.ops_nn import ACTIVATIONS, EXPERT_FORMS
+from graphopt.ir.ops_nn import EXPERT_FORMS
+from graphopt.ir.ops_pointwise import ACTIVATIONS
+from graphopt.ir.ops_router import GROUP_SCORES, SCORES
 from graphopt.ir.reference import PagedState, torch_dtype
 from graphopt.ir.shape import Dim, evaluate, sym
 from graphopt.ir.types import LayerState, StateType, TensorType, Type
@@ -96,6 +98,20 @@ def _binary(*dtypes: DType) -> Make:
         return Sample((a, b) if rng.random() < 0.5 else (b, a))
 
     return make
+
+
+def _gelu(rng: Random) -> Sample:
+    approximate = rng.choice(("none", "tanh", "sigmoid"))
+    return Sample((tensor_of(rng),), {"approximate": approximate} if rng.random() < 0.8 else {})
+
+
+def _glu(rng: Random) -> Sample:
+    x = tensor_of(rng)
+    return Sample((x, x), {"activation": rng.choice(tuple(ACTIVATIONS))})
+
+
+def _softcap(rng: Random) -> Sample:
+    return Sample((tensor_of(rng),), {"cap": rng.choice((1, 0.5, 30.0))})
 
 
 def _cast(rng: Random) -> Sample:
@@ -303,7 +319,8 @@ def _index_select(rng: Random) -> Sample:
 def _embed(rng: Random) -> Sample:
     ids = TensorType(rng.choice((DType.I64, DType.I32)), shape_of(rng, 0, 2))
     table = TensorType(rng.choice(FLOATS), (rng.choice((3, 11)), rng.choice(FIXED)))
-    return Sample((ids, table), {}, {0: table.shape[0]})
+    attrs: dict[str, Attr] = {"scale": rng.choice((1, 0.5, 8.0))} if rng.random() < 0.5 else {}
+    return Sample((ids, table), attrs, {0: table.shape[0]})
 
 
 def _one_hot(rng: Random) -> Sample:
@@ -434,7 +451,7 @@ def _moe(rng: Random) -> Sample:
     if bias:
         types += [TensorType(dtype, (experts, wide)), TensorType(dtype, (experts, hidden))]
     attrs: dict[str, Attr] = {
-        "activation": rng.choice(ACTIVATIONS),
+        "activation": rng.choice(tuple(ACTIVATIONS)),
         "form": rng.choice(EXPERT_FORMS),
         "limit": 7,
         "alpha": 1.702,
@@ -445,7 +462,35 @@ def _moe(rng: Random) -> Sample:
     return Sample(tuple(types), attrs, {1: experts + 1})
 
 
-_FLOAT_UNARY = "sqrt rsqrt reciprocal exp log sin cos tan tanh sigmoid silu erf gelu softplus"
+def _rope(rng: Random) -> Sample:
+    dtype, pairs, offset = rng.choice(FLOATS), rng.choice((1, 2, 3)), rng.choice((0, 0, 3))
+    tokens, size = rng.choice((T, R, 3)), offset + 2 * pairs + rng.choice((0, 5))
+    table = TensorType(rng.choice((dtype, DType.F32)), (tokens, pairs))
+    attrs: dict[str, Attr] = {"interleaved": rng.random() < 0.5, "offset": offset}
+    return Sample((TensorType(dtype, (tokens, rng.choice(FIXED), size)), table, table), attrs)
+
+
+def _router(rng: Random) -> Sample:
+    scores = rng.choice(SCORES)
+    dtype = rng.choice(FLOATS if scores == "chosen" else (DType.F32, DType.F64))
+    types = [TensorType(dtype, (rng.choice((T, R, 3)), 12))]
+    if rng.random() < 0.5:
+        types.append(TensorType(dtype, (12,)))
+    groups = rng.choice((1, 3, 4, 6))
+    attrs: dict[str, Attr] = {
+        "k": rng.randint(1, 5),
+        "scores": scores,
+        "groups": groups,
+        "top_groups": rng.randint(1, groups),
+        "group_score": rng.choice(GROUP_SCORES),
+        "masked": rng.choice((0.0, float("-inf"))),
+        "normalized": rng.random() < 0.5,
+        "epsilon": rng.choice((0.0, 1e-20)),
+    }
+    return Sample(tuple(types), attrs)
+
+
+_FLOAT_UNARY = "sqrt rsqrt reciprocal exp log sin cos tan tanh sigmoid silu erf softplus"
 _NUMBER_UNARY = "neg abs relu floor ceil round sign"
 _ANY_BINARY = "add mul maximum minimum eq ne lt le gt ge logical_and logical_or"
 
@@ -457,6 +502,9 @@ SAMPLES: Mapping[str, Make] = {
     **{op: _binary(*INTS, DType.BOOL) for op in ["bitwise_and", "bitwise_or"]},
     "logical_not": _unary(*ANY),
     "div": _binary(*FLOATS),
+    "gelu": _gelu,
+    "glu": _glu,
+    "softcap": _softcap,
     "clamp": _clamp,
     "cast": _cast,
     "where": _where,
@@ -502,6 +550,8 @@ SAMPLES: Mapping[str, Make] = {
     "latent_write": _latent_write,
     "attention": _attention,
     "moe_experts": _moe,
+    "rope": _rope,
+    "moe_router": _router,
 }
 
 

@@ -35,11 +35,12 @@ T = sym("T")
 F = TensorType(DType.F32, (T, 4))
 PROMISED = """
 neg abs sqrt rsqrt reciprocal exp log sin cos tan tanh sigmoid silu relu erf floor ceil round sign
-logical_not gelu softplus clamp cast add sub mul div pow maximum minimum remainder floor_div eq ne
-lt le gt ge logical_and logical_or bitwise_and bitwise_or where sum mean amax amin prod any argmax
-softmax log_softmax cumsum var topk sort reshape permute expand slice select concat split
+logical_not gelu glu softcap softplus clamp cast add sub mul div pow maximum minimum remainder
+floor_div eq ne lt le gt ge logical_and logical_or bitwise_and bitwise_or where sum mean amax amin
+prod any argmax softmax log_softmax cumsum var topk sort reshape permute expand slice select concat split
 pad_constant flip roll repeat_interleave full iota tril triu gather index_select embed scatter
 one_hot linear matmul rms_norm layer_norm conv1d kv_write latent_write attention moe_experts
+rope moe_router
 """
 
 
