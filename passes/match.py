@@ -18,7 +18,7 @@ deep.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from graphopt.ir.graph import Attr as AttrValue
@@ -38,6 +38,8 @@ COMMUTATIVE = frozenset(
         "bitwise_or",
     }
 )
+# Stand before and after everything, so that having matched one says nothing.
+COMMONPLACE = frozenset({"cast"})
 
 
 class Pattern:
@@ -180,6 +182,10 @@ class Match:
     def __getitem__(self, name: str) -> Any:
         return self.attrs[name]
 
+    def get(self, name: str, default: AttrValue) -> Any:
+        """The attribute called ``name``; ``default`` if the match took none."""
+        return self.attrs.get(name, default)
+
     def __contains__(self, name: str) -> bool:
         return name in self.values or name in self.attrs or name in self.chains
 
@@ -212,7 +218,7 @@ class Miss:
     Attributes:
         reason: what stopped the try that came furthest.
         culprits: the values at fault.
-        matched: how many nodes that try had matched.
+        matched: how many nodes that try had matched, apart from commonplace ones.
     """
 
     reason: str
@@ -222,19 +228,25 @@ class Miss:
 
 @dataclass(frozen=True, slots=True)
 class _State:
-    """What a try has found so far."""
+    """What a try has found so far; ``matched`` counts nodes that are not commonplace."""
 
+    matched: int = 0
     nodes: tuple[Node, ...] = ()
     values: Mapping[str, Value] = field(default_factory=dict)
     attrs: Mapping[str, AttrValue] = field(default_factory=dict)
     chains: Mapping[str, tuple[Node, ...]] = field(default_factory=dict)
 
+    def with_node(self, node: Node) -> _State:
+        """The state after one more node."""
+        matched = self.matched + (node.op not in COMMONPLACE)
+        return replace(self, matched=matched, nodes=(*self.nodes, node))
+
 
 def size(pattern: Pattern) -> int:
-    """The least number of nodes that a pattern covers."""
+    """The least number of nodes that a pattern covers, apart from commonplace ones."""
     match pattern:
         case Op():
-            return 1 + sum(map(size, pattern.inputs))
+            return (pattern.name not in COMMONPLACE) + sum(map(size, pattern.inputs))
         case Either():
             return min(map(size, pattern.options))
         case Chain():
@@ -259,9 +271,8 @@ def match(pattern: Pattern, graph: Graph, root: Node) -> Match | Miss:
     matcher = _Matcher(graph)
     for index in range(len(root.outputs)):
         for state in matcher.value(pattern, root.outputs[index], _State()):
-            return Match(
-                graph, root, state.nodes, dict(state.values), dict(state.attrs), dict(state.chains)
-            )
+            nodes = tuple(dict.fromkeys(state.nodes))
+            return Match(graph, root, nodes, state.values, state.attrs, state.chains)
     return matcher.best
 
 
@@ -271,6 +282,7 @@ class _Matcher:
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
         self.best = Miss("nothing matched", (), -1)
+        self._named = False  # whether the best try failed at a node with the right operator
 
     def value(self, pattern: Pattern, value: Value, state: _State) -> Iterator[_State]:
         """The ways in which ``value`` is what ``pattern`` says."""
@@ -296,8 +308,7 @@ class _Matcher:
         if pattern.refuses is not None and (reason := pattern.refuses(value)):
             self._miss(state, f"{pattern.name} is {value}, {reason}", value)
             return
-        values = {**state.values, pattern.name: value}
-        yield _State(state.nodes, values, state.attrs, state.chains)
+        yield replace(state, values={**state.values, pattern.name: value})
 
     def _op(self, pattern: Op, value: Value, state: _State) -> Iterator[_State]:
         node = self.graph.producers.get(value)
@@ -313,12 +324,13 @@ class _Matcher:
                 state,
                 f"{node.op} at {value} has {len(node.inputs)} inputs, not {len(pattern.inputs)}",
                 value,
+                named=True,
             )
             return
         attrs = self._attrs(pattern, node, state)
         if attrs is None:
             return
-        inside = _State((*state.nodes, node), state.values, attrs, state.chains)
+        inside = replace(state.with_node(node), attrs=attrs)
         yield from self._inputs(pattern.inputs, node.inputs, inside)
         if len(node.inputs) == 2 and node.op in COMMUTATIVE and node.inputs[0] != node.inputs[1]:
             yield from self._inputs(pattern.inputs, node.inputs[::-1], inside)
@@ -337,7 +349,8 @@ class _Matcher:
         attrs = state.attrs
         for name, wanted in pattern.attrs.items():
             if name not in node.attrs:
-                self._miss(state, f"{node.op} at {node.output} has no {name}", node.output)
+                reason = f"{node.op} at {node.output} has no {name}"
+                self._miss(state, reason, node.output, named=True)
                 return None
             found = node.attrs[name]
             if not isinstance(wanted, Attr):
@@ -361,23 +374,23 @@ class _Matcher:
         """The longest chain first."""
         node = self.graph.producers.get(value)
         if node is not None and node.op in pattern.ops and len(node.inputs) == 1:
-            inside = _State((*state.nodes, node), state.values, state.attrs, state.chains)
-            yield from self._chain(pattern, node.inputs[0], inside, (node, *below))
+            yield from self._chain(pattern, node.inputs[0], state.with_node(node), (node, *below))
         chains = {**state.chains, pattern.name: below}
-        yield from self.value(
-            pattern.above, value, _State(state.nodes, state.values, state.attrs, chains)
-        )
+        yield from self.value(pattern.above, value, replace(state, chains=chains))
 
     def _miss_attr(self, state: _State, node: Node, name: str, wanted: object) -> None:
         self._miss(
             state,
             f"{node.op} at {node.output} has {name} = {node.attrs[name]}, not {wanted}",
             node.output,
+            named=True,
         )
 
-    def _miss(self, state: _State, reason: str, *culprits: Value) -> None:
-        if len(state.nodes) > self.best.matched:
-            self.best = Miss(reason, culprits, len(state.nodes))
+    def _miss(self, state: _State, reason: str, *culprits: Value, named: bool = False) -> None:
+        """Remember what stopped a try, if none came further; ``named`` is further than not."""
+        if (state.matched, named) > (self.best.matched, self._named):
+            self.best = Miss(reason, culprits, state.matched)
+            self._named = named
 
 
 def _equal(left: object, right: object) -> bool:

@@ -67,15 +67,20 @@ class _Ready:
 
     rule: RewriteRule
     pattern: Pattern
+    roots: frozenset[str]
     near: int
 
 
 class RulePass:
-    """Applies rules to every node, the first that fits.
+    """Applies rules wherever they fit, the first rule before the second.
+
+    A later rule leaves alone what an earlier one explains: a place whose root lies inside of an
+    earlier match, and nowhere else is used, is gone once that match is rewritten. So a rule for a
+    whole comes before the rules for its parts.
 
     Args:
         name: the pass's handle.
-        rules: in the order in which they are tried at a node.
+        rules: the one to try first comes first.
         leftovers: for an operator, what its nodes should have become part of; a node of it that
             no match covers is written into the ledger.
         requires: what earlier passes must ensure.
@@ -95,50 +100,51 @@ class RulePass:
         self.requires = frozenset(requires)
         self.ensures = frozenset(ensures)
         self._leftovers = dict(leftovers or {})
-        self._by_root: dict[str, list[_Ready]] = {}
-        for rule in rules:
-            pattern = pattern_of(rule)
-            ready = _Ready(rule, pattern, rule.near(size(pattern)))
-            for root in roots(pattern):
-                self._by_root.setdefault(root, []).append(ready)
+        patterns = [(rule, pattern_of(rule)) for rule in rules]
+        self._rules = tuple(
+            _Ready(rule, pattern, roots(pattern), rule.near(size(pattern)))
+            for rule, pattern in patterns
+        )
 
     def __call__(self, graph: Graph, context: PassContext) -> PassResult:
         """The graph with the rules applied wherever they fit."""
+        found = self._find(graph, context)
+        if not found:
+            return PassResult(graph, False)
         rewriter = Rewriter(graph)
-        covered: set[Node] = set()
-        misses: list[tuple[_Ready, Node, Miss]] = []
-        modified = False
         for node in graph.nodes:
-            found = self._first(graph, node, context, misses)
-            if found is None:
+            if node not in found:
                 rewriter.copy(node)
                 continue
-            rule, m = found
+            rule, m = found[node]
             made = rule.rewrite(m, rewriter)
             values = made if isinstance(made, tuple) else (made,)
             for old, new in zip(node.outputs, values, strict=True):
                 rewriter.replace(old, new)
-            covered.update(m.nodes)
-            modified = True
-        self._report(graph, context, covered, misses)
-        return PassResult(rewriter.finish() if modified else graph, modified)
+        return PassResult(rewriter.finish(), True)
 
-    def _first(
-        self,
-        graph: Graph,
-        node: Node,
-        context: PassContext,
-        misses: list[tuple[_Ready, Node, Miss]],
-    ) -> tuple[RewriteRule, Match] | None:
-        """The first rule that fits at ``node`` and may be applied."""
-        for ready in self._by_root.get(node.op, ()):
-            m = match(ready.pattern, graph, node)
-            if isinstance(m, Miss):
-                if m.matched >= ready.near:
-                    misses.append((ready, node, m))
-            elif context.decide(ready.rule.name, place_of(node), ready.rule.check(m)):
-                return ready.rule, m
-        return None
+    def _find(self, graph: Graph, context: PassContext) -> dict[Node, tuple[RewriteRule, Match]]:
+        """The matches that may be rewritten, by their roots."""
+        found: dict[Node, tuple[RewriteRule, Match]] = {}
+        covered: set[Node] = set()
+        needed: set[Value] = set(graph.outputs)
+        misses: list[tuple[_Ready, Node, Miss]] = []
+        for ready in self._rules:
+            for node in graph.nodes:
+                if node.op not in ready.roots or node in found:
+                    continue
+                if node in covered and _is_gone(graph, node, covered, needed):
+                    continue
+                m = match(ready.pattern, graph, node)
+                if isinstance(m, Miss):
+                    if m.matched >= ready.near:
+                        misses.append((ready, node, m))
+                elif context.decide(ready.rule.name, place_of(node), ready.rule.check(m)):
+                    found[node] = (ready.rule, m)
+                    covered.update(m.nodes)
+                    needed.update(m.values.values())
+        self._report(graph, context, covered, misses)
+        return found
 
     def _report(
         self,
@@ -156,3 +162,11 @@ class RulePass:
             if node.op in self._leftovers and node not in covered:
                 verdict = refuse(f"{node.op} is {self._leftovers[node.op]}", *node.outputs)
                 context.ledger.record(self.name, place_of(node), verdict)
+
+
+def _is_gone(graph: Graph, node: Node, covered: set[Node], needed: set[Value]) -> bool:
+    """Whether a node is dead once the matches that cover it are rewritten."""
+    return not any(
+        value in needed or any(user not in covered for user in graph.users.get(value, ()))
+        for value in node.outputs
+    )

@@ -98,3 +98,60 @@ def test_leftovers_are_written_down() -> None:
     assert [entry.applied for entry in context.ledger.entries] == [True]
     rules(scaled(3.0), context)
     assert context.ledger.entries[-1].reason == "sigmoid is part of no gate"
+
+
+class Gate(RewriteRule):
+    """A whole: a product with a sigmoid."""
+
+    def pattern(self, x: Var, y: Var) -> Pattern:
+        return op.mul(op.sigmoid(x), y)
+
+    def rewrite(self, m: Match, new: Rewriter) -> Value:
+        return new.one("maximum", [m.x, m.y])
+
+
+class Part(RewriteRule):
+    """A part of it."""
+
+    def pattern(self, x: Var) -> Pattern:
+        return op.sigmoid(x)
+
+    def rewrite(self, m: Match, new: Rewriter) -> Value:
+        return new.one("tanh", [m.x])
+
+
+def gated(*, returned: bool = False) -> Graph:
+    b = GraphBuilder("g")
+    x, y = b.input("x", X), b.input("y", X)
+    part = b.one("sigmoid", [x])
+    whole = b.one("mul", [part, y])
+    return b.finish([whole, part] if returned else [whole])
+
+
+def rewritten(graph: Graph, *rules: RewriteRule) -> tuple[list[str], list[str]]:
+    context = PassContext()
+    result = RulePass("gates", rules)(graph, context)
+    return [node.op for node in result.graph.nodes], [e.rule for e in context.ledger.entries]
+
+
+def test_a_whole_comes_before_its_parts() -> None:
+    assert rewritten(gated(), Gate(), Part()) == (["maximum"], ["gate"])
+    # The pattern of the whole is looked for in the graph before the pass, so its part is there.
+    assert rewritten(gated(), Part(), Gate()) == (["maximum"], ["part", "gate"])
+
+
+def test_a_part_that_is_needed_by_itself_is_rewritten_too() -> None:
+    assert rewritten(gated(returned=True), Gate(), Part()) == (
+        ["tanh", "maximum"],
+        ["gate", "part"],
+    )
+
+
+def test_what_a_match_reads_is_not_gone() -> None:
+    b = GraphBuilder("g")
+    x, y = b.input("x", X), b.input("y", X)
+    inner = b.one("mul", [b.one("sigmoid", [x]), y])
+    graph = b.finish([b.one("mul", [b.one("sigmoid", [inner]), inner])])
+    operators, applied = rewritten(graph, Gate(), Part())
+    assert operators == ["maximum", "maximum"]
+    assert applied == ["gate", "gate"]

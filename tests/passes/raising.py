@@ -1,0 +1,57 @@
+"""Families of transformers, traced small, cleaned and raised."""
+
+from __future__ import annotations
+
+import warnings
+from functools import cache
+
+from graphopt.frontend.hf import Decoder, trace_decoder
+from graphopt.ir.dtype import DType
+from graphopt.ir.graph import Graph
+from graphopt.ledger import Entry
+from graphopt.passes.inline_scalars import InlineScalars
+from graphopt.passes.manager import Pass
+from graphopt.passes.raise_embedding_scale import raise_embedding_scale
+from graphopt.passes.raise_gelu import raise_gelu
+from graphopt.passes.raise_glu import raise_glu
+from graphopt.passes.raise_layer_norm import raise_layer_norm
+from graphopt.passes.raise_rms_norm import raise_rms_norm
+from graphopt.passes.raise_silu import raise_silu
+from graphopt.passes.raise_softcap import raise_softcap
+from graphopt.passes.remove_identities import RemoveIdentities
+from graphopt.passes.share_common import ShareCommon
+from tests.models.families import small_config
+
+from .numbers import rewritten
+
+
+@cache
+def traced(family: str, dtype: DType) -> Decoder:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return trace_decoder(small_config(family), dtype)
+
+
+def raising(decoder: Decoder) -> tuple[Pass, ...]:
+    """Everything that makes one operator of many, in the order of the pipeline."""
+    numbers = {
+        name: tensor.item() for name, tensor in decoder.constants.items() if tensor.ndim == 0
+    }
+    return (
+        RemoveIdentities(),
+        ShareCommon(),
+        InlineScalars(numbers),
+        raise_silu(),
+        raise_gelu(),
+        raise_softcap(),
+        raise_glu(),
+        raise_layer_norm(),
+        raise_rms_norm(),
+        raise_embedding_scale(),
+    )
+
+
+def raised(family: str, dtype: DType) -> tuple[Graph, tuple[Entry, ...]]:
+    """The family's graph after raising, and the ledger."""
+    decoder = traced(family, dtype)
+    return rewritten(decoder.graph, *raising(decoder))
