@@ -21,8 +21,9 @@ from graphopt.ir.shape import Dim, evaluate
 from graphopt.plan import Plan
 
 ALIGNMENT = 64
-# How long to look for a better layout: lives placed in all, and rounds at least. The bound was
-# reached within 70 rounds in 50 of the 55 decoders in which no order reached it at once.
+# How long to look for a better layout: lives placed in all, and rounds at least. Of 440 layouts
+# (55 decoders, node by node and fused, at 4 sizes) 324 reach the bound by one of the orders, and
+# all but one within 180 placings.
 _PLACED = 20_000
 _LEAST_ROUNDS = 20
 
