@@ -23,8 +23,8 @@ from graphopt.frontend.hf import Decoder, trace_decoder
 from graphopt.frontend.twin import reference_model, weights_of
 from graphopt.ir.dtype import DType
 from graphopt.ir.graph import Graph
-from graphopt.passes import pipeline
 from graphopt.passes.manager import PassContext, run_passes
+from graphopt.passes.pipeline import decoder_pipeline
 from graphopt.passes.raise_mla import RaiseMla
 from tests.checkpoints import save_tiny
 from tests.models.families import small_config
@@ -137,19 +137,23 @@ def test_bfloat16_rounds_as_the_expanded_form_does(name: str) -> None:
     assert 1e-3 < error(raised(traced.graph)) < 1.2 * error(traced.graph)
 
 
-def compiled(checkpoint: Path, path: Path, monkeypatch: pytest.MonkeyPatch) -> Artifact:
-    passes = (RaiseMla(), *pipeline.decoder_pipeline())
-    monkeypatch.setattr(pipeline, "decoder_pipeline", lambda: passes)
+@pytest.mark.parametrize("name", NAMES)
+def test_it_is_seen_after_all_that_comes_before_it(name: str) -> None:
+    found = family(name)
+    graph, _ = run_passes(found.decoder.graph, decoder_pipeline())
+    assert graph.input("kv").type == found.graph.input("kv").type
+    assert mixed_step_error(graph, found.weights, found.reference) < 1e-5
+
+
+def compiled(checkpoint: Path, path: Path) -> Artifact:
     return api.compile_checkpoint(checkpoint, path, dtype="float32", block_size=4)
 
 
 @pytest.mark.slow
-def test_the_artifact_is_verified_against_keys_and_values(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_artifact_is_verified_against_keys_and_values(tmp_path: Path) -> None:
     """The traced graph keeps keys and values, the plan a latent; their logits are the same."""
     checkpoint = save_tiny(tmp_path / "checkpoint", "deepseek_v2", **CHECKPOINTS["deepseek_v2"])
-    artifact = compiled(checkpoint, tmp_path / "a.gopt", monkeypatch)
+    artifact = compiled(checkpoint, tmp_path / "a.gopt")
     assert "kv[3 x (4, 24, 12, f32)]" in artifact.stage_text("traced")
     assert "latent[3 x (1, 24, 16, f32)]" in artifact.graph_text()
     report = api.verify_artifact(artifact.path, reference=checkpoint, tokens=list(range(5, 60)))
@@ -160,12 +164,10 @@ def test_the_artifact_is_verified_against_keys_and_values(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", CHECKPOINTS)
-def test_the_engine_gives_the_tokens_of_transformers(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_engine_gives_the_tokens_of_transformers(name: str, tmp_path: Path) -> None:
     """In chunks beside decodes, in so little memory that sequences are preempted."""
     checkpoint = save_tiny(tmp_path / "checkpoint", name, **CHECKPOINTS[name])
-    artifact = compiled(checkpoint, tmp_path / "a.gopt", monkeypatch)
+    artifact = compiled(checkpoint, tmp_path / "a.gopt")
     assert str(artifact.plan.state) == "latent[3 x (1, 24, 16, f32)]"
     assert artifact.plan.bytes_per_block == 4 * 3 * 24 * 4
     model = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.float32)
