@@ -57,7 +57,12 @@ class Region:
 
 
 def make_region(
-    graph: Graph, positions: Sequence[int], *, family: str = "opaque", name: str = ""
+    graph: Graph,
+    positions: Sequence[int],
+    *,
+    family: str = "opaque",
+    name: str = "",
+    scope: str = "",
 ) -> Region:
     """The region of ``graph`` that holds the nodes at ``positions``.
 
@@ -78,7 +83,8 @@ def make_region(
         if _is_read_outside(graph, value, inside)
     ]
     scopes = [node.loc.module for node in nodes if node.loc and node.loc.module]
-    scope = max(dict.fromkeys(scopes), key=scopes.count) if scopes else ""
+    if scopes and not scope:
+        scope = max(dict.fromkeys(scopes), key=scopes.count)
     ops = dict.fromkeys(node.op for node in nodes)
     return Region(
         tuple(positions), tuple(inputs), tuple(outputs), scope, family, name or "+".join(ops)

@@ -7,13 +7,14 @@ and a refusal names the values at fault.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
 
 from graphopt.ir.graph import Graph, Node, Value
 from graphopt.ir.ops import OPS, is_view
 from graphopt.ir.shape import Dim, product
 from graphopt.ir.types import TensorType
 from graphopt.ledger import Verdict, accept, refuse
-from graphopt.region import is_alias
+from graphopt.region import base_of, is_alias
 
 from .groups import Group, Groups
 
@@ -44,6 +45,7 @@ ANCHORS = {
     "linear": "linear",
     "attention": "attention",
     "kv_write": "heads",
+    "latent_write": "heads",
     "moe_experts": "experts",
     "matmul": "matmul",
 }
@@ -93,8 +95,12 @@ def may_join(groups: Groups, one: Group, other: Group) -> Verdict:
     for group in (one, other):
         if group.family not in ELEMENTWISE:
             return refuse(f"a {group.family} region takes no part in it", *_results(groups, group))
-    first, second = _space(groups, one), _space(groups, other)
     family = joined_family(one, other)
+    if moved := _moved_inside(groups, one, other, family):
+        return refuse(
+            f"{moved.op} reads other places of what the kernel is still making", *moved.inputs
+        )
+    first, second = _space(groups, one), _space(groups, other)
     if family == "pointwise":
         if not (
             product(first) == product(second) or _fills(first, second) or _fills(second, first)
@@ -102,7 +108,7 @@ def may_join(groups: Groups, one: Group, other: Group) -> Verdict:
             return refuse(
                 f"they walk over {_text(first)} and {_text(second)}", *_results(groups, one)
             )
-    elif not _same_rows(first, second):
+    elif not (_same_rows(first, second) or _is_result(groups, one, second)):
         return refuse(
             f"their rows differ: {_text(first)} and {_text(second)}", *_results(groups, one)
         )
@@ -211,6 +217,35 @@ def _same_rows(one: Shape, other: Shape) -> bool:
     if product(one[:-1]) == product(other[:-1]):
         return one[-1] == other[-1] or 1 in (one[-1], other[-1])
     return product(one[:-1]) == product(other) or product(one) == product(other[:-1])
+
+
+def _moved_inside(groups: Groups, one: Group, other: Group, family: str) -> Node | None:
+    """A node that would read, at another place than it writes, what the same kernel makes.
+
+    Pointwise work can be done again for another place; a reduction cannot.
+    """
+    made = {v for group in (one, other) for node in groups.nodes(group) for v in node.outputs}
+    for node in (*groups.nodes(one), *groups.nodes(other)):
+        if node.op in GATHERS:
+            table = node.inputs[1] if node.op == "embed" else node.inputs[0]
+            if base_of(groups.graph, table) in made:
+                return node
+        elif node.op in INDEXED and family != "pointwise" and _reads(groups, node, made):
+            return node
+    return None
+
+
+def _reads(groups: Groups, node: Node, made: AbstractSet[Value]) -> bool:
+    return any(base_of(groups.graph, value) in made for value in node.inputs)
+
+
+def _is_result(groups: Groups, one: Group, space: Shape) -> bool:
+    """Whether a space is that of something a group makes of its rows, such as their best few."""
+    return any(
+        shape_of(value) == space and product(space[:-1]) == product(space_of(node)[:-1])
+        for node in groups.nodes(one)
+        for value in node.outputs
+    )
 
 
 def _is_part(node: Node, walked: Dim, rows: Dim, columns: Dim) -> bool:

@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterable
 from itertools import pairwise
 
 from graphopt.ir.graph import Graph, Node, Value
+from graphopt.ir.ops import keeps_state
 from graphopt.ir.shape import product
 from graphopt.ir.types import StateType
 from graphopt.ledger import Verdict
@@ -75,6 +76,7 @@ def fuse_regions(
             groups.with_aliases(group.nodes),
             family=group.family,
             name=name_of(groups.nodes(group)),
+            scope=_scope(group),
         )
         for group in groups.running_order()
     )
@@ -85,6 +87,12 @@ def name_of(nodes: Iterable[Node]) -> str:
     ops = [node.op for node in nodes]
     loud = [op for op in ops if op not in QUIET] or ops
     return "+".join(op for place, op in enumerate(loud) if place == 0 or loud[place - 1] != op)
+
+
+def _scope(group: Group) -> str:
+    """The module of the node that the kernel is built around, if there is one."""
+    loc = group.anchor.loc if group.anchor is not None else None
+    return loc.module if loc is not None else ""
 
 
 class _Fusion:
@@ -99,13 +107,13 @@ class _Fusion:
         """Gather what makes the keys and values of each write, and the queries beside them."""
         graph = self.groups.graph
         for node in graph.nodes:
-            if node.op != "kv_write":
+            if node.op not in ("kv_write", "latent_write"):
                 continue
             ends = [value for value in node.inputs[1:-1] if not isinstance(value.type, StateType)]
             ends += [
                 reader.inputs[0]
                 for reader in readers(graph, node.output)
-                if reader.op == "attention" and reader.attrs["layer"] == node.attrs["layer"]
+                if not keeps_state(reader) and reader.attrs.get("layer") == node.attrs["layer"]
             ]
             self._gather_heads(self.groups.of(node), ends)
 

@@ -22,11 +22,17 @@ JOINABLE = frozenset({"reshape", "permute"})
 
 
 class RemoveIdentities:
-    """The pass."""
+    """The pass.
 
-    name = "remove-identities"
+    Args:
+        name: its handle, where a pipeline has it more than once.
+    """
+
     requires: frozenset[str] = frozenset()
     ensures: frozenset[str] = frozenset()
+
+    def __init__(self, name: str = "remove-identities") -> None:
+        self.name = name
 
     def __call__(self, graph: Graph, context: PassContext) -> PassResult:
         """The graph without identities."""

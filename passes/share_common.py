@@ -19,11 +19,17 @@ from .manager import PassContext, PassResult
 
 
 class ShareCommon:
-    """The pass."""
+    """The pass.
 
-    name = "share-common"
+    Args:
+        name: its handle, where a pipeline has it more than once.
+    """
+
     requires: frozenset[str] = frozenset()
     ensures: frozenset[str] = frozenset()
+
+    def __init__(self, name: str = "share-common") -> None:
+        self.name = name
 
     def __call__(self, graph: Graph, context: PassContext) -> PassResult:
         """The graph with each computation once."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -154,6 +155,72 @@ def test_a_checkpoint_is_compiled_once(
             graphopt.LLM(checkpoint, dtype="bfloat16")
 
 
+def test_compiling_again_takes_what_is_there(
+    checkpoint: Path, own_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options: dict[str, Any] = {
+        "dtype": "float32",
+        "disabled_passes": ["share-common"],
+        "pass_fuel": 2,
+    }
+    assert not api.explain_cache(checkpoint, **options).is_hit
+    seen: list[str] = []
+    first = api.compile_reported(
+        checkpoint, observe=lambda name, before, after: seen.append(name), **options
+    )
+    assert first.compiled is not None
+    assert seen == [report.name for report in first.compiled.reports]
+    assert "share-common" not in seen
+    assert sum(report.rewrites for report in first.compiled.reports) == 2
+    assert " at %" in first.compiled.last_rewrite
+    assert first.compiled.seconds["tracing"] > 0
+    assert api.explain_cache(checkpoint, **options).is_hit
+
+    def never(*_: object, **__: object) -> None:
+        raise RuntimeError("compiled again")
+
+    monkeypatch.setattr(api, "compile_graph", never)
+    assert api.compile_reported(checkpoint, **options).compiled is None
+    for _ in range(2):  # out of the cache, then because it is there
+        copy = api.compile_reported(checkpoint, tmp_path / "copy.gopt", **options)
+        assert copy.compiled is None
+        assert copy.artifact.path == tmp_path / "copy.gopt"
+    weights = "weights/weights-0000.safetensors"
+    assert (copy.artifact.path / weights).samefile(first.artifact.path / weights)
+    told = api.explain_cache(checkpoint, dtype="bfloat16")
+    assert (told.is_hit, told.nearest) == (False, first.artifact.path)
+    assert sorted(map(str, told.changes)) == [
+        "disabled_passes was share-common, is ",
+        "dtype was float32, is bfloat16",
+        "pass_fuel was 2, is None",
+    ]
+    with pytest.raises(RuntimeError, match="compiled again"):
+        api.compile_checkpoint(checkpoint, **options, reuse=False)
+    with pytest.raises(RuntimeError, match="compiled again"):
+        api.compile_checkpoint(checkpoint, **options, keep_stages=True)
+    with pytest.raises(RuntimeError, match="compiled again"):
+        api.compile_checkpoint(checkpoint, **{**options, "pass_fuel": 1})
+
+
+def test_reusing_imports_no_compiler(checkpoint: Path, artifact: Path) -> None:
+    program = (
+        "import sys\nfrom graphopt import api\n"
+        "options = {'dtype': 'float32', 'block_size': 4}\n"
+        "found = api.compile_reported(sys.argv[1], sys.argv[2], **options)\n"
+        "print(found.compiled, {'torch', 'transformers'} & sys.modules.keys())\n"
+    )
+    words = [sys.executable, "-c", program, checkpoint, artifact]
+    done = subprocess.run(words, capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("None set()\n", "")
+
+
+def test_unknown_passes_are_refused_before_the_work(checkpoint: Path) -> None:
+    with pytest.raises(UsageError, match="no such pass") as caught:
+        api.compile_checkpoint(checkpoint, disabled_passes=["nothing"])
+    assert caught.value.expected is not None
+    assert "share-common" in caught.value.expected
+
+
 def test_what_is_cached_and_damaged_is_compiled_again(checkpoint: Path, own_cache: Path) -> None:
     told: list[str] = []
     for damaged in (False, True):
@@ -229,6 +296,9 @@ def test_stages_are_kept_when_asked(checkpoint: Path, tmp_path: Path) -> None:
     stages = sorted(p.stem for p in (found.path / "stages").iterdir())
     names = [one.name for one in decoder_pipeline()]
     assert stages == sorted(["traced", "constants", *names])
-    assert found.stage_text("share-common") == found.graph_text()
+    assert "rms_norm(" not in found.stage_text("share-common")
+    assert "rms_norm(" in found.stage_text("raise-rms-norm")
+    assert "q_proj-k_proj-v_proj.weight" not in found.stage_text("merge-linears")
+    assert "q_proj-k_proj-v_proj.weight" in found.graph_text()
     with pytest.raises(ArtifactError, match="no stage"):
         found.stage_text("absent")

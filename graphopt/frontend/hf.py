@@ -56,6 +56,11 @@ class Traced:
     model: PreTrainedModel
     notes: tuple[str, ...]
 
+    @property
+    def scalars(self) -> dict[str, float | int]:
+        """Values of the constants without dimensions."""
+        return _scalars(self.constants)
+
 
 @dataclass(frozen=True, slots=True)
 class Decoder:
@@ -66,6 +71,15 @@ class Decoder:
     model: PreTrainedModel
     limit: ContextLimit | None
     doubts: tuple[str, ...]
+
+    @property
+    def scalars(self) -> dict[str, float | int]:
+        """Values of the constants without dimensions."""
+        return _scalars(self.constants)
+
+
+def _scalars(constants: Mapping[str, torch.Tensor]) -> dict[str, float | int]:
+    return {name: tensor.item() for name, tensor in constants.items() if tensor.ndim == 0}
 
 
 def trace(
