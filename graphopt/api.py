@@ -6,6 +6,7 @@ Nothing here decides anything; each call hands one layer's result to the next.
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -22,7 +23,7 @@ from graphopt.artifact import (
     writable_place,
     write_artifact,
 )
-from graphopt.cache import ArtifactCache, checkpoint_factors
+from graphopt.cache import ArtifactCache, Change, checkpoint_factors, source_factor
 from graphopt.config import CompileOptions
 from graphopt.errors import ArtifactError, MachineError, UsageError
 from graphopt.ir.dtype import DType
@@ -31,8 +32,9 @@ from graphopt.ir.types import StateType, TensorType
 from graphopt.ledger import Ledger
 from graphopt.plan import Limits, Plan
 from graphopt.progress import ProgressFn, silent, weighed
+from graphopt.reuse import copy_artifact, reusable
 from graphopt.runtime import llm
-from graphopt.stages import lower
+from graphopt.stages import Lowered, check_names, lower
 from graphopt.target import Target
 
 if TYPE_CHECKING:
@@ -40,6 +42,8 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from graphopt.frontend.checkpoint import Checkpoint
+    from graphopt.frontend.hf import Decoder
+    from graphopt.passes.manager import Observe, PassReport
     from graphopt.runtime.executors.verification import VerifyReport
 
 # Logits of one step take at most this many bytes, which bounds the rows that scoring asks for.
@@ -65,6 +69,9 @@ class Compiled:
         ledger: what was decided.
         model: what the model is.
         load: gives the bytes of the weight called so.
+        reports: what each pass did.
+        last_rewrite: the latest rewrite that was applied, as ``rule at place``.
+        seconds: how long the other stages took, by name.
     """
 
     plan: Plan
@@ -73,6 +80,39 @@ class Compiled:
     ledger: Ledger
     model: ModelInfo
     load: Callable[[str], npt.NDArray[np.generic]]
+    reports: tuple[PassReport, ...]
+    last_rewrite: str
+    seconds: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """An artifact, and how it came about.
+
+    Attributes:
+        artifact: the artifact.
+        compiled: what was written into it; None if it was there already.
+    """
+
+    artifact: Artifact
+    compiled: Compiled | None
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """Whether something is cached.
+
+    Attributes:
+        path: where it is, or would be.
+        is_hit: whether compiling would take what is there.
+        nearest: the entry that is most like it; None if nothing is cached.
+        changes: what differs in that entry; nothing if it is the one, and damaged.
+    """
+
+    path: Path
+    is_hit: bool
+    nearest: Path | None
+    changes: tuple[Change, ...]
 
 
 def compile_options(
@@ -83,6 +123,8 @@ def compile_options(
     block_size: int = 16,
     quantize: str | None = None,
     allow_unproven: bool = False,
+    disabled_passes: Sequence[str] = (),
+    pass_fuel: int | None = None,
 ) -> CompileOptions:
     """Options as a user writes them, checked.
 
@@ -91,7 +133,14 @@ def compile_options(
         UnsupportedError: a value is known but not supported.
     """
     options = CompileOptions(
-        Target.parse(target), dtype, max_model_len, block_size, quantize, allow_unproven
+        Target.parse(target),
+        dtype,
+        max_model_len,
+        block_size,
+        quantize,
+        allow_unproven,
+        tuple(sorted(set(disabled_passes))),
+        pass_fuel,
     )
     options.check()
     return options
@@ -102,15 +151,20 @@ def compile_checkpoint(
     output: str | Path | None = None,
     *,
     keep_stages: bool = False,
+    reuse: bool = True,
     progress: ProgressFn | None = None,
     **options: Any,
 ) -> Artifact:
     """Compile a Hugging Face checkpoint into an artifact.
 
+    What was compiled before from the same files, options and versions is taken as it is: from the
+    output itself, or from the cache.
+
     Args:
         checkpoint: a folder, or a hub name that is in the local hub cache.
         output: folder of the artifact; None for graphopt's cache.
-        keep_stages: also keep the graph's text after each pass.
+        keep_stages: also keep the graph's text after each pass; nothing is reused then.
+        reuse: take an artifact made of the same facts if it is there.
         progress: told how far the work is.
         **options: see :func:`compile_options`.
 
@@ -120,20 +174,77 @@ def compile_checkpoint(
     Example:
         >>> compile_checkpoint("examples/demo-llama", "demo.gopt", dtype="float32")
     """
-    from graphopt.frontend.checkpoint import Checkpoint
+    return compile_reported(
+        checkpoint,
+        output,
+        keep_stages=keep_stages,
+        reuse=reuse,
+        progress=progress,
+        **options,
+    ).artifact
 
+
+def compile_reported(
+    checkpoint: str | Path,
+    output: str | Path | None = None,
+    *,
+    keep_stages: bool = False,
+    reuse: bool = True,
+    observe: Observe | None = None,
+    progress: ProgressFn | None = None,
+    **options: Any,
+) -> Outcome:
+    """As :func:`compile_checkpoint`, and what the passes did.
+
+    Args:
+        checkpoint: a folder, or a hub name that is in the local hub cache.
+        output: folder of the artifact; None for graphopt's cache.
+        keep_stages: also keep the graph's text after each pass; nothing is reused then.
+        reuse: take an artifact made of the same facts if it is there.
+        observe: called after each pass with its name and the graphs before and after it; nothing
+            is reused then.
+        progress: told how far the work is.
+        **options: see :func:`compile_options`.
+
+    Raises:
+        GraphoptError: with what, where, got, expected and what to do next.
+    """
+    from graphopt.frontend.location import find_folder
+
+    chosen = compile_options(**options)
+    folder = find_folder(checkpoint)
+    factors = _factors(folder, chosen)
+    cached = ArtifactCache().path_for(factors)
+    path = Path(output) if output is not None else cached
+    if reuse and observe is None and not keep_stages:
+        found = _reused(path, cached, factors)
+        if found is not None:
+            return Outcome(found, None)
     if sys.flags.optimize > 1:
         raise MachineError(
             "transformers cannot be used without docstrings, which python -OO strips",
             next="run without -OO and PYTHONOPTIMIZE=2; -O is fine",
         )
-    chosen = compile_options(**options)
-    source = Checkpoint.open(checkpoint)
-    factors = _factors(source.folder, chosen)
-    path = Path(output) if output is not None else ArtifactCache().path_for(factors)
+    from graphopt.frontend.checkpoint import Checkpoint
+
+    source = Checkpoint.open(folder)
     writable_place(path)
-    compiled = compile_graph(source, chosen, keep_stages=keep_stages, progress=progress)
+    compiled = compile_graph(
+        source, chosen, keep_stages=keep_stages, observe=observe, progress=progress
+    )
     write_artifact(path, _contents(source, compiled, factors, progress or silent))
+    return Outcome(read_artifact(path, check_digests=False), compiled)
+
+
+def _reused(path: Path, cached: Path, factors: Mapping[str, str]) -> Artifact | None:
+    """The artifact at ``path``, or the cached one made to be there too; None if there is none."""
+    found = reusable(path, factors)
+    if found is not None or path == cached:
+        return found
+    found = reusable(cached, factors)
+    if found is None:
+        return None
+    copy_artifact(found, path)
     return read_artifact(path, check_digests=False)
 
 
@@ -142,6 +253,7 @@ def compile_graph(
     options: CompileOptions,
     *,
     keep_stages: bool = False,
+    observe: Observe | None = None,
     progress: ProgressFn | None = None,
 ) -> Compiled:
     """Trace, rewrite and plan a checkpoint, reading only the headers of its weights."""
@@ -153,47 +265,84 @@ def compile_graph(
     from graphopt.passes.pipeline import decoder_pipeline
 
     report = progress or silent
+    disabled = frozenset(options.disabled_passes)
+    check_names(decoder_pipeline(), disabled)  # before the work, not after it
     report("tracing the model", 0, 0)
-    dtype = source.dtype if options.dtype == "auto" else DType.from_torch_name(options.dtype)
+    started = time.perf_counter()
+    dtype = _dtype(source, options)
     traced = trace(
         source.config,
         dtype=dtype,
         max_model_len=options.max_model_len,
         allow_unproven=options.allow_unproven,
+        rewrite=partial(_passes_on, disabled=disabled, fuel=options.pass_fuel),
     )
     binding = bind(traced.model, source)
+    tracing = time.perf_counter() - started
     report("rewriting the graph", 0, 0)
-    ledger, stages = Ledger(), {"traced": print_graph(traced.graph)}
+    context, stages = PassContext(fuel=options.pass_fuel), {"traced": print_graph(traced.graph)}
 
     def keep(name: str, before: Graph, stage: Graph) -> None:
         if keep_stages:
             stages[name] = print_graph(stage)
+        if observe is not None:
+            observe(name, before, stage)
 
     lowered = lower(
-        traced.graph, decoder_pipeline(), options.target, PassContext(ledger), observe=keep
+        traced.graph,
+        decoder_pipeline(traced.scalars),
+        options.target,
+        context,
+        disabled=disabled,
+        observe=keep,
     )
+    graph, constants = lowered.graph, lowered.hoisted.constants
+    stages["constants"] = print_graph(constants)
+    return Compiled(
+        _plan(source.folder.name, options, dtype, lowered, traced.max_model_len),
+        graph,
+        stages,
+        context.ledger,
+        _model_info(source, graph, traced.notes),
+        weight_loader(graph, binding, traced.constants, constants),
+        lowered.reports,
+        context.last,
+        {"tracing": tracing, **lowered.seconds},
+    )
+
+
+def _dtype(source: Checkpoint, options: CompileOptions) -> DType:
+    """The element type to compute in."""
+    return source.dtype if options.dtype == "auto" else DType.from_torch_name(options.dtype)
+
+
+def _plan(
+    name: str, options: CompileOptions, dtype: DType, lowered: Lowered, max_model_len: int
+) -> Plan:
     graph, memory = lowered.graph, lowered.memory
-    stages["constants"] = print_graph(lowered.hoisted.constants)
-    plan = Plan(
-        name=source.folder.name,
+    return Plan(
+        name=name,
         target=str(options.target),
         dtype=dtype,
         block_size=options.block_size,
         state=_state(graph),
-        limits=_limits(graph, traced.max_model_len),
+        limits=_limits(graph, max_model_len),
         inputs=memory.inputs,
         output=memory.output,
         slots=memory.slots,
         pieces=lowered.pieces,
     )
-    return Compiled(
-        plan,
-        graph,
-        stages,
-        ledger,
-        _model_info(source, graph, traced.notes),
-        weight_loader(graph, binding, traced.constants, lowered.hoisted.constants),
-    )
+
+
+def _passes_on(decoder: Decoder, *, disabled: frozenset[str], fuel: int | None) -> Graph:
+    """What the passes make of a traced decoder, constants left in place."""
+    from graphopt.passes.manager import PassContext, run_passes
+    from graphopt.passes.pipeline import decoder_pipeline
+
+    pipeline = decoder_pipeline(decoder.scalars)
+    passes = disabled & {one.name for one in pipeline}
+    graph, _ = run_passes(decoder.graph, pipeline, PassContext(fuel=fuel), disabled=passes)
+    return graph
 
 
 def open_artifact(
@@ -225,19 +374,36 @@ def open_artifact(
             return read_artifact(cached)
         except ArtifactError:  # damaged, and at hand is what it was made from
             (progress or silent)("compiling again, for what is cached is damaged", 0, 0)
-    return compile_checkpoint(path, cached, progress=progress, **options)
+    return compile_checkpoint(path, cached, reuse=False, progress=progress, **options)
+
+
+def explain_cache(checkpoint: str | Path, **options: Any) -> Explanation:
+    """Whether a checkpoint is cached with these options, and if not, what changed.
+
+    Args:
+        checkpoint: a folder, or a hub name.
+        **options: see :func:`compile_options`.
+
+    Raises:
+        GraphoptError: there is no such checkpoint, or an option makes no sense.
+    """
+    from graphopt.frontend.location import find_folder
+
+    factors = _factors(find_folder(checkpoint), compile_options(**options))
+    cache = ArtifactCache()
+    path = cache.path_for(factors)
+    if reusable(path, factors) is not None:
+        return Explanation(path, True, path, ())
+    entry, changes = cache.nearest(factors) or (None, ())
+    return Explanation(path, False, entry.path if entry is not None else None, changes)
 
 
 def _factors(checkpoint: Path, options: CompileOptions) -> dict[str, str]:
     return {
         **checkpoint_factors(checkpoint),
+        **options.factors(),
         **_versions(),
-        "target": str(options.target),
-        "dtype": options.dtype,
-        "max_model_len": str(options.max_model_len),
-        "block_size": str(options.block_size),
-        "quantize": str(options.quantize),
-        "allow_unproven": str(options.allow_unproven),
+        "source": source_factor(),
     }
 
 

@@ -118,7 +118,7 @@ def write_artifact(path: Path, contents: Contents) -> None:
             next="free some space, or write to another disk with -o",
         )
     try:
-        with _replacing(path) as folder:
+        with replacing(path) as folder:
             _write_files(folder, contents)
     except OSError as error:
         raise _unwritable(path, error) from error
@@ -251,7 +251,7 @@ def _unwritable(path: Path, error: Exception) -> MachineError:
 
 
 @contextmanager
-def _replacing(path: Path) -> Iterator[Path]:
+def replacing(path: Path) -> Iterator[Path]:
     """A temporary folder beside ``path`` that takes its place at the end, or vanishes on an error.
 
     What an interrupted writer left behind is removed by the next one.

@@ -1,8 +1,8 @@
 """Compiled checkpoints kept for the next time, found by the facts that made them.
 
 A key is the hash of named factors, and the factors stand in each artifact's manifest, so a miss can
-say which of them changed. The folder is ``$GRAPHOPT_CACHE``, else ``$XDG_CACHE_HOME/graphopt``,
-else ``~/.cache/graphopt``.
+say which of them changed: a file, an option, a version, or the compiler itself. The folder is
+``$GRAPHOPT_CACHE``, else ``$XDG_CACHE_HOME/graphopt``, else ``~/.cache/graphopt``.
 """
 
 from __future__ import annotations
@@ -13,11 +13,16 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 from graphopt.errors import MachineError
 
 MANIFEST_NAME = "manifest.json"
+# How the factors of files begin; the file's name follows.
+FILE, WEIGHTS = "file ", "weights "
+# Folders of the package whose source makes artifacts what they are; "" is the package's own files.
+COMPILER = ("", "ir", "frontend", "passes", "codegen")
 
 
 def cache_folder() -> Path:
@@ -36,20 +41,62 @@ def key_of(factors: Mapping[str, str]) -> str:
 
 def checkpoint_factors(folder: Path) -> dict[str, str]:
     """What identifies a checkpoint: its small files by content, its weights by size and time."""
-    contents, weights = hashlib.sha256(), hashlib.sha256()
+    factors = {"checkpoint": str(folder.resolve())}
     for file in sorted(folder.iterdir()):
         if not file.is_file():
             continue
         stat = file.stat()
         if file.suffix == ".safetensors":
-            weights.update(f"{file.name}\0{stat.st_size}\0{stat.st_mtime_ns}\0".encode())
+            factors[WEIGHTS + file.name] = f"{stat.st_size} bytes of {_moment(stat.st_mtime_ns)}"
         elif file.suffix in (".json", ".jinja", ".model", ".txt") and stat.st_size < 1 << 26:
-            contents.update(file.name.encode() + b"\0" + file.read_bytes() + b"\0")
-    return {
-        "checkpoint": str(folder.resolve()),
-        "files": contents.hexdigest(),
-        "weights": weights.hexdigest(),
-    }
+            factors[FILE + file.name] = hashlib.sha256(file.read_bytes()).hexdigest()[:16]
+    return factors
+
+
+def source_factor() -> str:
+    """A digest of the compiler's own source, so that a change of a pass is a change of the key.
+
+    What only runs artifacts or talks to users is left out.
+    """
+    home, digest = Path(__file__).resolve().parent, hashlib.sha256()
+    for room in COMPILER:
+        # A checkout has links to the folders; they are followed.
+        place = (home / room).resolve()
+        for file in sorted(place.rglob("*")) if room else sorted(place.glob("*.py")):
+            if file.is_file() and "__pycache__" not in file.parts:
+                digest.update(f"{room}/{file.relative_to(place)}\0".encode())
+                digest.update(hashlib.sha256(file.read_bytes()).digest())
+    return digest.hexdigest()[:16]
+
+
+def _moment(nanoseconds: int) -> str:
+    """A time as people read it, to the nanosecond."""
+    seconds, rest = divmod(nanoseconds, 10**9)
+    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%d %H:%M:%S}.{rest:09} UTC"
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A factor that differs from the one in the cache; None where there is none."""
+
+    factor: str
+    cached: str | None
+    now: str | None
+
+    def __str__(self) -> str:
+        """What changed, in words."""
+        kind, _, name = self.factor.partition(" ")
+        if name:
+            file = f"weight file {name}" if f"{kind} " == WEIGHTS else name
+            if self.cached is None or self.now is None:
+                return f"{file} was {'added' if self.cached is None else 'removed'}"
+            why = f": it was {self.cached}, is {self.now}" if f"{kind} " == WEIGHTS else ""
+            return f"{file} changed{why}"
+        if self.factor == "source":
+            return "the source code of the compiler changed"
+        if self.factor == "checkpoint":
+            return f"the checkpoint was at {self.cached}, is at {self.now}"
+        return f"{self.factor} was {self.cached}, is {self.now}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,19 +129,20 @@ class ArtifactCache:
             except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
                 continue
 
-    def why_miss(self, factors: Mapping[str, str]) -> tuple[str, ...]:
-        """For the nearest entry, ``factor: cached …, now …`` for each factor that differs."""
-        best: tuple[str, ...] = ("nothing is cached",)
-        for number, entry in enumerate(self.entries()):
-            names = sorted({*entry.factors, *factors})
-            rows = tuple(
-                f"{name}: cached {entry.factors.get(name)}, now {factors.get(name)}"
-                for name in names
-                if entry.factors.get(name) != factors.get(name)
-            )
-            if number == 0 or len(rows) < len(best):
-                best = rows
-        return best
+    def nearest(self, factors: Mapping[str, str]) -> tuple[CacheEntry, tuple[Change, ...]] | None:
+        """The entry with the fewest changes, of this checkpoint if there is one, and its changes.
+
+        None if nothing is cached.
+        """
+        found = [(entry, _changes(entry.factors, factors)) for entry in self.entries()]
+        return min(
+            found,
+            key=lambda pair: (
+                pair[0].factors.get("checkpoint") != factors.get("checkpoint"),
+                len(pair[1]),
+            ),
+            default=None,
+        )
 
     def clear(self) -> int:
         """Remove every artifact; the answer is the number of bytes they took.
@@ -114,3 +162,11 @@ class ArtifactCache:
                 got=error.strerror,
             ) from error
         return total
+
+
+def _changes(cached: Mapping[str, str], now: Mapping[str, str]) -> tuple[Change, ...]:
+    return tuple(
+        Change(name, cached.get(name), now.get(name))
+        for name in dict.fromkeys([*now, *cached])
+        if cached.get(name) != now.get(name)
+    )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
 from graphopt.errors import UnsupportedError, UsageError
 from graphopt.target import Target
@@ -21,6 +21,8 @@ class CompileOptions:
         block_size: KV slots in a block, a positive number.
         quantize: None; kernels for quantized weights do not exist yet.
         allow_unproven: compile a model whose agreement with transformers could not be tested.
+        disabled_passes: names of passes and fusions to leave out, in alphabetical order.
+        pass_fuel: rewrites after which passes stop; None for no end.
     """
 
     target: Target = field(default_factory=lambda: Target("cpu"))
@@ -29,6 +31,12 @@ class CompileOptions:
     block_size: int = 16
     quantize: str | None = None
     allow_unproven: bool = False
+    disabled_passes: tuple[str, ...] = ()
+    pass_fuel: int | None = None
+
+    def factors(self) -> dict[str, str]:
+        """Every field as text, by name."""
+        return {one.name: _text(getattr(self, one.name)) for one in fields(self)}
 
     def check(self) -> None:
         """Refuse what makes no sense or does not exist yet.
@@ -45,6 +53,8 @@ class CompileOptions:
             raise UsageError("max_model_len must be positive", got=self.max_model_len)
         if not 1 <= self.block_size <= 1024:
             raise UsageError("block_size is out of range", got=self.block_size, expected="1..1024")
+        if self.pass_fuel is not None and self.pass_fuel < 0:
+            raise UsageError("pass_fuel must not be negative", got=self.pass_fuel)
         if self.quantize is not None:
             raise UnsupportedError(
                 "quantized weights are not supported yet",
@@ -57,3 +67,7 @@ class CompileOptions:
                 expected="--target cpu",
                 next="compile for cpu; GPU kernels come with a later version",
             )
+
+
+def _text(value: object) -> str:
+    return ", ".join(value) if isinstance(value, tuple) else str(value)

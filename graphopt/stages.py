@@ -58,6 +58,17 @@ def stage_names(pipeline: Sequence[Pass]) -> tuple[str, ...]:
     return (*(one.name for one in pipeline), *FUSIONS)
 
 
+def check_names(pipeline: Sequence[Pass], disabled: frozenset[str]) -> None:
+    """Demands that there are passes or fusions of these names.
+
+    Raises:
+        UsageError: there is none of some name.
+    """
+    known = stage_names(pipeline)
+    if unknown := sorted(disabled - set(known)):
+        raise UsageError("no such pass", got=", ".join(unknown), expected=", ".join(known))
+
+
 def lower(
     graph: Graph,
     pipeline: Sequence[Pass],
@@ -90,9 +101,7 @@ def lower(
     from graphopt.passes.memory import plan_memory
     from graphopt.passes.partition import in_few_pieces, partition, why_not_on
 
-    known = stage_names(pipeline)
-    if unknown := sorted(disabled - set(known)):
-        raise UsageError("no such pass", got=", ".join(unknown), expected=", ".join(known))
+    check_names(pipeline, disabled)
     final, reports = run_passes(
         graph, pipeline, context, disabled=disabled - set(FUSIONS), observe=observe
     )

@@ -1,12 +1,14 @@
 """The cache finds what was compiled from the same facts, and says which fact changed."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 
 import pytest
 
-from graphopt.cache import ArtifactCache, cache_folder, checkpoint_factors, key_of
+import graphopt.cache as cache_module
+from graphopt.cache import ArtifactCache, Change, cache_folder, checkpoint_factors, key_of
 from graphopt.errors import MachineError
 
 
@@ -33,25 +35,71 @@ def test_key_depends_on_every_factor_and_not_on_order() -> None:
 
 def test_checkpoint_factors_see_every_change(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "notes.md").write_text("not of the model")
     weights = tmp_path / "model.safetensors"
     weights.write_bytes(b"12345678")
     first = checkpoint_factors(tmp_path)
     assert checkpoint_factors(tmp_path) == first
+    assert first.keys() == {"checkpoint", "file config.json", "weights model.safetensors"}
     (tmp_path / "config.json").write_text("{ }")
     second = checkpoint_factors(tmp_path)
-    assert second["files"] != first["files"]
-    assert second["weights"] == first["weights"]
-    weights.write_bytes(b"123456789")
-    assert checkpoint_factors(tmp_path)["weights"] != first["weights"]
+    assert {name for name in first if first[name] != second[name]} == {"file config.json"}
+    os.utime(weights, ns=(0, 1))  # other bytes of the same size, by the look of it
+    third = checkpoint_factors(tmp_path)
+    assert {name for name in first if second[name] != third[name]} == {"weights model.safetensors"}
+    assert third["weights model.safetensors"] == "8 bytes of 1970-01-01 00:00:00.000000001 UTC"
 
 
-def test_a_miss_names_the_factor_that_changed(tmp_path: Path) -> None:
+def test_a_miss_names_what_changed(tmp_path: Path) -> None:
     cache = ArtifactCache(tmp_path)
     wanted = {"checkpoint": "/m/tiny", "dtype": "float32", "torch": "2.13"}
-    assert cache.why_miss(wanted) == ("nothing is cached",)
-    put(cache, {"checkpoint": "/m/other", "dtype": "bfloat16", "torch": "2.11"})
-    put(cache, wanted | {"dtype": "bfloat16"})
-    assert cache.why_miss(wanted) == ("dtype: cached bfloat16, now float32",)
+    assert cache.nearest(wanted) is None
+    put(cache, {"checkpoint": "/m/other", "dtype": "float32", "torch": "2.13"})
+    kept = put(cache, wanted | {"dtype": "bfloat16", "torch": "2.11"})
+    found = cache.nearest(wanted)
+    assert found is not None
+    entry, changes = found
+    assert entry.path == kept  # the same checkpoint, though more of it changed
+    assert list(map(str, changes)) == [
+        "dtype was bfloat16, is float32",
+        "torch was 2.11, is 2.13",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (Change("file config.json", "a", "b"), "config.json changed"),
+        (Change("file chat.jinja", None, "b"), "chat.jinja was added"),
+        (Change("file chat.jinja", "a", None), "chat.jinja was removed"),
+        (Change("weights m.safetensors", "1", "2"), "weight file m.safetensors changed: it was 1,"),
+        (Change("weights m.safetensors", "1", None), "weight file m.safetensors was removed"),
+        (Change("source", "a", "b"), "the source code of the compiler changed"),
+        (Change("checkpoint", "/a", "/b"), "the checkpoint was at /a, is at /b"),
+        (Change("pass_fuel", "None", "3"), "pass_fuel was None, is 3"),
+    ],
+)
+def test_changes_in_words(change: Change, words: str) -> None:
+    assert str(change).startswith(words)
+
+
+def test_the_compilers_own_source_is_a_factor(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = tmp_path / "graphopt"
+    for room in ("ir", "frontend", "codegen/templates", "runtime", "cli"):
+        (home / room).mkdir(parents=True)
+    (tmp_path / "passes").mkdir()
+    (home / "passes").symlink_to("../passes")  # as in a checkout
+    monkeypatch.setattr(cache_module, "__file__", str(home / "cache.py"))
+    seen = [cache_module.source_factor()]
+    for name in ("plan.py", "ir/graph.py", "passes/a.py", "codegen/templates/k.jinja"):
+        (home / name).write_text("x")
+        seen.append(cache_module.source_factor())
+    assert len(set(seen)) == 5
+    for name in ("runtime/engine.py", "cli/main.py"):
+        (home / name).write_text("x")
+        assert cache_module.source_factor() == seen[-1]
 
 
 def test_entries_and_clear(tmp_path: Path) -> None:

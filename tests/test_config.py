@@ -1,5 +1,7 @@
 """Options are checked once, and what does not exist yet is refused by name."""
 
+from dataclasses import fields
+
 import pytest
 
 from graphopt.config import CompileOptions
@@ -18,6 +20,7 @@ def test_the_defaults_are_valid() -> None:
         CompileOptions(max_model_len=0),
         CompileOptions(block_size=0),
         CompileOptions(block_size=2000),
+        CompileOptions(pass_fuel=-1),
     ],
 )
 def test_nonsense_is_a_usage_error(options: CompileOptions) -> None:
@@ -32,3 +35,13 @@ def test_what_does_not_exist_yet_is_refused_with_a_way_out(options: CompileOptio
     with pytest.raises(UnsupportedError) as caught:
         options.check()
     assert caught.value.next
+
+
+def test_every_field_is_a_factor() -> None:
+    plain = CompileOptions().factors()
+    assert plain.keys() == {field.name for field in fields(CompileOptions)}
+    changed = CompileOptions(disabled_passes=("a", "b"), pass_fuel=0).factors()
+    assert {name: changed[name] for name in plain if plain[name] != changed[name]} == {
+        "disabled_passes": "a, b",
+        "pass_fuel": "0",
+    }

@@ -21,7 +21,7 @@ from .tree import Source
 FLOORS: tuple[tuple[str, ...], ...] = (
     ("errors", "progress", "target", "config"),
     ("ir", "safetensors_io", "cache"),
-    ("ledger", "region", "signature", "plan", "arena", "artifact"),
+    ("ledger", "region", "signature", "plan", "arena", "artifact", "reuse", "report"),
     ("frontend", "passes", "codegen", "runtime"),
     ("stages", "api", "function_api", ""),  # "" is graphopt/__init__.py
     ("doctor", "cli", "__main__"),
