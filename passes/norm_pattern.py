@@ -2,7 +2,8 @@
 
     over_root(x, mean(square(x)))     x * rsqrt(mean(x * x) + eps), and its other spellings
 
-Attributes that a match then holds: ``dims`` and ``keepdim`` of the mean, ``eps`` if any is added.
+Attributes that a match then holds: ``dims`` and ``keepdim`` of the mean, ``count`` if it is a sum
+over a number, ``eps`` if any is added.
 """
 
 from __future__ import annotations
@@ -23,8 +24,10 @@ _AXES = {"dims": Attr("dims"), "keepdim": Attr("keepdim")}
 
 
 def mean(x: Pattern) -> Pattern:
-    """The mean of x."""
-    return op.mean(x, **_AXES)
+    """The mean of x, or its sum over a number."""
+    return either(
+        op.mean(x, **_AXES), op.div(op.sum(x, **_AXES), scalar=Attr("count"), reverse=False)
+    )
 
 
 def variance(x: Pattern) -> Pattern:
@@ -64,6 +67,8 @@ def normalizes_rows(m: Match, parameters: Sequence[str]) -> Verdict:
         return refuse(f"the mean is over dimensions {m['dims']} of {x}, not the last one", m.x)
     if not m["keepdim"]:
         return refuse("the mean drops its dimension, so rows meet columns", m.x)
+    if "count" in m and m["count"] != x.shape[-1]:
+        return refuse(f"the sum over {x.shape[-1]} elements is divided by {m['count']}", m.x)
     if "wide" in m and m["wide"].nbytes < 4:
         return refuse(f"the mean of squares is computed in {m['wide']}", m.x)
     if result.type != x:

@@ -11,13 +11,7 @@ from graphopt.ir.graph import Graph
 from graphopt.ledger import Entry
 from graphopt.passes.inline_scalars import InlineScalars
 from graphopt.passes.manager import Pass
-from graphopt.passes.raise_embedding_scale import raise_embedding_scale
-from graphopt.passes.raise_gelu import raise_gelu
-from graphopt.passes.raise_glu import raise_glu
-from graphopt.passes.raise_layer_norm import raise_layer_norm
-from graphopt.passes.raise_rms_norm import raise_rms_norm
-from graphopt.passes.raise_silu import raise_silu
-from graphopt.passes.raise_softcap import raise_softcap
+from graphopt.passes.pipeline import raising as rules
 from graphopt.passes.remove_identities import RemoveIdentities
 from graphopt.passes.share_common import ShareCommon
 from tests.models.families import small_config
@@ -33,7 +27,7 @@ def traced(family: str, dtype: DType) -> Decoder:
 
 
 def raising(decoder: Decoder) -> tuple[Pass, ...]:
-    """Everything that makes one operator of many, in the order of the pipeline."""
+    """Everything that makes one operator of many, after what it needs to be clean."""
     numbers = {
         name: tensor.item() for name, tensor in decoder.constants.items() if tensor.ndim == 0
     }
@@ -41,13 +35,7 @@ def raising(decoder: Decoder) -> tuple[Pass, ...]:
         RemoveIdentities(),
         ShareCommon(),
         InlineScalars(numbers),
-        raise_silu(),
-        raise_gelu(),
-        raise_softcap(),
-        raise_glu(),
-        raise_layer_norm(),
-        raise_rms_norm(),
-        raise_embedding_scale(),
+        *rules(),
     )
 
 

@@ -24,12 +24,15 @@ def verdict(
     dims: tuple[int, ...] = (1,),
     middle: DType = DType.F32,
     reused: str = "",
+    count: float | None = None,
 ) -> Verdict:
     b = GraphBuilder("g")
     x = b.input("x", TensorType(DType.BF16, shape))
     wide_x = b.one("cast", [x], {"dtype": middle})
     squared = b.one("pow", [wide_x], {"scalar": 2.0})
-    moment = b.one("mean", [squared], {"dims": dims, "keepdim": True})
+    moment = b.one("sum" if count else "mean", [squared], {"dims": dims, "keepdim": True})
+    if count:
+        moment = b.one("div", [moment], {"scalar": count})
     inverse = b.one("rsqrt", [moment])
     normed = b.one("mul", [wide_x, inverse])
     back = b.one("cast", [normed], {"dtype": DType.BF16})
@@ -62,6 +65,11 @@ def test_a_normalized_value_may_not(reused: str) -> None:
 def test_a_norm_computed_in_half_precision_between_casts() -> None:
     refused = verdict(middle=DType.F16)
     assert "computed in f16" in refused.reason
+
+
+def test_a_sum_over_its_count_is_a_mean() -> None:
+    assert verdict(count=7.0).accepted
+    assert "over 7 elements is divided by 6.0" in verdict(count=6.0).reason
 
 
 def test_columns_and_wrong_weights() -> None:
