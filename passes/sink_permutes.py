@@ -92,6 +92,7 @@ class _Sinker:
         self._constants = constant_values(graph)
         self._waiting: dict[Value, _Waiting] = {}
         self._settled: set[Value] = set()
+        self._moved: dict[tuple[Value, Dims], Value | None] = {}
 
     def copy(self, node: Node) -> None:
         """Replays a node as it is; what it reads no longer waits."""
@@ -215,6 +216,12 @@ class _Sinker:
         if is_identity(tuple(dim - (rank - len(shape)) for dim in tail)):
             return self.rewriter.value(value)
         full = (*(1,) * (rank - len(shape)), *shape)
+        if (value, dims) not in self._moved:
+            self._moved[value, dims] = self._move(value, full, dims)
+        return self._moved[value, dims]
+
+    def _move(self, value: Value, full: Shape, dims: Dims) -> Value | None:
+        """As ``_under``, of a value that has to have another shape, made for the first time."""
         wanted = source_shape(full, dims)
         if moves_only_ones(full, dims):
             return self.rewriter.one("reshape", [value], {"shape": wanted})
