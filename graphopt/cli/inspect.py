@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from .options import debug_option, json_option
 from .output import print_json, print_rows, print_table
+
+if TYPE_CHECKING:
+    from graphopt.artifact import Artifact
+    from graphopt.ledger import Entry
+
+REPORT = "report.html"
 
 
 @click.command(short_help="Show what is in an artifact.")
@@ -21,9 +28,20 @@ from .output import print_json, print_rows, print_table
 @click.option(
     "--ledger",
     is_flag=True,
-    help="Print what was decided when compiling, and why; equal decisions are counted together.",
+    help="Print what was decided when compiling, and why; equal decisions in several layers "
+    "are one row.",
 )
+@click.option("--all", "each", is_flag=True, help="With --ledger: a row for each decision.")
+@click.option("--rule", metavar="NAME", help="With --ledger: only what this rule decided.")
+@click.option("--refused", is_flag=True, help="With --ledger: only what was refused.")
 @click.option("--plan", is_flag=True, help="Print the pieces, their steps and why each ends.")
+@click.option("--report", is_flag=True, help="Write the report, a page for a browser, to a file.")
+@click.option(
+    "-o",
+    "--output",
+    metavar="FILE",
+    help=f"With --report: where to. Default: {REPORT} in this folder.",
+)
 @click.option("--check", is_flag=True, help="Also read every file and compare its digest.")
 @json_option
 @debug_option
@@ -33,28 +51,39 @@ def command(
     graph: bool,
     stage: str | None,
     ledger: bool,
+    each: bool,
+    rule: str | None,
+    refused: bool,
     plan: bool,
+    report: bool,
+    output: str | None,
     check: bool,
     as_json: bool,
 ) -> None:
-    """Show what is in ARTIFACT: a summary, or its graph, ledger or plan.
+    """Show what is in ARTIFACT: a summary, or its graph, ledger, plan or report.
 
-    Example: graphopt inspect demo.gopt --ledger
+    Example: graphopt inspect demo.gopt --ledger --refused
     """
     from graphopt.artifact import read_artifact
 
     from . import summary
 
+    _needs(ledger, "--ledger", {"--all": each, "--rule": rule, "--refused": refused})
+    _needs(report, "--report", {"-o": output})
     opened = read_artifact(artifact, check_digests=check)
     views: dict[str, Any] = {}
     if graph:
         views["graph"] = opened.graph_text()
     if stage is not None:
         views["stage"] = opened.stage_text(stage)
+    entries: list[Entry] = []
     if ledger:
-        views["ledger"] = opened.ledger().to_json()
+        entries = summary.chosen_entries(opened.ledger().entries, rule=rule, refused=refused)
+        views.update(summary.ledger_json(entries))
     if plan:
         views["plan"] = opened.plan.to_json()
+    if report:
+        views["report"] = write_report(opened, output or REPORT)
     if as_json:
         print_json(views or summary.summarize(opened))
         return
@@ -62,11 +91,59 @@ def command(
         if text in views:
             click.echo(views[text], nl=False)
     if ledger:
-        print_table(
-            summary.LEDGER_COLUMNS, summary.ledger_rows(opened.ledger().entries), right=(2, 3)
-        )
+        _print_ledger(entries, each=each)
     if plan:
         for line in summary.plan_lines(opened.plan):
             click.echo(line)
+    if report:
+        print_rows([("report", f"{output or REPORT}: open it in a browser")])
     if not views:
         print_rows(summary.inspect_rows(summary.summarize(opened)))
+
+
+def _needs(given: bool, option: str, dependent: dict[str, object]) -> None:
+    """Refuse options that mean nothing without another one."""
+    from graphopt.errors import UsageError
+
+    alone = [name for name, value in dependent.items() if value not in (None, False)]
+    if alone and not given:
+        raise UsageError(
+            f"{alone[0]} means nothing without {option}", next=f"add {option}, or leave it out"
+        )
+
+
+def _print_ledger(entries: list[Entry], *, each: bool) -> None:
+    from . import summary
+
+    columns: tuple[str, ...] = summary.EACH_COLUMNS if each else summary.LEDGER_COLUMNS
+    rows = summary.each_row(entries) if each else summary.ledger_rows(entries)
+    verdicts = columns.index("decision")
+    styles = ["yellow" if row[verdicts] == "refused" else "" for row in rows]
+    right = [columns.index(name) for name in ("places", "saves") if name in columns]
+    print_table(columns, rows, right=right, styles=styles)
+    click.echo()
+    print_table(summary.TOTAL_COLUMNS, summary.total_rows(entries), right=(1, 2, 3))
+
+
+def write_report(opened: Artifact, output: str) -> dict[str, object]:
+    """Write the page for an artifact; the answer says where it is and how large.
+
+    Raises:
+        ArtifactError: what the page is made from is damaged.
+        MachineError: it cannot be written there.
+    """
+    from graphopt.errors import MachineError
+    from graphopt.report.page import report_page
+    from graphopt.report.source import source_of
+
+    page = report_page(source_of(opened)).encode()
+    try:
+        Path(output).write_bytes(page)
+    except OSError as error:
+        raise MachineError(
+            "the report cannot be written",
+            where=output,
+            got=error.strerror or error,
+            next="name another file with -o",
+        ) from error
+    return {"file": output, "bytes": len(page)}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from .output import human_bytes, human_count
@@ -39,6 +40,7 @@ def summarize(artifact: Artifact) -> dict[str, Any]:
         "steps": sum(1 for _ in plan.steps()),
         "steps_per_backend": dict(Counter(step.backend for step in plan.steps()).most_common()),
         "buffer_bytes": {str(tokens): buffer_bytes(plan, tokens) for tokens in STEP_TOKENS},
+        "memory": memory(artifact),
         "weight_bytes": artifact.weight_bytes,
         "total_bytes": sum(files.values()),
         "tokenizer": artifact.tokenizer_dir is not None,
@@ -49,12 +51,30 @@ def summarize(artifact: Artifact) -> dict[str, Any]:
 
 
 def buffer_bytes(plan: Plan, tokens: int) -> int:
-    """Bytes of all buffers in a step of one sequence with ``tokens`` tokens and one row."""
-    from graphopt.ir.shape import evaluate
+    """Bytes of the arena in a step of one sequence with ``tokens`` tokens and one row."""
+    from graphopt.arena import layout
 
     blocks = -(-plan.limits.max_model_len // plan.block_size)
-    sizes = {"T": tokens, "S": 1, "R": 1, "P": blocks}
-    return sum(evaluate(slot.nbytes, sizes) for slot in plan.slots)
+    return layout(plan, {"T": tokens, "S": 1, "R": 1, "P": blocks}).peak_bytes
+
+
+def memory(artifact: Artifact) -> dict[str, Any]:
+    """What serving on this machine would take by default, and what to change if it does not fit."""
+    from graphopt.errors import MachineError
+    from graphopt.runtime.llm import engine_limits
+    from graphopt.runtime.preflight import free_memory_bytes, memory_need, preflight
+
+    plan, weights, free = artifact.plan, artifact.weight_bytes, free_memory_bytes()
+    limits = engine_limits(plan)
+    rows = memory_need(plan, weights, limits, free_bytes=free).rows()
+    try:
+        preflight(plan, weights, limits, free_memory=lambda: free)
+    except MachineError as error:
+        advice = error.next
+    else:
+        advice = None
+    parts = [{"part": name, "bytes": nbytes, "for": purpose} for name, nbytes, purpose in rows]
+    return {"parts": parts, "advice": advice}
 
 
 def compile_rows(summary: Mapping[str, Any]) -> Rows:
@@ -85,6 +105,7 @@ def inspect_rows(summary: Mapping[str, Any]) -> Rows:
         ("tokenizer", "yes" if summary["tokenizer"] else "no, prompts are token ids"),
         ("plan", _plan(summary)),
         ("buffers", buffers),
+        ("memory", _memory(summary["memory"])),
         ("KV cache", f"{human_bytes(kv)} a token, {human_bytes(context)} a full context"),
         ("", f"{summary['state']}, {summary['block_size']} tokens a block"),
         ("made by", ", ".join(f"{name} {v}" for name, v in summary["versions"].items())),
@@ -101,30 +122,103 @@ def _model(summary: Mapping[str, Any]) -> str:
     return f"{summary['model']}, {summary['architecture']}, {parameters} parameters"
 
 
+def _memory(memory: Mapping[str, Any]) -> str:
+    parts = memory["parts"]
+    sizes = [human_bytes(row["bytes"]) for row in parts]
+    width, right = max(len(row["part"]) for row in parts), max(map(len, sizes))
+    lines = [
+        f"{row['part']:<{width}}  {size:>{right}}  {row['for']}".rstrip()
+        for row, size in zip(parts, sizes, strict=True)
+    ]
+    return "\n".join(lines + ([f"does not fit: {memory['advice']}"] if memory["advice"] else []))
+
+
 def _plan(summary: Mapping[str, Any]) -> str:
     steps = ", ".join(f"{n} by {name}" for name, n in summary["steps_per_backend"].items())
     return f"{summary['pieces']} pieces, {summary['steps']} steps ({steps})"
 
 
-LEDGER_COLUMNS = ("rule", "verdict", "places", "saves", "reason", "first at")
+LEDGER_COLUMNS = ("rule", "where", "decision", "places", "saves", "reason")
+EACH_COLUMNS = ("rule", "where", "decision", "saves", "reason")
+TOTAL_COLUMNS = ("rule", "applied", "refused", "saves")
+
+
+def chosen_entries(
+    entries: Sequence[Entry], *, rule: str | None = None, refused: bool = False
+) -> list[Entry]:
+    """The decisions of one rule, or of all, and only what was refused, or all.
+
+    Raises:
+        UsageError: no rule of that name decided anything.
+    """
+    from graphopt.errors import UsageError
+
+    rules = dict.fromkeys(entry.rule for entry in entries)
+    if rule is not None and rule not in rules:
+        raise UsageError(
+            "no such rule in the ledger", got=rule, expected=", ".join(rules) or "an empty ledger"
+        )
+    return [
+        entry
+        for entry in entries
+        if (rule is None or entry.rule == rule) and not (refused and entry.applied)
+    ]
+
+
+def ledger_json(entries: Sequence[Entry]) -> dict[str, Any]:
+    """Decisions and what each rule decided, as plain data."""
+    from graphopt.report.decisions import totals
+
+    return {
+        "ledger": [asdict(entry) for entry in entries],
+        "ledger_totals": [asdict(total) for total in totals(entries)],
+    }
 
 
 def ledger_rows(entries: Sequence[Entry]) -> list[tuple[object, ...]]:
-    """The ledger with equal decisions counted together, in the order of their first occurrence."""
-    groups: dict[tuple[str, bool, str], list[Entry]] = {}
-    for entry in entries:
-        groups.setdefault((entry.rule, entry.applied, entry.reason), []).append(entry)
+    """The ledger with equal decisions in one row: how many, in which layers, for example why."""
+    from graphopt.report.decisions import group_decisions
+
     return [
         (
-            rule,
-            "applied" if applied else "refused",
-            len(group),
-            human_bytes(saved) if (saved := sum(row.saves_bytes for row in group)) else "",
-            reason,
-            group[0].where,
+            group.first.rule,
+            group.where,
+            _decision(group.first),
+            len(group.entries),
+            _saved(group.saves_bytes),
+            group.first.reason,
         )
-        for (rule, applied, reason), group in groups.items()
+        for group in group_decisions(entries)
     ]
+
+
+def each_row(entries: Sequence[Entry]) -> list[tuple[object, ...]]:
+    """The ledger with a row for each decision, in the order in which they were taken."""
+    return [
+        (
+            entry.rule,
+            entry.where,
+            _decision(entry),
+            _saved(entry.saves_bytes),
+            f"{entry.reason}: {', '.join(entry.culprits)}" if entry.culprits else entry.reason,
+        )
+        for entry in entries
+    ]
+
+
+def total_rows(entries: Sequence[Entry]) -> list[tuple[object, ...]]:
+    """What each rule decided."""
+    from graphopt.report.decisions import totals
+
+    return [(t.rule, t.applied, t.refused, _saved(t.saves_bytes)) for t in totals(entries)]
+
+
+def _decision(entry: Entry) -> str:
+    return "applied" if entry.applied else "refused"
+
+
+def _saved(count: int) -> str:
+    return human_bytes(count) if count else ""
 
 
 def plan_lines(plan: Plan) -> Iterator[str]:

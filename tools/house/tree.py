@@ -15,8 +15,9 @@ AROUND = ("tools", "benchmarks", "examples")
 TESTS = "tests"
 
 TEXT_SUFFIXES = frozenset(
-    (".py", ".md", ".toml", ".jinja", ".cpp", ".h", ".yml", ".yaml", ".sh", ".json", ".cfg", ".ini")
-)
+    (".py", ".md", ".toml", ".jinja", ".cpp", ".h", ".yml", ".yaml", ".sh", ".json", ".cfg", ".ini",
+     ".html", ".css", ".js")
+)  # fmt: skip
 TEXT_NAMES = frozenset(("Makefile", "run", ".gitignore"))
 MAX_TEXT_BYTES = 1_000_000
 DATA_FOLDERS = frozenset(("examples/demo-llama",))  # a checkpoint and its corpus, not our prose

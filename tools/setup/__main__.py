@@ -16,7 +16,7 @@ from pathlib import Path
 
 from tools.bootstrap import ROOT, is_ready
 
-from . import checks, torch_build
+from . import browser, checks, torch_build
 from .environment import RECIPES, Environment
 from .machine import Machine, look
 from .pip import Pip
@@ -122,6 +122,8 @@ def set_up(name: str, interpreters: Sequence[str]) -> None:
                 raise
             complain(f"{error.problem.what}: trying {interpreters[number]} instead")
             environment.give_up()
+    if name == "main":  # `make test-oldest` opens no page
+        warn_of(browser.provide())
     environment.finish()
     size = human(environment.size_bytes())
     say(f"ready in {time.monotonic() - start:.0f} s: {environment.folder.name}, {size}")

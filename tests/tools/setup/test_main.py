@@ -30,6 +30,7 @@ def tried(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
             raise SetupError(problem, of_this_python=interpreter == "no-venv")
 
     monkeypatch.setattr(command, "install", install)
+    monkeypatch.setattr(command.browser, "provide", lambda: None)
     monkeypatch.setattr(command, "ROOT", str(tmp_path))
     monkeypatch.setattr(command, "is_ready", lambda name: False)
     return calls
@@ -88,6 +89,15 @@ def test_a_missing_compiler_is_a_warning(
 ) -> None:
     assert run(monkeypatch, replace(GOOD, compiler=None), "good") == 0
     assert "setup: warning: there is no C++ compiler" in capsys.readouterr().err
+
+
+def test_a_missing_browser_is_a_warning(
+    tried: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    problem = Problem("there is no browser", got="", expected="", next="install one")
+    monkeypatch.setattr(command.browser, "provide", lambda: problem)
+    assert run(monkeypatch, GOOD, "good") == 0
+    assert "setup: warning: there is no browser" in capsys.readouterr().err
 
 
 def test_an_interrupted_set_up_says_how_to_go_on(

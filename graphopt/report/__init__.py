@@ -1,0 +1,1 @@
+"""The page that shows what became of a model: graphs, costs, memory, pieces, decisions, passes."""
