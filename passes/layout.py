@@ -71,10 +71,13 @@ def reshaped(shape: Shape, dims: Dims, target: Shape) -> tuple[Shape, Dims] | No
     if 0 in shape or 0 in target:
         return None
     moved = without(dims, [i for i, size in enumerate(shape) if size == 1])
-    place, keys = -1, list[int]()
     groups = dict(_aligned(shape, target))
     if sum(run.stop - run.start for run in groups.values()) != len(moved):
         return None
+    # A new dimension of size 1 goes beside the one before it, and the first beside the one after
+    # it: where they are repeated and joined, as heads are, they then lie side by side.
+    place = next((moved[run.start] for run in groups.values()), 0)
+    keys: list[int] = []
     for i in range(len(target)):
         if i in groups:
             places = moved[groups[i]]

@@ -20,13 +20,12 @@ else than a rotation reads are written into the ledger.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from graphopt.ir.builder import Rewriter
 from graphopt.ir.dtype import DType
 from graphopt.ir.graph import Graph, Node, SourceLocation, Value
-from graphopt.ir.ops import OPS
 from graphopt.ir.shape import product
 from graphopt.ledger import Verdict, accept, refuse
 
@@ -306,23 +305,31 @@ def _before_cast(graph: Graph, value: Value) -> Value | None:
 
 
 def _report_leftovers(graph: Graph, context: PassContext) -> None:
-    """Write down the cosines and sines that something else than a rotation reads."""
+    """Write down what combines cosines and sines with other than angles, and is no rotation."""
+    origins = _origins(graph)
     for node in graph.nodes:
         if node.op not in ("cos", "sin"):
             continue
-        reached, waiting = set[Value](), list(node.outputs)
         others: list[Node] = []
+        tables, waiting = {node.output}, [node.output]
         while waiting:
-            value = waiting.pop()
-            for user in graph.users.get(value, ()):
-                if user.op == "rope":
-                    continue
-                if user.op in OPS and (OPS[user.op].view or user.op in ("mul", "cast")):
-                    waiting += [v for v in user.outputs if v not in reached]
-                    reached.update(user.outputs)
-                else:
+            for user in graph.users.get(waiting.pop(), ()):
+                if origins[user.output] <= origins[node.output]:
+                    waiting += [value for value in user.outputs if value not in tables]
+                    tables.update(user.outputs)
+                elif user.op != "rope":
                     others.append(user)
         if others:
-            places = [user.output for user in others]
+            places = dict.fromkeys(user.output for user in others)
             verdict = refuse(f"{others[0].op} reads the {node.op}, and is no rotation", *places)
             context.ledger.record(RaiseRope.name, place_of(node), verdict)
+
+
+def _origins(graph: Graph) -> Mapping[Value, frozenset[Value]]:
+    """The inputs of the graph that each value is made from."""
+    found = {value: frozenset[Value]() for value in graph.weights}
+    found.update((value, frozenset((value,))) for value in graph.inputs)
+    for node in graph.nodes:
+        made = frozenset[Value]().union(*(found[value] for value in node.inputs))
+        found.update((value, made) for value in node.outputs)
+    return found

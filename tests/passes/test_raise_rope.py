@@ -171,8 +171,11 @@ def test_other_uses_of_the_tables_are_written_down() -> None:
     spelling = Spelling()
     whole = spelling.graph()
     cosine = whole.nodes_named("cos")[0].output
-    graph = spelling.b.finish([*whole.outputs, spelling.b.one("exp", [cosine])])
+    squared = spelling.b.one("mul", [cosine, cosine])  # only from angles: still a table
+    heads = spelling.b.one("select", [whole.inputs[0]], {"dim": 1, "index": 0})
+    scaled = spelling.b.one("sub", [heads, squared])
+    graph = spelling.b.finish([*whole.outputs, scaled])
     _, entries = rewritten(graph, RaiseRope())
     left = [entry for entry in entries if not entry.applied]
-    assert [entry.reason for entry in left] == ["exp reads the cos, and is no rotation"]
-    assert left[0].culprits == (str(graph.nodes[-1].output),)
+    assert [entry.reason for entry in left] == ["sub reads the cos, and is no rotation"]
+    assert left[0].culprits == (str(scaled),)

@@ -11,7 +11,7 @@ import torch
 from graphopt.ir.builder import GraphBuilder
 from graphopt.ir.dtype import DType
 from graphopt.ir.graph import Graph, Value
-from graphopt.ir.shape import sym
+from graphopt.ir.shape import Dim, sym
 from graphopt.ir.types import TensorType
 from graphopt.passes.manager import PassContext
 from graphopt.passes.remove_identities import RemoveIdentities
@@ -88,6 +88,17 @@ def test_a_row_of_one_head_is_repeated_in_the_other_layout() -> None:
     repeated = b.one("expand", [one], {"shape": (HEADS, T, 4)})
     graph = sunk(b.finish([to_heads(b, b.one("concat", [x, repeated], {"dim": 2}))]))
     assert operators(graph) == ["reshape", "expand", "concat"]
+
+
+@pytest.mark.parametrize("shape", [(1, HEADS, T, SIZE), (HEADS, 1, T, SIZE)])
+def test_heads_are_repeated_in_the_other_layout(shape: tuple[Dim, ...]) -> None:
+    b = GraphBuilder("g")
+    x = b.one("reshape", [to_heads(b, heads_input(b))], {"shape": shape})
+    wide = tuple(2 if size == 1 else size for size in shape)
+    x = b.one("expand", [x], {"shape": wide})
+    x = b.one("reshape", [x], {"shape": (2 * HEADS, T, SIZE)})
+    graph = sunk(b.finish([to_heads(b, x)]))
+    assert operators(graph) == ["reshape", "expand", "reshape"]
 
 
 def test_a_constant_is_moved_instead() -> None:
