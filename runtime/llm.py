@@ -108,7 +108,7 @@ class LLM:
         report("checking the artifact", 0, 0)
         model = read_artifact(artifact) if isinstance(artifact, str | Path) else artifact
         plan = model.plan
-        limits = _limits(plan, max_num_seqs, max_num_batched_tokens, max_model_len)
+        limits = engine_limits(plan, max_num_seqs, max_num_batched_tokens, max_model_len)
         self.memory: MemoryNeed = preflight(
             plan,
             model.weight_bytes,
@@ -116,6 +116,7 @@ class LLM:
             kv_cache_memory=kv_cache_memory,
             needs_full_context=max_model_len is not None,
         )
+        report(f"memory: {self.memory}", 0, 0)
         folder = model.tokenizer_dir
         report("loading the tokenizer", 0, 0)
         self.tokenizer: Tokenizer | None = None if folder is None else Tokenizer.load(folder)
@@ -398,9 +399,17 @@ class LLM:
                 self._outputs[output.request_id] = output
 
 
-def _limits(
-    plan: Plan, num_seqs: int | None, num_tokens: int | None, model_len: int | None
+def engine_limits(
+    plan: Plan,
+    num_seqs: int | None = None,
+    num_tokens: int | None = None,
+    model_len: int | None = None,
 ) -> SchedulerLimits:
+    """What a step may hold: what is asked for, or as much as suits the plan.
+
+    Raises:
+        UsageError: the plan cannot hold what is asked for.
+    """
     most = plan.limits
     if model_len is not None and model_len > most.max_model_len:
         raise UsageError(

@@ -284,6 +284,9 @@ def test_progress_is_told():
     stages, done = [], []
     llm = ids_only(progress=lambda stage, at, total: stages.append(stage))
     assert stages[-1] == "loading the weights"
+    (memory,) = (stage for stage in stages if stage.startswith("memory: weights"))
+    assert "slots" in memory
+    assert stages.index(memory) < stages.index("loading the weights")
     llm.generate([[1], [2]], GREEDY, progress=lambda stage, at, total: done.append((at, total)))
     assert done[0] == (0, 2)
     assert done[-1] == (2, 2)
