@@ -9,10 +9,11 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from graphopt.artifact import (
     Artifact,
@@ -146,6 +147,13 @@ def compile_options(
     return options
 
 
+def pass_names() -> tuple[str, ...]:
+    """The passes of a decoder, in order."""
+    from graphopt.passes.pipeline import decoder_pipeline
+
+    return tuple(one.name for one in decoder_pipeline())
+
+
 def compile_checkpoint(
     checkpoint: str | Path,
     output: str | Path | None = None,
@@ -232,7 +240,7 @@ def compile_reported(
     compiled = compile_graph(
         source, chosen, keep_stages=keep_stages, observe=observe, progress=progress
     )
-    write_artifact(path, _contents(source, compiled, factors, progress or silent))
+    write_artifact(path, contents_of(source, compiled, factors, progress or silent))
     return Outcome(read_artifact(path, check_digests=False), compiled)
 
 
@@ -269,7 +277,7 @@ def compile_graph(
     check_names(decoder_pipeline(), disabled)  # before the work, not after it
     report("tracing the model", 0, 0)
     started = time.perf_counter()
-    dtype = _dtype(source, options)
+    dtype = compute_dtype(source, options)
     traced = trace(
         source.config,
         dtype=dtype,
@@ -285,6 +293,8 @@ def compile_graph(
     def keep(name: str, before: Graph, stage: Graph) -> None:
         if keep_stages:
             stages[name] = print_graph(stage)
+        if name == "inline-scalars":  # what was inlined is no weight that could be run with
+            stages["traced"] = print_graph(stage)
         if observe is not None:
             observe(name, before, stage)
 
@@ -299,7 +309,7 @@ def compile_graph(
     graph, constants = lowered.graph, lowered.hoisted.constants
     stages["constants"] = print_graph(constants)
     return Compiled(
-        _plan(source.folder.name, options, dtype, lowered, traced.max_model_len),
+        plan_of(source.folder.name, options, dtype, lowered, traced.max_model_len),
         graph,
         stages,
         context.ledger,
@@ -311,14 +321,15 @@ def compile_graph(
     )
 
 
-def _dtype(source: Checkpoint, options: CompileOptions) -> DType:
+def compute_dtype(source: Checkpoint, options: CompileOptions) -> DType:
     """The element type to compute in."""
     return source.dtype if options.dtype == "auto" else DType.from_torch_name(options.dtype)
 
 
-def _plan(
+def plan_of(
     name: str, options: CompileOptions, dtype: DType, lowered: Lowered, max_model_len: int
 ) -> Plan:
+    """The plan that a lowered decoder runs by."""
     graph, memory = lowered.graph, lowered.memory
     return Plan(
         name=name,
@@ -402,12 +413,13 @@ def _factors(checkpoint: Path, options: CompileOptions) -> dict[str, str]:
     return {
         **checkpoint_factors(checkpoint),
         **options.factors(),
-        **_versions(),
+        **versions(),
         "source": source_factor(),
     }
 
 
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
+    """Versions of what compiles: a part of the cache key."""
     found = {}
     for name in ("graphopt", "torch", "transformers"):
         try:
@@ -417,9 +429,20 @@ def _versions() -> dict[str, str]:
     return found
 
 
-def _contents(
-    source: Checkpoint, compiled: Compiled, factors: Mapping[str, str], progress: ProgressFn
+class Source(Protocol):
+    """Where a model comes from: a folder, which may hold a tokenizer, and sampling defaults."""
+
+    @property
+    def folder(self) -> Path: ...  # noqa: D102
+
+    @property
+    def generation_config(self) -> Mapping[str, Any]: ...  # noqa: D102
+
+
+def contents_of(
+    source: Source, compiled: Compiled, factors: Mapping[str, str], progress: ProgressFn
 ) -> Contents:
+    """What goes into the artifact of a compiled model; weights are read as they are written."""
     from graphopt.ir.printer import print_graph
 
     weights = [_spec(value) for value in compiled.graph.weights]
@@ -439,10 +462,43 @@ def _contents(
         weight_arrays=arrays(),
         tokenizer_files=_tokenizer_files(source.folder),
         generation_defaults=source.generation_config,
-        versions=_versions(),
+        versions=versions(),
         factors=factors,
-        extra_files={f"stages/{k}.ir": text.encode() for k, text in compiled.stages.items()},
+        extra_files={
+            **{f"stages/{k}.ir": text.encode() for k, text in compiled.stages.items()},
+            **_report_files(compiled),
+        },
     )
+
+
+def _report_files(compiled: Compiled) -> dict[str, bytes]:
+    """The report, and what it needs to be written again."""
+    from graphopt.ir.parser import parse_graph
+    from graphopt.report.page import report_page
+    from graphopt.report.source import PASSES, REPORT, PassRow, ReportSource, passes_to_json
+
+    passes = tuple(
+        PassRow(
+            one.name,
+            one.rewrites,
+            one.seconds,
+            one.nodes_before,
+            one.nodes_after,
+            one.bytes_before,
+            one.bytes_after,
+        )
+        for one in compiled.reports
+    )
+    source = ReportSource(
+        compiled.plan,
+        compiled.graph,
+        parse_graph(compiled.stages["traced"]),
+        compiled.ledger,
+        compiled.model,
+        passes,
+        versions(),
+    )
+    return {PASSES: passes_to_json(passes), REPORT: report_page(source).encode()}
 
 
 def _tokenizer_files(checkpoint: Path) -> dict[str, bytes]:
@@ -479,10 +535,14 @@ def _limits(graph: Graph, max_model_len: int) -> Limits:
 
 
 def _model_info(source: Checkpoint, graph: Graph, notes: Sequence[str]) -> ModelInfo:
-    counts = [_nbytes(_spec(value)) // _spec(value)[1].nbytes for value in graph.weights]
     return ModelInfo(
-        source.folder.name, source.model_class, source.model_type, sum(counts), tuple(notes)
+        source.folder.name, source.model_class, source.model_type, parameters(graph), tuple(notes)
     )
+
+
+def parameters(graph: Graph) -> int:
+    """How many numbers a graph's weights hold."""
+    return sum(_nbytes(_spec(value)) // _spec(value)[1].nbytes for value in graph.weights)
 
 
 class LLM(llm.LLM):

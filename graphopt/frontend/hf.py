@@ -9,7 +9,7 @@ after:   a graph from a packed step of tokens to logits, proven to keep sequence
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -58,8 +58,8 @@ class Traced:
 
     @property
     def scalars(self) -> dict[str, float | int]:
-        """Values of the constants without dimensions."""
-        return _scalars(self.constants)
+        """Values without dimensions that the model computes itself and no checkpoint stores."""
+        return _scalars(self.constants, self.model)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,12 +74,16 @@ class Decoder:
 
     @property
     def scalars(self) -> dict[str, float | int]:
-        """Values of the constants without dimensions."""
-        return _scalars(self.constants)
+        """Values without dimensions that the model computes itself and no checkpoint stores."""
+        return _scalars(self.constants, self.model)
 
 
-def _scalars(constants: Mapping[str, torch.Tensor]) -> dict[str, float | int]:
-    return {name: tensor.item() for name, tensor in constants.items() if tensor.ndim == 0}
+def _scalars(
+    constants: Mapping[str, torch.Tensor], model: PreTrainedModel
+) -> dict[str, float | int]:
+    stored = model.state_dict()
+    own = {name: tensor for name, tensor in constants.items() if name not in stored}
+    return {name: tensor.item() for name, tensor in own.items() if tensor.ndim == 0}
 
 
 def trace(
@@ -88,6 +92,7 @@ def trace(
     dtype: DType,
     max_model_len: int | None = None,
     allow_unproven: bool = False,
+    rewrite: Callable[[Decoder], Graph] | None = None,
 ) -> Traced:
     """Traces the decoder that ``config`` describes, without its weights.
 
@@ -96,9 +101,11 @@ def trace(
         dtype: element type of weights and activations.
         max_model_len: most tokens that a sequence may have; None for the model's own limit.
         allow_unproven: accept a model of which no small twin could be compared with transformers.
+        rewrite: the passes; what they make of the twin's graph is compared too.
 
     Raises:
         UnsupportedError: the model is of a kind that graphopt does not compile, or disagrees.
+        CompileError: the passes change what the twin computes.
         TraceError: its code has no single graph.
         UsageError: ``max_model_len`` is more than the model can have.
     """
@@ -106,7 +113,7 @@ def trace(
 
     decoder = trace_decoder(config, dtype)
     longest, notes = _context(config, decoder.limit, max_model_len)
-    proof = prove(config, decoder, allow_unproven=allow_unproven)
+    proof = prove(config, decoder, allow_unproven=allow_unproven, rewrite=rewrite)
     return Traced(
         decoder.graph,
         longest,

@@ -4,20 +4,21 @@ The twin has the model's flags and small sizes (shrink.py), and random weights l
 lost softcap or a window off by one shows. Its graph, traced by the same code, goes through the
 steps of scenario.py in float32. Every row of logits must be the one that transformers gives for
 that sequence alone. The twin stands for the model only if it computes everything that the model
-does: a kind of layer that it lacks leaves the model unproven.
+does: a kind of layer that it lacks leaves the model unproven. What the passes make of the twin's
+graph is held against the same logits.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 
-from graphopt.errors import GraphoptError, UnsupportedError
+from graphopt.errors import CompileError, GraphoptError, UnsupportedError
 from graphopt.ir.dtype import DType
 from graphopt.ir.types import TensorType
 
@@ -29,7 +30,11 @@ from .shrink import shrink, unknown_sizes
 from .skeleton import text_config
 
 if TYPE_CHECKING:
+    from graphopt.ir.graph import Graph
+
     from .hf import Decoder
+
+    Rewrite = Callable[[Decoder], Graph]
 
 TOLERANCE = 1e-5
 # Of matrices: scores should spread over several units. Deep recurrence multiplies rounding errors
@@ -53,11 +58,24 @@ class Proof:
     notes: tuple[str, ...] = ()
 
 
-def prove(config: PretrainedConfig, decoder: Decoder, *, allow_unproven: bool = False) -> Proof:
+def prove(
+    config: PretrainedConfig,
+    decoder: Decoder,
+    *,
+    allow_unproven: bool = False,
+    rewrite: Rewrite | None = None,
+) -> Proof:
     """Compares a twin of the model with transformers.
+
+    Args:
+        config: the model's configuration.
+        decoder: the model.
+        allow_unproven: accept a model without a twin.
+        rewrite: the passes; what they make of the twin's graph is compared too.
 
     Raises:
         UnsupportedError: they disagree; or there is no twin, and that is not allowed.
+        CompileError: they agree, but not after the passes.
     """
     reasons: list[str] = []
     for small in _candidates(config, decoder):
@@ -71,8 +89,8 @@ def prove(config: PretrainedConfig, decoder: Decoder, *, allow_unproven: bool = 
             if missing:
                 reasons.append(f"the twin lacks {' '.join(min(missing))}")
                 continue
-            return Proof(compare(small, twin))
-        except TwinDisagreesError:
+            return Proof(compare(small, twin, rewrite=rewrite))
+        except (CompileError, TwinDisagreesError):
             raise
         except GraphoptError as error:
             reasons.append(f"{error.what}{f' ({error.got})' if error.got else ''}")
@@ -90,16 +108,24 @@ class TwinDisagreesError(UnsupportedError):
     """The paged form of a model gives other numbers than transformers."""
 
 
-def compare(config: PretrainedConfig, decoder: Decoder, *, seed: int = 0) -> float:
+def compare(
+    config: PretrainedConfig,
+    decoder: Decoder,
+    *,
+    seed: int = 0,
+    rewrite: Rewrite | None = None,
+) -> float:
     """The greatest relative error of a sequence's logits, ``decoder`` against transformers.
 
     Args:
         config: a configuration small enough to have weights.
         decoder: its graph, traced in float32.
         seed: of weights and tokens.
+        rewrite: makes the graph that is compared too.
 
     Raises:
         TwinDisagreesError: the error is above the tolerance.
+        CompileError: it is so only after ``rewrite``.
         UnsupportedError: transformers cannot run the model, or gives no finite numbers.
     """
     errors: list[float] = []
@@ -109,6 +135,8 @@ def compare(config: PretrainedConfig, decoder: Decoder, *, seed: int = 0) -> flo
         wanted = [reference_logits(reference, track.tokens) for track in tracks]
         errors = [_error(track, logits) for track, logits in zip(tracks, wanted, strict=True)]
         if all(error <= TOLERANCE for error in errors):
+            if rewrite is not None:
+                errors += _after(rewrite, config, decoder, reference, seed, wanted)
             return max(errors)
         if _sensitivity(reference, tracks[0].tokens, wanted[0]) < _SENSITIVE:
             break
@@ -120,6 +148,31 @@ def compare(config: PretrainedConfig, decoder: Decoder, *, seed: int = 0) -> flo
         expected=f"at most {TOLERANCE:g} for each sequence",
         next="this model computes something that graphopt does not see; please report it",
     )
+
+
+def _after(
+    rewrite: Rewrite,
+    config: PretrainedConfig,
+    decoder: Decoder,
+    reference: PreTrainedModel,
+    seed: int,
+    wanted: Sequence[Tensor],
+) -> list[float]:
+    """The errors of what ``rewrite`` makes of the graph."""
+    rewritten = replace(decoder, graph=rewrite(decoder))
+    tracks = _played(config, rewritten, reference, seed)
+    errors = [_error(track, logits) for track, logits in zip(tracks, wanted, strict=True)]
+    if not all(error <= TOLERANCE for error in errors):
+        raise CompileError(
+            f"the passes changed what {config.model_type} computes",
+            where="a twin of it with random weights, in float32",
+            got="relative errors of the logits of four sequences: "
+            + ", ".join(f"{error:.2g}" for error in errors),
+            expected=f"at most {TOLERANCE:g} for each sequence, as before the passes",
+            next="this is a defect of graphopt: `graphopt bisect` on the checkpoint names the "
+            "pass, and --disable-pass leaves it out",
+        )
+    return errors
 
 
 def _played(

@@ -3,9 +3,10 @@
     python -m tests.models.families [--json] [-j N] [NAMES...]
 
 Each family's default configuration is shrunk, traced, put through all gates and compared with
-transformers twice: with the weights and tokens that a compile would use, and with others. A graph
-that passes the first comparison and fails the second is `wrong`; an error without a type is a
-`crash`; both make the exit code 1, as do fewer than 85 families that agree.
+transformers twice, before and after the passes: with the weights and tokens that a compile would
+use, and with others. A graph that passes the first comparison and fails the second is `wrong`, and
+so is one that the passes change; an error without a type is a `crash`; both make the exit code 1,
+as do fewer than 85 families that agree.
 """
 
 from __future__ import annotations
@@ -21,7 +22,11 @@ from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from multiprocessing import get_context
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from graphopt.frontend.hf import Decoder
+    from graphopt.ir.graph import Graph
 
 ENOUGH = 85
 TIME_LIMIT_S = 240
@@ -120,7 +125,7 @@ def check_family(name: str) -> Row:
 def _judge(name: str) -> tuple[str, float | None, str]:
     import torch
 
-    from graphopt.errors import UnsupportedError
+    from graphopt.errors import CompileError, UnsupportedError
     from graphopt.frontend.hf import trace_decoder
     from graphopt.frontend.shrink import unknown_sizes
     from graphopt.frontend.skeleton import text_config
@@ -133,15 +138,23 @@ def _judge(name: str) -> tuple[str, float | None, str]:
     unknown = unknown_sizes(text_config(config))
     if unknown:
         raise UnsupportedError("graphopt does not know how to shrink it", got=", ".join(unknown))
-    error = compare(config, decoder, seed=0)
+    compare(config, decoder, seed=0)
     notes = [*decoder.doubts]
     if decoder.limit is not None:
         notes.append(f"context limited: {decoder.limit.reason}")
     try:
-        error = max(error, compare(config, decoder, seed=1))
-    except TwinDisagreesError as disagreement:
-        return "wrong", None, str(disagreement.got)
+        error = max(compare(config, decoder, seed=seed, rewrite=_rewritten) for seed in (0, 1))
+    except (CompileError, TwinDisagreesError) as disagreement:
+        return "wrong", None, f"{disagreement.what}: {disagreement.got}"
     return "agree", error, "; ".join(notes)
+
+
+def _rewritten(decoder: Decoder) -> Graph:
+    """What the passes make of a traced decoder."""
+    from graphopt.passes.manager import run_passes
+    from graphopt.passes.pipeline import decoder_pipeline
+
+    return run_passes(decoder.graph, decoder_pipeline(decoder.scalars))[0]
 
 
 class _TimeIsUp(Exception):  # noqa: N818

@@ -21,6 +21,7 @@ from graphopt.runtime.executors.verification import (
     Row,
     Scenario,
     relative_error,
+    token_error,
     verify_plan,
 )
 from tests.runtime.tiny_decoder import VOCAB, write_decoder
@@ -130,3 +131,19 @@ def test_relative_error() -> None:
     assert relative_error([0.0], [0.0]) == 0.0
     assert relative_error([0.0, 1.0], [0.0, 2.0]) == 0.5
     assert not Row("x", "", relative_error([math.nan], [1.0]), 0.0, 1.0).agrees
+
+
+def test_equal_infinities_are_no_difference() -> None:
+    rows = np.array([[1.0, -np.inf], [2.0, np.inf]])
+    assert relative_error(rows, rows) == 0.0
+    assert not relative_error(np.array([1.0, np.inf]), np.array([1.0, -np.inf])) <= 1e30
+
+
+def test_a_quarter_of_the_tokens_may_go_elsewhere() -> None:
+    rng = np.random.default_rng(0)
+    wanted = rng.normal(size=(8, 5))
+    found = wanted * (1 + 1e-6)
+    found[:2] = rng.normal(size=(2, 5))
+    assert token_error(found, wanted) == pytest.approx(1e-6, rel=1e-3)
+    found[2] = np.nan
+    assert token_error(found, wanted) == float("inf")
