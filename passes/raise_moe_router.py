@@ -8,8 +8,8 @@ after:   %w, %ids = moe_router(%logits, @bias) {k, scores = "sigmoid", groups, n
 
 Scores may be a softmax or a sigmoid of all logits, with a bias that counts for the choice only
 (DeepSeek-V3, ERNIE 4.5), in groups of which only the best take part (DeepSeek), normalized with or
-without a bound, and scaled; or a softmax of the chosen logits (GPT-OSS, Granite). A cast of the
-weights stays. Scores in bf16 are not raised: rounded scores choose other experts.
+without a bound, and scaled; or a softmax or sigmoids of the chosen logits (GPT-OSS, Granite). A
+cast of the weights stays. Scores in bf16 are not raised: rounded scores choose other experts.
 
 The same experts are chosen; weights change by the order in which they are added up, 1e-6 of each.
 """
@@ -19,7 +19,7 @@ from __future__ import annotations
 from graphopt.ir.builder import Rewriter
 from graphopt.ir.dtype import DType
 from graphopt.ir.graph import Attr as AttrValue
-from graphopt.ir.graph import Value
+from graphopt.ir.graph import Node, Value
 from graphopt.ledger import Verdict, accept, refuse
 
 from .match import Attr, Match, Pattern, Var, either, maybe, op
@@ -89,21 +89,15 @@ class RouterOfScores(RewriteRule):
         """Scores are in float32, and weights are the scores of what is chosen."""
         if dtype_of(m.logits) not in (DType.F32, DType.F64):
             return refuse("the scores are rounded before they choose", m.logits)
-        if "bias" in m and dtype_of(m.bias) is not dtype_of(m.logits):
-            return refuse("the bias has another type than the logits", m.bias)
-        if "bias" in m and shape_of(m.bias) != shape_of(m.logits)[-1:]:
-            return refuse("the bias does not have one number an expert", m.bias)
-        gathered = any(node.op == "gather" for node in m.nodes)
-        if "bias" in m and not gathered:
-            return refuse("the weights have the bias in them", m.bias)
-        if "groups" not in m:
-            return accept()
+        fits = _bias_fits(m)
+        if not fits.accepted or "groups" not in m:
+            return fits
         tokens, groups, size = _groups(m)
         if (m["column"], m["wide"]) != ((tokens, groups, 1), (tokens, groups, size)):
             return refuse("the best groups mask something else than groups", m.root.output)
         if m.attrs.get("best_of_group", 2) != 2:
             return refuse("a group is not as good as its two best experts", m.root.output)
-        if not gathered and m["k"] > m["top_groups"] * size:
+        if not _gathers(m) and m["k"] > m["top_groups"] * size:
             return refuse("some of the weights are of masked experts", m.root.output)
         return accept()
 
@@ -124,35 +118,58 @@ class RouterOfScores(RewriteRule):
 
 
 class RouterOfChosen(RewriteRule):
-    """The greatest logits choose, and the softmax of them is the weights."""
+    """The greatest logits choose, and the weights are made from these alone."""
 
-    def pattern(self, logits: Var) -> Pattern:
+    def pattern(self, logits: Var, bias: Var) -> Pattern:
         """The chosen logits may be widened first."""
-        chosen = op.topk(logits, k=Attr("k"), dim=1, largest=True)
-        weights = op.softmax(maybe.cast(chosen.output(0)), dim=1)
-        return _experts(chosen.output(1), _normalized(weights))
+        choice = either(op.add(logits, bias), logits)
+        chosen = op.topk(choice, k=Attr("k"), dim=1, largest=True)
+        ids = chosen.output(1)
+        kept = maybe.cast(either(op.gather(logits, ids, dim=1), chosen.output(0)))
+        return _experts(ids, _normalized(either(op.softmax(kept, dim=1), op.sigmoid(kept))))
 
     def check(self, m: Match) -> Verdict:
-        """Nothing is rounded between the softmax and the experts."""
-        dtype = self._weights(m)
+        """Nothing is rounded between the chosen logits and the experts."""
+        dtype = dtype_of(self._weigher(m).output)
         if dtype is not dtype_of(m.logits) and dtype not in (DType.F32, DType.F64):
             return refuse("the chosen logits are rounded again", m.logits)
         if dtype not in (DType.F32, DType.F64) and {"div", "mul"} & {node.op for node in m.nodes}:
             return refuse("the weights are rounded before they are scaled", m.logits)
-        return accept()
+        if "bias" in m and dtype is not dtype_of(m.logits):
+            return refuse("the bias is added before the logits are widened", m.bias)
+        return _bias_fits(m)
 
     def rewrite(self, m: Match, new: Rewriter) -> tuple[Value, ...]:
         """The router, and the experts on what it gives."""
-        logits, dtype = new.value(m.logits), self._weights(m)
-        if dtype is not dtype_of(logits):
-            logits = new.one("cast", [logits], {"dtype": dtype}, loc=m.loc)
-        return _rewritten(m, new, [logits], {"scores": "chosen"})
+        weigher, logits = self._weigher(m), new.value(m.logits)
+        if dtype_of(weigher.output) is not dtype_of(logits):
+            attrs = {"dtype": dtype_of(weigher.output)}
+            logits = new.one("cast", [logits], attrs, loc=m.loc)
+        inputs = [logits, m.bias] if "bias" in m else [logits]
+        return _rewritten(m, new, inputs, {"scores": f"chosen_{weigher.op}"})
 
     @staticmethod
-    def _weights(m: Match) -> DType | None:
-        """The type in which the weights are computed."""
-        (softmax,) = (node for node in m.nodes if node.op == "softmax")
-        return dtype_of(softmax.output)
+    def _weigher(m: Match) -> Node:
+        """What makes the weights of the chosen logits."""
+        (node,) = (node for node in m.nodes if node.op in ("softmax", "sigmoid"))
+        return node
+
+
+def _bias_fits(m: Match) -> Verdict:
+    """Whether the bias, if there is one, is one number an expert and counts for the choice only."""
+    if "bias" not in m:
+        return accept()
+    if dtype_of(m.bias) is not dtype_of(m.logits):
+        return refuse("the bias has another type than the logits", m.bias)
+    if shape_of(m.bias) != shape_of(m.logits)[-1:]:
+        return refuse("the bias does not have one number an expert", m.bias)
+    if not _gathers(m):
+        return refuse("the weights have the bias in them", m.bias)
+    return accept()
+
+
+def _gathers(m: Match) -> bool:
+    return any(node.op == "gather" for node in m.nodes)
 
 
 def _rewritten(

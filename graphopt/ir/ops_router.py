@@ -24,8 +24,9 @@ from .types import TensorType, numel
 
 # How logits become scores; the greatest scores choose the experts, and are their weights.
 #   softmax, sigmoid   of all logits
-#   chosen             the logits choose; the weights are the softmax of the chosen ones
-SCORES = ("softmax", "sigmoid", "chosen")
+#   chosen_softmax     the logits choose; the weights are the softmax of the chosen ones
+#   chosen_sigmoid     the logits choose; the weights are the sigmoids of the chosen ones
+SCORES = ("softmax", "sigmoid", "chosen_softmax", "chosen_sigmoid")
 # How good a group of experts is: the sum of its two greatest scores, or the greatest.
 GROUP_SCORES = ("top2", "max")
 
@@ -36,7 +37,10 @@ def _infer_router(types: Types, attrs: Attrs) -> Types:
     require_class(logits, "float")
     require_rank(logits, 2, 0)
     tokens, experts = logits.shape
-    if str_of(attrs, "scores") != "chosen" and logits.dtype not in (DType.F32, DType.F64):
+    if not str_of(attrs, "scores").startswith("chosen") and logits.dtype not in (
+        DType.F32,
+        DType.F64,
+    ):
         raise VerifyError(
             "scores of narrow logits would be rounded before they choose",
             got=logits,

@@ -57,8 +57,10 @@ def _moe_router(node: Node) -> Step:
         choice = wide if len(values) == 1 else wide + values[1]
         ids = limited(choice).topk(k).indices
         weights = wide.gather(1, ids)
-        if scores == "chosen":
+        if scores == "chosen_softmax":
             weights = weights.softmax(-1)
+        elif scores == "chosen_sigmoid":
+            weights = weights.sigmoid()
         return (normalize(weights).to(logits.dtype), ids)
 
     return run

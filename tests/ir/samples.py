@@ -472,7 +472,7 @@ def _rope(rng: Random) -> Sample:
 
 def _router(rng: Random) -> Sample:
     scores = rng.choice(SCORES)
-    dtype = rng.choice(FLOATS if scores == "chosen" else (DType.F32, DType.F64))
+    dtype = rng.choice(FLOATS if scores.startswith("chosen") else (DType.F32, DType.F64))
     types = [TensorType(dtype, (rng.choice((T, R, 3)), 12))]
     if rng.random() < 0.5:
         types.append(TensorType(dtype, (12,)))

@@ -11,7 +11,10 @@ PLAIN: dict[str, Attr] = {"k": 2, "scores": "softmax"}
 
 def test_inference() -> None:
     assert inferred("moe_router", "f32[T, 8]", **PLAIN) == "f32[T, 2]; i64[T, 2]"
-    assert inferred("moe_router", "bf16[T, 8]", k=8, scores="chosen") == "bf16[T, 8]; i64[T, 8]"
+    assert (
+        inferred("moe_router", "bf16[T, 8]", k=8, scores="chosen_softmax")
+        == "bf16[T, 8]; i64[T, 8]"
+    )
     grouped: dict[str, Attr] = {**PLAIN, "scores": "sigmoid", "groups": 4, "top_groups": 2}
     assert inferred("moe_router", "f32[T, 8]; f32[8]", **grouped) == "f32[T, 2]; i64[T, 2]"
     grouped["group_score"] = "max"

@@ -62,7 +62,7 @@ def test_softmax_before_the_choice() -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_softmax_after_the_choice(dtype: torch.dtype) -> None:
     router = random(GptOssTopKRouter(GptOssConfig(num_local_experts=EXPERTS, **COMMON)), dtype)
-    agree(router, scores="chosen")
+    agree(router, scores="chosen_softmax")
 
 
 @pytest.mark.parametrize("normalized", [False, True])
@@ -139,9 +139,18 @@ def test_experts_outside_the_best_groups_are_masked() -> None:
     assert with_zero[1][0, 0] == 0
 
 
+def test_logits_may_choose_and_their_sigmoids_weigh() -> None:
+    logits = torch.tensor([[40.0, 50.0, 60.0, 0.0]])  # whose sigmoids are 1 in float32
+    weights, ids = run("moe_router", logits, k=1, scores="chosen_sigmoid")
+    assert (weights.tolist(), ids.tolist()) == ([[1.0]], [[2]])
+    bias = torch.tensor([0.0, 0.0, 0.0, 99.0])
+    weights, ids = run("moe_router", logits, bias, k=1, scores="chosen_sigmoid")
+    assert (weights.tolist(), ids.tolist()) == ([[0.5]], [[3]])
+
+
 def test_equal_scores_choose_as_pytorch_does() -> None:
     generator = torch.Generator().manual_seed(0)
     logits = torch.randint(0, 3, (200, 96), generator=generator).float()
-    _, ids = run("moe_router", logits, k=5, scores="chosen")
+    _, ids = run("moe_router", logits, k=5, scores="chosen_softmax")
     unsorted = logits.topk(5, sorted=False).indices
     assert torch.equal(ids.sort(-1).values, unsorted.sort(-1).values)

@@ -39,7 +39,7 @@ class Router:
     """Spells a router out, with experts below it.
 
     Attributes:
-        scores: ``softmax``, ``sigmoid`` or ``chosen``.
+        scores: as the operator's.
         dtype: of the logits.
         bias: whether the choice has a bias.
         groups: how many groups there are, of which half take part; 0 for none.
@@ -87,11 +87,8 @@ class Router:
 
     def chosen(self, logits: Value) -> tuple[Value, Value]:
         b = self.b
-        if self.scores == "chosen":
-            best, ids = b.node("topk", [logits], {"k": self.k, "dim": 1})
-            if self.widened:
-                best = b.one("cast", [best], {"dtype": F32})
-            return b.one("softmax", [best], {"dim": 1}), ids
+        if self.scores.startswith("chosen"):
+            return self.of_chosen(logits)
         attrs = {"dim": 1} if self.scores == "softmax" else {}
         scores = b.one(self.scores, [logits], attrs)
         choice = scores
@@ -106,6 +103,20 @@ class Router:
             other = b.input("other", scores.type) if self.wrong == "other weights" else scores
             values = b.one("gather", [other, ids], {"dim": 1})
         return values, ids
+
+    def of_chosen(self, logits: Value) -> tuple[Value, Value]:
+        b, choice = self.b, logits
+        if self.bias:
+            bias = b.weight("bias", TensorType(self.dtype, (EXPERTS,)))
+            choice = b.one("add", [logits, bias])
+        best, ids = b.node("topk", [choice], {"k": self.k, "dim": 1})
+        if self.bias and self.wrong != "biased weights":
+            best = b.one("gather", [logits, ids], {"dim": 1})
+        if self.widened:
+            best = b.one("cast", [best], {"dtype": F32})
+        if self.scores == "chosen_sigmoid":
+            return b.one("sigmoid", [best]), ids
+        return b.one("softmax", [best], {"dim": 1}), ids
 
     def in_groups(self, choice: Value) -> Value:
         b, each, half = self.b, EXPERTS // self.groups, max(1, self.groups // 2)
@@ -188,14 +199,16 @@ SPELLINGS: Mapping[str, tuple[Mapping[str, Any], Mapping[str, object]]] = {
     "mixtral": ({"divided": "sum"}, {"normalized": True}),
     "olmoe": ({"cast": BF16}, {}),
     "scaled": ({"scale": 2.5}, {"scale": 2.5}),
-    "gpt_oss": ({"scores": "chosen", "biased": True}, {}),
-    "gpt_oss in bf16": ({"scores": "chosen", "dtype": BF16}, {}),
-    "granitemoe": ({"scores": "chosen", "cast": BF16}, {}),
-    "cohere2_moe": ({"scores": "chosen", "dtype": BF16, "widened": True, "cast": BF16}, {}),
+    "gpt_oss": ({"scores": "chosen_softmax", "biased": True}, {}),
+    "gpt_oss in bf16": ({"scores": "chosen_softmax", "dtype": BF16}, {}),
+    "granitemoe": ({"scores": "chosen_softmax", "cast": BF16}, {}),
+    "cohere2_moe": ({"scores": "chosen_softmax", "dtype": BF16, "widened": True, "cast": BF16}, {}),
     "chosen and scaled": (
-        {"scores": "chosen", "divided": "sum", "scale": 3.0},
+        {"scores": "chosen_softmax", "divided": "sum", "scale": 3.0},
         {"normalized": True, "scale": 3.0},
     ),
+    "kolibri1": ({"scores": "chosen_sigmoid", "bias": True}, {}),
+    "sigmoid of one": ({"scores": "chosen_sigmoid", "dtype": BF16}, {}),
     "minimax_m2": (
         {"scores": "sigmoid", "bias": True, "divided": "sum"},
         {"normalized": True},
@@ -237,7 +250,9 @@ def test_every_spelling(name: str, ties: bool) -> None:
     ("router", "reason"),
     [
         (Router(dtype=BF16), "rounded before they choose"),
-        (Router("chosen", BF16, divided="sum"), "rounded before they are scaled"),
+        (Router("chosen_softmax", BF16, divided="sum"), "rounded before they are scaled"),
+        (Router("chosen_sigmoid", bias=True, wrong="biased weights"), "have the bias in them"),
+        (Router("chosen_softmax", BF16, bias=True, widened=True), "before the logits are widened"),
         (Router(bias=True, wrong="one bias for all"), "one number an expert"),
         (Router(bias=True, wrong="biased weights"), "have the bias in them"),
         (Router("sigmoid", groups=4, best_of=1), "two best"),
