@@ -41,7 +41,7 @@ def weight_loader(
     Args:
         graph: whose weights.
         binding: finds them in the checkpoint.
-        constants: tensors that are in no checkpoint, by name.
+        constants: the model's own values of tensors that the checkpoint may lack, by name.
         folded: a graph without inputs whose outputs are the weights that are in neither.
 
     Raises:
@@ -60,7 +60,7 @@ def weight_loader(
         if not isinstance(wanted, TensorType):
             raise CheckpointError("a weight is not a tensor", where=name, got=wanted)
         dtype: torch.dtype = getattr(torch, wanted.dtype.torch_name)
-        found = constants.get(name)
+        found = None if name in binding.names else constants.get(name)
         tensor = binding.load(name, dtype) if found is None else found.to(dtype)
         if tuple(tensor.shape) != wanted.shape:
             raise CheckpointError(

@@ -17,15 +17,16 @@ from graphopt.ir.types import TensorType
 
 @dataclass
 class FakeBinding:
-    """Gives one tensor, converted as asked."""
+    """Gives one tensor, converted as asked, by any name; ``names`` are in the checkpoint."""
 
     tensor: torch.Tensor
+    names: tuple[str, ...] = ("w",)
 
     def load(self, name: str, dtype: torch.dtype) -> torch.Tensor:
         return self.tensor.to(dtype)
 
 
-def test_constants_come_before_the_checkpoint() -> None:
+def test_what_the_checkpoint_lacks_is_the_models_own() -> None:
     b = GraphBuilder("g")
     kind = TensorType(DType.F32, (2, 3))
     total = b.one("add", [b.weight("w", kind), b.weight("c", kind)])
@@ -34,6 +35,14 @@ def test_constants_come_before_the_checkpoint() -> None:
     assert load("w").dtype == np.float32
     assert load("w").tolist() == [[0, 1, 2], [3, 4, 5]]
     assert load("c").tolist() == [[7] * 3] * 2
+
+
+def test_a_stored_buffer_comes_from_the_checkpoint() -> None:
+    b = GraphBuilder("g")
+    graph = b.finish([b.one("neg", [b.weight("bias", TensorType(DType.F32, (3,)))])])
+    binding = FakeBinding(torch.arange(3.0), names=("bias",))
+    load = weight_loader(graph, binding, {"bias": torch.zeros(3)})
+    assert load("bias").tolist() == [0, 1, 2]
 
 
 def test_another_shape_is_refused() -> None:

@@ -28,13 +28,10 @@ def traced(family: str, dtype: DType) -> Decoder:
 
 def raising(decoder: Decoder) -> tuple[Pass, ...]:
     """Everything that makes one operator of many, after what it needs to be clean."""
-    numbers = {
-        name: tensor.item() for name, tensor in decoder.constants.items() if tensor.ndim == 0
-    }
     return (
         RemoveIdentities(),
         ShareCommon(),
-        InlineScalars(numbers),
+        InlineScalars(decoder.scalars),
         *rules(),
     )
 
