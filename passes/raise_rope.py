@@ -11,6 +11,8 @@ Rotations by tables as wide as a head (Llama), of pairs side by side (Cohere), h
 go, since it is computed in float32 anyway and rounded once, and a rotation of a part of each head
 that is joined with the rest (GPT-NeoX, GLM) becomes one of the whole with an offset.
 
+A rotation by the negative angle (nanochat) takes the negative sines.
+
 In float32 numbers do not change. In bf16 each result differs by at most two roundings of the pair
 it comes from (reference_rope.py), 2^-7 of the pair's length.
 
@@ -73,8 +75,10 @@ class RotateByWideTables(RewriteRule):
 
     def pattern(self, x: Var, cos: Var, sin: Var, first: Var, second: Var) -> Pattern:
         """Two products and their sum."""
-        turned = _joined(op.neg(second), first)
-        return op.add(op.mul(x, cos), op.mul(maybe.cast(turned), sin))
+        forward = _joined(op.neg(second), first)
+        backward = _joined(second, op.neg(first))
+        turned = maybe.cast(either(forward, backward))
+        return op.add(op.mul(x, cos), op.mul(turned, sin))
 
     def check(self, m: Match) -> Verdict:
         """It is a rotation, by tables of one row a token."""
@@ -98,8 +102,16 @@ class RotateByWideTables(RewriteRule):
                 tables = [
                     doubled(m.graph, table, interleaved=pair.interleaved) for table in (cos, m.sin)
                 ]
-                return _rotation(x, pair.interleaved, (cos, m.sin), tables)
+                return _rotation(
+                    x, pair.interleaved, (cos, m.sin), tables, backward=self._is_backward(m)
+                )
         return refuse("what turns is not what is multiplied by the cosine", pair.source, m.x)
+
+    @staticmethod
+    def _is_backward(m: Match) -> bool:
+        """Whether it is the first half that changes its sign."""
+        (negated,) = (node for node in m.nodes if node.op == "neg")
+        return negated.inputs[0] is m.first
 
 
 class RotateHalves(RewriteRule):
@@ -107,9 +119,11 @@ class RotateHalves(RewriteRule):
 
     def pattern(self, first: Var, second: Var, cos: Var, sin: Var) -> Pattern:
         """Each half of the result from both halves."""
-        return _joined(
-            op.sub(op.mul(first, cos), op.mul(second, sin)),
-            op.add(op.mul(second, cos), op.mul(first, sin)),
+        ahead, across = op.mul(first, cos), op.mul(second, sin)
+        ahead_too, across_too = op.mul(second, cos), op.mul(first, sin)
+        return either(
+            _joined(op.sub(ahead, across), op.add(ahead_too, across_too)),
+            _joined(op.add(ahead, across), op.sub(ahead_too, across_too)),
         )
 
     def check(self, m: Match) -> Verdict:
@@ -134,8 +148,20 @@ class RotateHalves(RewriteRule):
                 return refuse("the halves are joined as pairs", m.root.output)
             tables = [single(m.graph, table) for table in (cos, sin)]
             sorts = pair.interleaved and not together
-            return _rotation(pair.source, together, (cos, sin), tables, sorts_pairs=sorts)
+            backward = self._is_backward(m)
+            return _rotation(
+                pair.source, together, (cos, sin), tables, backward=backward, sorts_pairs=sorts
+            )
         return refuse("what turns are not two halves of a tensor", m.first, m.second)
+
+    @staticmethod
+    def _is_backward(m: Match) -> bool:
+        """Whether the difference is the second half."""
+        (join,) = (node for node in m.nodes if node.op == "concat")
+        parts = [m.graph.producers[value] for value in join.inputs]
+        if parts[0].op == "reshape":
+            parts = [m.graph.producers[part.inputs[0]] for part in parts]
+        return parts[1].op == "sub"
 
 
 class DropCastsAroundRope(RewriteRule):
@@ -217,6 +243,7 @@ class _Rotation:
         tokens: the dimension of ``x`` along which the tables go.
         cos: the table of cosines.
         sin: the table of sines.
+        backward: whether it turns by the negative angle.
         sorts_pairs: whether the pairs lie side by side in ``x`` and come out as halves.
     """
 
@@ -225,7 +252,8 @@ class _Rotation:
     tokens: int
     cos: Table
     sin: Table
-    sorts_pairs: bool = False
+    backward: bool
+    sorts_pairs: bool
 
 
 def _rotation(
@@ -234,6 +262,7 @@ def _rotation(
     spelled: tuple[Value, Value],
     tables: Sequence[Table | None],
     *,
+    backward: bool,
     sorts_pairs: bool = False,
 ) -> _Rotation | Verdict:
     """The rotation of ``x`` by tables that are spelled as these values."""
@@ -251,7 +280,7 @@ def _rotation(
     along = [offset + i for i, size in enumerate(table[:-1]) if size != 1]
     if offset < 0 or len(along) != 1 or shape[along[0]] != table[along[0] - offset]:
         return refuse("the tables do not have one row a token", *spelled)
-    return _Rotation(x, interleaved, along[0], cos, sin, sorts_pairs)
+    return _Rotation(x, interleaved, along[0], cos, sin, backward, sorts_pairs)
 
 
 def _make(m: Match, new: Rewriter, found: _Rotation | Verdict) -> Value:
@@ -277,6 +306,8 @@ def _make(m: Match, new: Rewriter, found: _Rotation | Verdict) -> Value:
     if inner is not None:
         x = new.one("cast", [x], {"dtype": dtype_of(found.x)}, loc=loc)
     cos, sin = (table.make(new, tokens) for table in (found.cos, found.sin))
+    if found.backward:
+        sin = new.one("neg", [sin], loc=loc)
     x = new.one("rope", [x, cos, sin], {"interleaved": found.interleaved}, loc=loc)
     x = _reshaped(new, x, shape if only_ones else moved, loc)
     return x if only_ones else new.one("permute", [x], {"dims": inverse(dims)}, loc=loc)
