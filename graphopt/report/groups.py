@@ -21,7 +21,7 @@ from .items import Item
 from .paths import split_layer, stack_of
 
 # A model without layers is cut into drawings of at most this many boxes, for the eye's sake.
-MOST_ITEMS = 400
+MOST_ITEMS = 150
 
 Layer = tuple[str, int]  # the list of layers, such as model.layers, and the number in it
 BEFORE, AFTER = -1, 1 << 30

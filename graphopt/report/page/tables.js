@@ -66,6 +66,6 @@ class GroupedTable {
   }
 
   classOf(column) {
-    return [column.number && "number", column.wide && "wide", column.mono && "mono", column.path && "path"].filter(Boolean).join(" ");
+    return [column.number && "number", column.wide && "wide", column.mono && "mono", column.path && "path", column.code && "code"].filter(Boolean).join(" ");
   }
 }

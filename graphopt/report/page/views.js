@@ -34,7 +34,7 @@ class CostView {
     const where = (row) => (row.layers.length ? row.scope.replace("*", ranges(row.layers)) : row.scope);
     this.table = new GroupedTable([
       { title: "region", cell: (row) => h("span", { class: "named" }, h("i", { class: `swatch f-${row.family}` }), h("span", {}, row.name)), sort: (row) => row.name, wide: true },
-      { title: "where", cell: where, path: true },
+      { title: "where", cell: where, path: true, code: true },
       { title: "times", number: true, cell: (row) => countText(row.count), sort: (row) => row.count },
       { title: "bytes", number: true, cell: (row) => bytesText(row.bytes), sort: (row) => row.bytes },
       { title: "FLOPs", number: true, cell: (row) => flopsText(row.flops), sort: (row) => row.flops },
@@ -108,10 +108,10 @@ class PiecesView {
     const mode = (piece) => h("span", { class: `verdict ${piece.captured ? "yes" : "no"}` }, piece.captured ? "captured" : "not captured");
     const bodies = new Set(pieces.map((piece) => piece.body).filter(Boolean));
     const table = new GroupedTable([
-      { title: "piece", cell: (row) => (row.length > 1 ? `${row[0].name} and ${row.length - 1} more` : row[0].name), part: (piece) => piece.name, path: true },
+      { title: "piece", cell: (row) => (row.length > 1 ? `${row[0].name} and ${row.length - 1} more` : row[0].name), part: (piece) => piece.name, path: true, code: true },
       { title: "steps", number: true, cell: (row) => countText(row[0].steps), part: (piece) => countText(piece.steps) },
       { title: "mode", cell: (row) => mode(row[0]), part: mode },
-      { title: "body", path: true, cell: (row) => row[0].body.slice(0, 10) || "–", part: (piece) => piece.body.slice(0, 10) || "–" },
+      { title: "body", path: true, code: true, cell: (row) => row[0].body.slice(0, 10) || "–", part: (piece) => piece.body.slice(0, 10) || "–" },
       { title: "why it ends", wide: true, cell: (row) => row[0].cut || "It is the last.", part: (piece) => piece.cut || "It is the last." },
     ], { caption: "Pieces, those that differ in layers alone together", rowsOf: (row) => row });
     table.show([...groups.values()]);
@@ -134,7 +134,7 @@ class LedgerView {
     const bytes = (n) => (n ? bytesText(n) : "");
     this.groups = groups;
     this.table = new GroupedTable([
-      { title: "rule", cell: (row) => row.rule, sort: (row) => row.rule },
+      { title: "rule", cell: (row) => row.rule, sort: (row) => row.rule, path: true },
       { title: "where", mono: true, cell: (row) => row.where,
         part: ([value, layer = null], row) => [value, layer === null ? row.scope : row.scope.replace("*", layer)].filter(Boolean).join(" ") },
       { title: "decision", cell: verdict, sort: (row) => Number(row.applied) },
@@ -174,7 +174,10 @@ class LedgerView {
 
 class PassesView {
   constructor(report) {
-    const change = (before, after, text) => (before === after ? text(after) : `${text(before)} → ${text(after)}`);
+    const change = (before, after, text) => {
+      const by = after - before;
+      return by ? `${text(after)} (${by < 0 ? "−" : "+"}${text(Math.abs(by))})` : text(after);
+    };
     const table = new GroupedTable([
       { title: "pass", cell: (row) => row.name, mono: true },
       { title: "rewrites", number: true, cell: (row) => countText(row.rewrites), sort: (row) => row.rewrites },
