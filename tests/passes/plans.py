@@ -49,19 +49,30 @@ def family_of(node: Node) -> str:
 
 def node_regions(graph: Graph) -> tuple[Region, ...]:
     """One region for each node that computes, with the views it reads through."""
+    return tuple(
+        make_region(graph, with_views(graph, [place]), family=family_of(graph.nodes[place]))
+        for place in computing(graph)
+    )
+
+
+def computing(graph: Graph) -> list[int]:
+    """Positions of the nodes that are not views."""
+    return [
+        place
+        for place, node in enumerate(graph.nodes)
+        if not is_view(node.op) or node.output in graph.outputs
+    ]
+
+
+def with_views(graph: Graph, positions: Sequence[int]) -> list[int]:
+    """The positions, and those of the views that their nodes read through."""
     places = {node: place for place, node in enumerate(graph.nodes)}
-    regions = []
-    for node in graph.nodes:
-        if is_view(node.op) and node.output not in graph.outputs:
-            continue
-        needed, waiting = set(), [node]
-        while waiting:
-            needed.add(found := waiting.pop())
-            made = [graph.producers.get(value) for value in found.inputs]
-            waiting += [one for one in made if one is not None and is_view(one.op)]
-        positions = sorted(places[one] for one in needed)
-        regions.append(make_region(graph, positions, family=family_of(node)))
-    return tuple(regions)
+    needed, waiting = set(), list(positions)
+    while waiting:
+        needed.add(found := waiting.pop())
+        made = [graph.producers.get(value) for value in graph.nodes[found].inputs]
+        waiting += [places[one] for one in made if one is not None and is_view(one.op)]
+    return sorted(needed)
 
 
 def planned(

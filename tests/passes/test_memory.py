@@ -12,7 +12,7 @@ from graphopt.ir.shape import sym
 from graphopt.ir.types import LayerState, StateType, TensorType
 from graphopt.passes.memory import MemoryPlan, plan_memory
 from graphopt.region import make_region
-from tests.passes.plans import node_regions, planned, replay, traced
+from tests.passes.plans import computing, node_regions, planned, replay, traced, with_views
 
 T = sym("T")
 
@@ -165,3 +165,19 @@ def test_random_graphs(data: st.DataObject) -> None:
     graph = random_graph(data)
     regions, memory, _ = planned(graph)
     replay(graph, regions, memory)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.data())
+def test_random_regions_of_several_nodes(data: st.DataObject) -> None:
+    """Stretches of the running order as regions, of families that overwrite operands and not."""
+    graph = random_graph(data)
+    places = computing(graph)
+    regions = []
+    while places:
+        count = data.draw(st.integers(1, 4))
+        family = data.draw(st.sampled_from(["pointwise", "row", "opaque"]))
+        regions.append(make_region(graph, with_views(graph, places[:count]), family=family))
+        del places[:count]
+    ordered, memory, _ = planned(graph, [one for one in regions if one.outputs])
+    replay(graph, ordered, memory)
