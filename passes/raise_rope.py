@@ -131,6 +131,10 @@ class RotateHalves(RewriteRule):
         found = self._rotation(m)
         return found if isinstance(found, Verdict) else accept()
 
+    def near(self, needed: int) -> int:
+        """A rotation of a part of each head is joined with the rest, which is no half."""
+        return needed - 1
+
     def rewrite(self, m: Match, new: Rewriter) -> Value:
         """The operator."""
         return _make(m, new, self._rotation(m))
