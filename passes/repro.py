@@ -35,6 +35,10 @@ SCHEMA = 1
 GRAPH, AFTER, RECIPE, README = "before.ir", "after.ir", "repro.json", "README.md"
 
 
+# Gives the passes, told the values of weights without dimensions that are known when compiling.
+Pipeline = Callable[[Mapping[str, float | int]], Sequence[Pass]]
+
+
 @dataclass(frozen=True, slots=True)
 class Repro:
     """A failure that can be seen again.
@@ -147,7 +151,14 @@ def spreads_of(graph: Graph, like: Comparison, comparer: Comparer) -> dict[str, 
     return found
 
 
-def write_repro(folder: Path, repro: Repro, *, command: str, versions: Mapping[str, str]) -> None:
+def write_repro(
+    folder: Path,
+    repro: Repro,
+    *,
+    command: str,
+    versions: Mapping[str, str],
+    scalars: Mapping[str, float | int] | None = None,
+) -> None:
     """Write ``repro`` into ``folder``, which is made.
 
     Args:
@@ -155,6 +166,7 @@ def write_repro(folder: Path, repro: Repro, *, command: str, versions: Mapping[s
         repro: what to write.
         command: what shows the failure again.
         versions: what the README names.
+        scalars: values of weights that the passes were told.
     """
     folder.mkdir(parents=True, exist_ok=True)
     (folder / GRAPH).write_text(print_graph(repro.graph), encoding="utf-8")
@@ -170,6 +182,11 @@ def write_repro(folder: Path, repro: Repro, *, command: str, versions: Mapping[s
         "what": repro.fault.what,
         "is_own": comparison is not None and comparison.is_own,
         "trial": repro.trial and repro.trial.to_json(),
+        "scalars": {
+            value.name: scalars[value.name]
+            for value in repro.graph.weights
+            if scalars is not None and value.name in scalars
+        },
         "versions": dict(versions),
     }
     (folder / RECIPE).write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
@@ -178,8 +195,12 @@ def write_repro(folder: Path, repro: Repro, *, command: str, versions: Mapping[s
     (folder / README).write_text(text, encoding="utf-8")
 
 
-def run_repro(folder: Path, pipeline: Sequence[Pass]) -> Repro | None:
+def run_repro(folder: Path, pipeline_for: Pipeline) -> Repro | None:
     """The failure that a folder describes, seen again; None if the pass is right by now.
+
+    Args:
+        folder: what :func:`write_repro` wrote.
+        pipeline_for: gives the passes, told the values of scalar weights by name.
 
     Raises:
         UsageError: the folder is no repro, or its pass does not exist.
@@ -187,7 +208,7 @@ def run_repro(folder: Path, pipeline: Sequence[Pass]) -> Repro | None:
     data = _read(folder)
     graph = parse_graph((folder / GRAPH).read_text(encoding="utf-8"))
     verify(graph)
-    one = _named(pipeline, str(data["pass"]))
+    one = _named(pipeline_for(data["scalars"]), str(data["pass"]))
     trial = Trial.from_json(data["trial"]) if data["trial"] else None
     comparer = Comparer(graph)
     after, failed = _apply(one, graph)
@@ -207,7 +228,7 @@ def is_repro(folder: Path) -> bool:
 
 
 def _read(folder: Path) -> dict[str, Any]:
-    wanted = {"pass", "rewrite", "is_own", "trial"}
+    wanted = {"pass", "rewrite", "is_own", "trial", "scalars"}
     try:
         data = json.loads((folder / RECIPE).read_text(encoding="utf-8"))
         fault = "" if isinstance(data, dict) and data.get("schema") == SCHEMA else "another schema"

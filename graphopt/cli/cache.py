@@ -2,19 +2,32 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
+from typing import Any
+
 import click
 
 from graphopt.cache import ArtifactCache
 from graphopt.errors import UsageError
 
-from .options import debug_option, json_option
-from .output import human_bytes, print_json, print_table
+from .options import (
+    COMPILE_OPTIONS,
+    PASS_OPTIONS,
+    compile_options,
+    debug_option,
+    given,
+    json_option,
+    pass_options,
+)
+from .output import human_bytes, print_json, print_rows, print_table
 
 
-@click.group(no_args_is_help=False, short_help="List or remove compiled checkpoints in the cache.")
+@click.group(
+    no_args_is_help=False, short_help="List, explain or remove what is cached."
+)
 @debug_option
 def command() -> None:
-    """List or remove the checkpoints that `generate` and others compiled into the cache.
+    """List, explain or remove the checkpoints that were compiled into the cache.
 
     The cache is $GRAPHOPT_CACHE, else $XDG_CACHE_HOME/graphopt, else ~/.cache/graphopt.
     """
@@ -50,6 +63,38 @@ def list_entries(*, as_json: bool) -> None:
         ],
         right=(3,),
     )
+
+
+@command.command("explain")
+@click.argument("checkpoint")
+@compile_options
+@pass_options
+@json_option
+@debug_option
+def explain(checkpoint: str, *, as_json: bool, **options: Any) -> None:
+    """Say whether CHECKPOINT is in the cache with these options, and if not, what changed.
+
+    A file, an option, a version or the compiler's own source may have. What is compared with is
+    the artifact of this checkpoint that has most in common with what is asked for.
+
+    Example: graphopt cache explain examples/demo-llama --dtype float32
+    """
+    from graphopt import api
+
+    told = api.explain_cache(checkpoint, **given(options, (*COMPILE_OPTIONS, *PASS_OPTIONS)))
+    if as_json:
+        changes = [asdict(change) | {"words": str(change)} for change in told.changes]
+        nearest = None if told.nearest is None else str(told.nearest)
+        path = str(told.path)
+        print_json({"cached": told.is_hit, "path": path, "nearest": nearest, "changes": changes})
+        return
+    if told.is_hit:
+        print_rows([("cached", told.path)])
+    elif told.nearest is None:
+        print_rows([("not cached", "the cache is empty")])
+    else:
+        why = "\n".join(map(str, told.changes)) or "it is damaged"
+        print_rows([("not cached", why), ("nearest", told.nearest)])
 
 
 @command.command("path")

@@ -28,7 +28,9 @@ COMMANDS: Mapping[str, str] = {
     "generate": "generate",
     "chat": "chat",
     "verify": "verify",
+    "bisect": "bisect",
     "inspect": "inspect",
+    "export": "export",
     "doctor": "doctor",
     "cache": "cache",
 }

@@ -87,6 +87,24 @@ compile_options = _all(
     ),
 )
 
+PASS_OPTIONS = ("disabled_passes", "pass_fuel")
+
+pass_options = _all(
+    click.option(
+        "--disable-pass",
+        "disabled_passes",
+        metavar="NAME",
+        multiple=True,
+        help="Leave out a pass or a fusion; may be repeated. A wrong name lists them all.",
+    ),
+    click.option(
+        "--pass-fuel",
+        metavar="N",
+        type=click.IntRange(min=0),
+        help="Stop rewriting after N rewrites. Default: no end.",
+    ),
+)
+
 ENGINE_OPTIONS = ("max_num_seqs", "max_num_batched_tokens", "kv_cache_memory", "generation_config")
 
 engine_options = _all(

@@ -21,6 +21,20 @@ from .progress import ProgressReport
 @click.option(
     "--token-ids", "tokens", metavar="IDS", type=token_ids, help="Token ids to run, such as 1,2,3."
 )
+@click.option(
+    "--bisect",
+    "search",
+    is_flag=True,
+    help="Find the rewrite or the step at fault, as `graphopt bisect` does for a checkpoint; the "
+    "artifact's own checkpoint is used, or that of --reference.",
+)
+@click.option(
+    "--repro",
+    "output",
+    metavar="FOLDER",
+    type=click.Path(file_okay=False),
+    help="With --bisect: where the repro goes. Default: graphopt-repro-NAME in this folder.",
+)
 @json_option
 @debug_option
 @click.pass_context
@@ -30,7 +44,9 @@ def command(
     reference: str | None,
     text: str | None,
     tokens: list[int] | None,
+    output: str | None,
     *,
+    search: bool,
     as_json: bool,
 ) -> None:
     """Compare ARTIFACT with the reference interpreter, piece by piece.
@@ -46,6 +62,17 @@ def command(
 
     from . import verdict
 
+    if search:
+        from graphopt import bisect_api
+
+        from .bisect import show
+
+        with ProgressReport() as progress:
+            found = bisect_api.bisect_artifact(
+                artifact, reference=reference, output=output, progress=progress
+            )
+        show(ctx, found, as_json=as_json)
+        return
     with ProgressReport() as progress:
         report = api.verify_artifact(
             artifact, reference=reference, text=text, tokens=tokens, progress=progress

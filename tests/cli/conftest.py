@@ -18,7 +18,7 @@ Run = Callable[..., Result]
 @pytest.fixture
 def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeAPI:
     stand_in = FakeAPI(tmp_path)
-    for name in ("compile_checkpoint", "open_artifact", "LLM", "verify_artifact"):
+    for name in ("compile_reported", "open_artifact", "LLM", "verify_artifact"):
         monkeypatch.setattr(api, name, getattr(stand_in, name))
     return stand_in
 

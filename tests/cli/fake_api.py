@@ -7,8 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from graphopt.api import Compiled, Outcome
 from graphopt.artifact import Artifact, read_artifact, write_artifact
 from graphopt.errors import CheckpointError, GraphoptError
+from graphopt.ir.graph import Graph
 from graphopt.progress import ProgressFn
 from graphopt.runtime.executors.verification import VerifyReport
 from graphopt.runtime.outputs import (
@@ -99,6 +101,8 @@ class FakeAPI:
     request_error: GraphoptError | None = None
     on_delta: Callable[[int], None] = lambda number: None
     report: VerifyReport | None = None
+    compiled: Compiled | None = None
+    stages: Sequence[tuple[str, Graph, Graph]] = ()
     calls: list[tuple[str, tuple[object, ...], dict[str, Any]]] = field(default_factory=list)
     llm: FakeLLM | None = None
 
@@ -119,9 +123,13 @@ class FakeAPI:
         if self.failure is not None:
             raise self.failure
 
-    def compile_checkpoint(self, checkpoint: str, output: str | None, **options: Any) -> Artifact:
-        self._note("compile_checkpoint", checkpoint, output, **options)
-        return self.artifact()
+    def compile_reported(self, checkpoint: str, output: str | None, **options: Any) -> Outcome:
+        observe = options.pop("observe", None)
+        self._note("compile_reported", checkpoint, output, **options)
+        if observe is not None:
+            for name, before, after in self.stages:
+                observe(name, before, after)
+        return Outcome(self.artifact(), self.compiled)
 
     def open_artifact(self, path: str, **options: Any) -> Artifact:
         if path == "absent":

@@ -9,8 +9,10 @@ from pathlib import Path
 import pytest
 from click.testing import Result
 
+from graphopt import api
+from graphopt.api import Explanation
 from graphopt.artifact import write_artifact
-from graphopt.cache import ArtifactCache
+from graphopt.cache import ArtifactCache, Change
 from tests.test_artifact import contents
 
 Run = Callable[..., Result]
@@ -78,3 +80,36 @@ def test_help_without_a_subcommand(run: Run) -> None:
     result = run("cache")
     assert result.exit_code == 2
     assert "missing command" in result.stderr.lower()
+
+
+def test_explain(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[str, dict[str, object]]] = []
+    told: list[Explanation] = []
+
+    def explain(checkpoint: str, **options: object) -> Explanation:
+        asked.append((checkpoint, options))
+        return told[-1]
+
+    monkeypatch.setattr(api, "explain_cache", explain)
+    told.append(Explanation(Path("/k"), True, Path("/k"), ()))
+    result = run("cache", "explain", "c", "--dtype", "float32", "--disable-pass", "x")
+    assert result.stdout == "cached  /k\n"
+    assert asked == [("c", {"dtype": "float32", "disabled_passes": ("x",)})]
+    told.append(Explanation(Path("/k"), False, None, ()))
+    assert run("cache", "explain", "c").stdout == "not cached  the cache is empty\n"
+    told.append(Explanation(Path("/k"), False, Path("/k"), ()))
+    assert "it is damaged" in run("cache", "explain", "c").stdout
+    changes = (Change("torch", "1", "2"), Change("file config.json", "a", "b"))
+    told.append(Explanation(Path("/k"), False, Path("/n"), changes))
+    lines = run("cache", "explain", "c").stdout.splitlines()
+    assert [line.split(maxsplit=2)[-1] for line in lines[:1]] == ["torch was 1, is 2"]
+    assert lines[1].strip() == "config.json changed"
+    assert lines[2].split() == ["nearest", "/n"]
+    found = json.loads(run("cache", "explain", "c", "--json").stdout)
+    assert (found["cached"], found["nearest"]) == (False, "/n")
+    assert found["changes"][0] == {
+        "factor": "torch",
+        "cached": "1",
+        "now": "2",
+        "words": "torch was 1, is 2",
+    }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -65,7 +65,7 @@ def test_small_and_seen_again(one: Pass, op: str, size: int, dtype: DType, tmp_p
     assert op in {node.op for node in repro.graph.nodes} or one.name == "silent"
     write_repro(tmp_path, repro, command="graphopt bisect X", versions=VERSIONS)
     assert is_repro(tmp_path)
-    again = run_repro(tmp_path, pipeline)
+    again = run_repro(tmp_path, lambda scalars: pipeline)
     assert again is not None
     assert again.fault == repro.fault
     assert again.rewrite == repro.rewrite
@@ -82,8 +82,8 @@ def test_a_pass_that_was_put_right_shows_nothing(tmp_path: Path) -> None:
         command="",
         versions={},
     )
-    assert run_repro(tmp_path, [wrong.OnePlace("2.")]) is not None
-    assert run_repro(tmp_path, [wrong.OnePlace("nowhere")]) is None
+    assert run_repro(tmp_path, lambda scalars: [wrong.OnePlace("2.")]) is not None
+    assert run_repro(tmp_path, lambda scalars: [wrong.OnePlace("nowhere")]) is None
 
 
 def test_weights_that_are_known_leave_their_spread_behind(tmp_path: Path) -> None:
@@ -94,8 +94,18 @@ def test_weights_that_are_known_leave_their_spread_behind(tmp_path: Path) -> Non
     repro = minimise(culprit, pipeline, comparer)
     assert repro.trial is not None
     assert (repro.trial.spreads["head"].mean, repro.trial.spreads["head"].std) == (3.0, 0.0)
-    write_repro(tmp_path, repro, command="", versions={})
-    kept = json.loads((tmp_path / "repro.json").read_text())["trial"]["spreads"]
+    write_repro(tmp_path, repro, command="", versions={}, scalars={"head": 3, "gone": 4.0})
+    data = json.loads((tmp_path / "repro.json").read_text())
+    assert data["scalars"] == {"head": 3}
+    kept = data["trial"]["spreads"]
+    told: list[Mapping[str, float | int]] = []
+
+    def pipeline_for(scalars: Mapping[str, float | int]) -> Sequence[Pass]:
+        told.append(scalars)
+        return pipeline
+
+    run_repro(tmp_path, pipeline_for)
+    assert told == [{"head": 3}]
     graph = parse_graph((tmp_path / "before.ir").read_text())
     assert set(kept) <= {value.name for value in (*graph.inputs, *graph.weights)}
 
@@ -128,10 +138,10 @@ def test_a_part_is_well_formed_or_nothing() -> None:
 
 def test_folders_that_are_no_repro(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="not a repro"):
-        run_repro(tmp_path, [])
+        run_repro(tmp_path, lambda scalars: [])
     write_repro(tmp_path, minimal(wrong.decoder(), wrong.Silent()), command="", versions={})
     with pytest.raises(UsageError, match="no such pass"):
-        run_repro(tmp_path, [wrong.gates()])
+        run_repro(tmp_path, lambda scalars: [wrong.gates()])
     (tmp_path / "repro.json").write_text('{"schema": 99}')
     with pytest.raises(UsageError, match="not a repro"):
-        run_repro(tmp_path, [])
+        run_repro(tmp_path, lambda scalars: [])

@@ -21,9 +21,9 @@ from .tree import Source
 FLOORS: tuple[tuple[str, ...], ...] = (
     ("errors", "progress", "target", "config"),
     ("ir", "safetensors_io", "cache"),
-    ("ledger", "region", "signature", "plan", "arena", "artifact", "reuse", "report"),
+    ("ledger", "region", "signature", "plan", "arena", "artifact", "function_plan", "reuse", "report"),
     ("frontend", "passes", "codegen", "runtime"),
-    ("stages", "api", "function_api", ""),  # "" is graphopt/__init__.py
+    ("stages", "api", "bisect_api", "function_api", "onnx_api", ""),  # "" is graphopt/__init__.py
     ("doctor", "cli", "__main__"),
 )
 MIDDLE = FLOORS[3]
@@ -40,6 +40,7 @@ MAY_IMPORT_HEAVY = (
     "graphopt.runtime.executors.torch*",
     "graphopt.runtime.executors.cuda*",
     "graphopt.runtime.executors.function",
+    "graphopt.runtime.executors.stateless",
     "graphopt.runtime.executors.verification",
 )
 
