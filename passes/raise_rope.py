@@ -95,7 +95,7 @@ class RotateByWideTables(RewriteRule):
 
     def _rotation(self, m: Match) -> _Rotation | Verdict:
         pair = pair_of(m.graph, m.first, m.second)
-        if pair is None or pair.interleaved is not _is_interleaved(m):
+        if pair is None or pair.interleaved is not _is_interleaved(m, m.first):
             return refuse("what turns are not two halves of a tensor", m.first, m.second)
         for x, cos in ((m.x, m.cos), (m.cos, m.x)):
             if pair.source in (x, _before_cast(m.graph, x)):
@@ -140,19 +140,19 @@ class RotateHalves(RewriteRule):
         return _make(m, new, self._rotation(m))
 
     def _rotation(self, m: Match) -> _Rotation | Verdict:
-        for first, second, cos, sin in (
-            (m.first, m.second, m.cos, m.sin),
-            (m.cos, m.sin, m.first, m.second),
-        ):
+        backward = self._is_backward(m)
+        roles = [(m.first, m.second, m.cos, m.sin)]
+        if not backward:  # the arithmetic does not tell halves from tables
+            roles.append((m.cos, m.sin, m.first, m.second))
+        for first, second, cos, sin in roles:
             pair = pair_of(m.graph, first, second)
             if pair is None:
                 continue
-            together = _is_interleaved(m)
+            together = _is_interleaved(m, first)
             if together is None or (together and not pair.interleaved):
                 return refuse("the halves are joined as pairs", m.root.output)
             tables = [single(m.graph, table) for table in (cos, sin)]
             sorts = pair.interleaved and not together
-            backward = self._is_backward(m)
             return _rotation(
                 pair.source, together, (cos, sin), tables, backward=backward, sorts_pairs=sorts
             )
@@ -322,10 +322,10 @@ def _reshaped(new: Rewriter, x: Value, shape: Shape, loc: SourceLocation | None)
     return x if shape_of(x) == shape else new.one("reshape", [x], {"shape": shape}, loc=loc)
 
 
-def _is_interleaved(m: Match) -> bool | None:
-    """Whether the parts are joined element by element, or, if not, as halves; None if neither."""
+def _is_interleaved(m: Match, part: Value) -> bool | None:
+    """Whether parts such as ``part`` are joined element by element; None if not even as halves."""
     (join,) = (node for node in m.nodes if node.op == "concat")
-    shape = shape_of(m.first)
+    shape = shape_of(part)
     if "halves" in m:
         return False if m["halves"] == len(shape) - 1 else None
     (whole,) = (n for n in m.nodes if n.op == "reshape" and n.inputs[0] is join.output)

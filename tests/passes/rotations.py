@@ -34,6 +34,7 @@ class Spelling:
         table: element type of the tables.
         computed: element type of products; the heads are cast to it, and the result back.
         size: size of a head.
+        flipped: whether tables are the left factors.
         wrong: what is wrong with it, if anything.
     """
 
@@ -44,6 +45,7 @@ class Spelling:
     computed: DType | None = None
     size: int = 2 * PAIRS
     start: int = 0
+    flipped: bool = False
     wrong: str = ""
     b: GraphBuilder = field(default_factory=lambda: GraphBuilder("g"))
 
@@ -95,17 +97,20 @@ class Spelling:
                 turned = self._joined(second, self.b.one("neg", [first]))
             else:
                 turned = self._joined(self.b.one(minus, [second]), first)
-            stays = self.b.one("mul", [x, cos])
-            return self.b.one("add", [self.b.one("mul", [turned, sin]), stays])
+            return self._pair("add", (turned, sin), (x, cos))
         left, right = ("add", "sub") if self.wrong == "sign in the other half" else ("sub", "add")
         if self.wrong == "no sign":
             left = "add"
         low = self._pair(left, (first, cos), (second, sin))
         high = self._pair(right, (second, cos), (first, sin))
+        if self.wrong == "a reflection":
+            low = self._pair("add", (first, cos), (second, sin))
+            high = self._pair("sub", (first, sin), (second, cos))
         return self._joined(low, high)
 
     def _pair(self, op: str, left: tuple[Value, Value], right: tuple[Value, Value]) -> Value:
-        return self.b.one(op, [self.b.one("mul", list(left)), self.b.one("mul", list(right))])
+        order = -1 if self.flipped else 1
+        return self.b.one(op, [self.b.one("mul", list(pair[::order])) for pair in (left, right)])
 
     def _halves(self, x: Value) -> tuple[Value, Value]:
         if self.form in ("wide pairs", "sorted pairs"):

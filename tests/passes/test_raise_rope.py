@@ -27,10 +27,11 @@ def rope_of(graph: Graph) -> Node:
     return node
 
 
+@pytest.mark.parametrize("flipped", [False, True])
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("form", FORMS)
-def test_every_spelling_in_every_layout(form: str, layout: str) -> None:
-    graph = Spelling(form, layout).graph()
+def test_every_spelling_in_every_layout(form: str, layout: str, flipped: bool) -> None:
+    graph = Spelling(form, layout, flipped=flipped).graph()
     result, _ = raised(graph)
     rope = rope_of(result)
     assert rope.attrs == {"interleaved": form in INTERLEAVED, "offset": 0}
@@ -105,25 +106,31 @@ WRONG = {
         "a table that is not doubled",
         "a table doubled the other way",
     ),
-    "halves": ("halves exchanged", "no sign"),
-    "complex": ("halves exchanged", "no sign"),
+    "halves": ("halves exchanged", "no sign", "a reflection"),
+    "complex": ("halves exchanged", "no sign", "a reflection"),
 }
 
 
+@pytest.mark.parametrize("flipped", [False, True])
 @pytest.mark.parametrize(("form", "wrong"), [(f, w) for f, found in WRONG.items() for w in found])
-def test_what_only_looks_like_a_rotation_is_refused(form: str, wrong: str) -> None:
-    graph = Spelling(form, wrong=wrong).graph()
+def test_what_only_looks_like_a_rotation_is_refused(form: str, wrong: str, flipped: bool) -> None:
+    graph = Spelling(form, flipped=flipped, wrong=wrong).graph()
     result, entries = rewritten(graph, RaiseRope())
     assert "rope" not in operators(result)
+    assert worst(graph, result) == 0
     assert any(not entry.applied for entry in entries)
     assert "reads the cos, and is no rotation" in reasons(entries)
     assert worst(graph, result) == 0
 
 
 @pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("flipped", [False, True])
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_a_sign_in_the_other_half_turns_the_other_way(form: str, layout: str) -> None:
-    graph = Spelling(form, layout, wrong="sign in the other half").graph()
+def test_a_sign_in_the_other_half_turns_the_other_way(
+    form: str, layout: str, flipped: bool
+) -> None:
+    spelling = Spelling(form, layout, flipped=flipped, wrong="sign in the other half")
+    graph = spelling.graph()
     result, _ = raised(graph)
     rope = rope_of(result)
     assert [result.producers[table].op for table in rope.inputs[1:]] == ["mul", "neg"]
