@@ -15,7 +15,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 
 from graphopt.ir.builder import Rewriter
-from graphopt.ir.graph import Graph, Node, Value
+from graphopt.ir.graph import Graph, Node, SourceLocation, Value
 from graphopt.ir.shape import evaluate
 from graphopt.ir.types import TensorType, nbytes
 from graphopt.ledger import Verdict, accept, refuse
@@ -91,7 +91,7 @@ def _check(graph: Graph, group: Sequence[Node], constants: frozenset[Value]) -> 
 
 
 def _merge(rewriter: Rewriter, group: Sequence[Node]) -> None:
-    loc = group[0].loc
+    loc = _location(group)
     operands = [
         rewriter.one("concat", [node.inputs[place] for node in group], {"dim": 0}, loc=loc)
         for place in range(1, len(group[0].inputs))
@@ -101,6 +101,16 @@ def _merge(rewriter: Rewriter, group: Sequence[Node]) -> None:
     parts = rewriter.node("split", [merged], {"sizes": sizes, "dim": -1}, loc=loc)
     for node, part in zip(group, parts, strict=True):
         rewriter.replace(node.output, part)
+
+
+def _location(group: Sequence[Node]) -> SourceLocation | None:
+    """Where the first of the group is, in a module that has all their names."""
+    first = group[0].loc
+    if first is None or not first.module:
+        return first
+    names = dict.fromkeys(node.loc.module.rpartition(".")[2] for node in group if node.loc)
+    module = ".".join(part for part in (block_of(group[0]), "-".join(names)) if part)
+    return SourceLocation(first.file, first.line, module)
 
 
 def _columns(node: Node) -> int:

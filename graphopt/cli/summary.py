@@ -135,7 +135,8 @@ def _memory(memory: Mapping[str, Any]) -> str:
 
 def _plan(summary: Mapping[str, Any]) -> str:
     steps = ", ".join(f"{n} by {name}" for name, n in summary["steps_per_backend"].items())
-    return f"{summary['pieces']} pieces, {summary['steps']} steps ({steps})"
+    pieces = "1 piece" if summary["pieces"] == 1 else f"{summary['pieces']} pieces"
+    return f"{pieces}, {summary['steps']} steps ({steps})"
 
 
 LEDGER_COLUMNS = ("rule", "where", "decision", "places", "saves", "reason")

@@ -50,6 +50,7 @@ def test_queries_keys_and_values_become_one(bias: bool, permuted: bool) -> None:
     after, entries = rewritten(before, MergeLinears())
     assert operators(after).count("linear") == 1
     assert operators(after)[-1] == "split"
+    assert str(after.nodes[-1].loc) == "m.py:1 in l.0.attn.q-k-v"
     assert applied(entries) == ["merge-linears"]
     assert entries[0].saves_bytes == 2 * 8 * 4
     assert worst(before, after) < 1e-6
