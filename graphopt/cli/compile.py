@@ -110,23 +110,15 @@ def command(
     summary = {
         **summarize(outcome.artifact),
         "seconds": round(time.monotonic() - start, 2),
-        "reused": outcome.compiled is None,
-        **pass_report.reports_json(outcome.compiled),
-        "dumped": dumper.dumped if dumper is not None else {},
-        "checked": pass_report.checks_json(checks) if checks is not None else None,
+        **pass_report.outcome_json(outcome, checks, dumper),
     }
     if as_json:
         print_json(summary)
         return
     if verbose:
         _print_tables(outcome, checks)
-    print_rows(
-        [
-            *compile_rows(summary),
-            *pass_report.outcome_rows(outcome, chosen.get("pass_fuel")),
-            *pass_report.checked_rows(checks),
-        ]
-    )
+    told = pass_report.outcome_rows(outcome, chosen.get("pass_fuel"))
+    print_rows([*compile_rows(summary), *told, *pass_report.checked_rows(checks)])
 
 
 def _print_tables(outcome: Outcome, checks: PassChecks | None) -> None:

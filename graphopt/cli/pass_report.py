@@ -77,6 +77,18 @@ def check_rows(checks: PassChecks) -> list[tuple[object, ...]]:
     ]
 
 
+def outcome_json(
+    outcome: Outcome, checks: PassChecks | None, dumper: Dumper | None
+) -> dict[str, Any]:
+    """Everything that passes did, as plain data."""
+    return {
+        "reused": outcome.compiled is None,
+        **reports_json(outcome.compiled),
+        "dumped": dumper.dumped if dumper is not None else {},
+        "checked": checks_json(checks) if checks is not None else None,
+    }
+
+
 def checks_json(checks: PassChecks) -> dict[str, Any]:
     """The same as plain data."""
     return {
