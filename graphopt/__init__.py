@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from graphopt.artifact import Artifact, read_artifact
     from graphopt.errors import GraphoptError
     from graphopt.function_api import compile, explain
+    from graphopt.onnx_api import compile_onnx, export_onnx, load_function
     from graphopt.runtime.outputs import RequestOutput
     from graphopt.runtime.sampling_params import SamplingParams
 
@@ -34,7 +35,10 @@ _HOME = {
     "SamplingParams": "graphopt.runtime.sampling_params",
     "compile": "graphopt.function_api",
     "compile_checkpoint": "graphopt.api",
+    "compile_onnx": "graphopt.onnx_api",
     "explain": "graphopt.function_api",
+    "export_onnx": "graphopt.onnx_api",
+    "load_function": "graphopt.onnx_api",
     "open_artifact": "graphopt.api",
     "read_artifact": "graphopt.artifact",
     "verify_artifact": "graphopt.api",
@@ -48,7 +52,10 @@ __all__ = [
     "SamplingParams",
     "compile",
     "compile_checkpoint",
+    "compile_onnx",
     "explain",
+    "export_onnx",
+    "load_function",
     "open_artifact",
     "read_artifact",
     "verify_artifact",

@@ -35,8 +35,8 @@ import numpy.typing as npt
 from graphopt.errors import ArtifactError, MachineError
 from graphopt.ir.dtype import DType
 from graphopt.ledger import Ledger
-from graphopt.plan import Plan
-from graphopt.safetensors_io import MappedFile, write_stream
+from graphopt.plan import Plan, WrittenPlan
+from graphopt.safetensors_io import MappedFile, Weights, write_stream
 
 ARTIFACT_SCHEMA = 1
 MANIFEST = "manifest.json"
@@ -86,7 +86,7 @@ class Contents:
     ``fill_tokenizer`` writes the tokenizer's files into the folder it is given.
     """
 
-    plan: Plan
+    plan: WrittenPlan
     graph_text: str
     ledger: Ledger
     model: ModelInfo
@@ -308,12 +308,11 @@ def _is_running(pid: str) -> bool:
 
 
 @dataclass(frozen=True)
-class Artifact:
-    """An artifact that was opened and checked."""
+class ArtifactFolder:
+    """An artifact that was opened and checked, whatever it is a plan of."""
 
     path: Path
     manifest: Mapping[str, Any]
-    plan: Plan
 
     @cached_property
     def model(self) -> ModelInfo:
@@ -348,6 +347,10 @@ class Artifact:
         folder = self.path / "tokenizer"
         return folder if (folder / "tokenizer.json").is_file() else None
 
+    def plan_json(self) -> Any:
+        """What plan.json holds."""
+        return _load_json(self.path, PLAN)
+
     def graph_text(self) -> str:
         """The compiled graph in its text form."""
         return _load_text(self.path, GRAPH)
@@ -374,28 +377,11 @@ class Artifact:
             raise _damaged(self.path, LEDGER, repr(error)) from error
 
 
-class Weights:
-    """The tensors of an artifact, by name, as views of mapped files."""
+@dataclass(frozen=True)
+class Artifact(ArtifactFolder):
+    """A compiled decoder."""
 
-    def __init__(self, files: Sequence[MappedFile]) -> None:
-        self._file_of = {name: file for file in files for name in file.entries}
-
-    def names(self) -> Iterable[str]:
-        """Names of all tensors."""
-        return self._file_of.keys()
-
-    def dtype(self, name: str) -> DType:
-        """Element type of the tensor called ``name``."""
-        return self._file(name).entries[name].dtype
-
-    def view(self, name: str) -> npt.NDArray[np.generic]:
-        """The tensor as an array; bf16 and f8 come as unsigned integers of the same size."""
-        return self._file(name).view(name)
-
-    def _file(self, name: str) -> MappedFile:
-        if name not in self._file_of:
-            raise ArtifactError(f"weight {name} is not in the artifact")
-        return self._file_of[name]
+    plan: Plan
 
 
 def read_artifact(
@@ -412,6 +398,14 @@ def read_artifact(
         ArtifactError: it is no artifact, is damaged (the file is named), or does not fit; every
             field that does not fit is listed.
     """
+    opened = open_folder(path, expect=expect, check_digests=check_digests)
+    return Artifact(opened.path, opened.manifest, Plan.from_json(opened.plan_json()))
+
+
+def open_folder(
+    path: str | Path, *, expect: Mapping[str, str] | None = None, check_digests: bool = True
+) -> ArtifactFolder:
+    """As ``read_artifact``, without looking at the plan."""
     folder = Path(path)
     manifest = _read_manifest(folder)
     mismatches = _mismatches(manifest, expect or {})
@@ -427,8 +421,7 @@ def read_artifact(
     if fault is not None:
         raise _damaged(folder, MANIFEST, fault)
     _check_files(folder, manifest["files"], check_digests)
-    plan = Plan.from_json(_load_json(folder, PLAN))
-    return Artifact(folder, manifest, plan)
+    return ArtifactFolder(folder, manifest)
 
 
 def _read_manifest(folder: Path) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from graphopt.errors import ArtifactError, IRError
 from graphopt.ir.dtype import DType
@@ -19,8 +19,25 @@ from graphopt.ir.types import LayerState, StateType
 
 PLAN_SCHEMA = 3
 
+# What the plan of a function says that it is; see function_plan.py.
+FUNCTION = "function"
+
 # Where an operand lives: the number of a slot, ``@name`` for a weight, ``%name`` for a state input.
 Operand = int | str
+
+
+class WrittenPlan(Protocol):
+    """What an artifact says of its plan, a decoder's or a function's."""
+
+    @property
+    def target(self) -> str: ...  # noqa: D102
+
+    @property
+    def dtype(self) -> DType: ...  # noqa: D102
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data for ``plan.json``."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,6 +190,12 @@ class Plan:
         """
         if not isinstance(data, Mapping):
             raise ArtifactError("plan is not readable", got=type(data).__name__)
+        if data.get("kind") == FUNCTION:
+            raise ArtifactError(
+                "this artifact is a function, not a decoder",
+                where=str(data.get("name")),
+                next="graphopt.load_function opens it",
+            )
         if data.get("schema") != PLAN_SCHEMA:
             raise ArtifactError(
                 "plan has another schema", got=data.get("schema"), expected=PLAN_SCHEMA

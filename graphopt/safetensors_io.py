@@ -158,3 +158,27 @@ class MappedFile:
         count = int(np.prod(entry.shape, dtype=np.int64))
         array = np.frombuffer(self._map, _NUMPY[entry.dtype], count, entry.start)
         return array.reshape(entry.shape)
+
+
+class Weights:
+    """The tensors of an artifact, by name, as views of mapped files."""
+
+    def __init__(self, files: Sequence[MappedFile]) -> None:
+        self._file_of = {name: file for file in files for name in file.entries}
+
+    def names(self) -> Iterable[str]:
+        """Names of all tensors."""
+        return self._file_of.keys()
+
+    def dtype(self, name: str) -> DType:
+        """Element type of the tensor called ``name``."""
+        return self._file(name).entries[name].dtype
+
+    def view(self, name: str) -> npt.NDArray[np.generic]:
+        """The tensor as an array; bf16 and f8 come as unsigned integers of the same size."""
+        return self._file(name).view(name)
+
+    def _file(self, name: str) -> MappedFile:
+        if name not in self._file_of:
+            raise ArtifactError(f"weight {name} is not in the artifact")
+        return self._file_of[name]

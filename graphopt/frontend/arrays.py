@@ -32,7 +32,7 @@ _STAND_IN = {DType.BF16: "int16", DType.F8E4M3: "uint8", DType.F8E5M2: "uint8"}
 
 def weight_loader(
     graph: Graph,
-    binding: Binding,
+    binding: Binding | None,
     constants: Mapping[str, torch.Tensor],
     folded: Graph | None = None,
 ) -> Loader:
@@ -40,7 +40,7 @@ def weight_loader(
 
     Args:
         graph: whose weights.
-        binding: finds them in the checkpoint.
+        binding: finds them in the checkpoint; None where ``constants`` has them all.
         constants: the model's own values of tensors that the checkpoint may lack, by name.
         folded: a graph without inputs whose outputs are the weights that are in neither.
 
@@ -60,8 +60,14 @@ def weight_loader(
         if not isinstance(wanted, TensorType):
             raise CheckpointError("a weight is not a tensor", where=name, got=wanted)
         dtype: torch.dtype = getattr(torch, wanted.dtype.torch_name)
-        found = None if name in binding.names else constants.get(name)
-        tensor = binding.load(name, dtype) if found is None else found.to(dtype)
+        bound = binding is not None and name in binding.names
+        found = None if bound else constants.get(name)
+        if found is not None:
+            tensor = found.to(dtype)
+        elif binding is not None:
+            tensor = binding.load(name, dtype)
+        else:
+            raise CheckpointError("a weight is missing", where=name, expected=wanted)
         if tuple(tensor.shape) != wanted.shape:
             raise CheckpointError(
                 "a weight has another shape than the graph expects",

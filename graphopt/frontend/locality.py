@@ -430,5 +430,7 @@ _RULES: Mapping[str, _Rule] = {
     "conv1d": _conv1d,
     "kv_write": _kv_write,
     "attention": _per_token(1),
+    "rope": _per_token(3),
+    "moe_router": _per_token(1),
     "moe_experts": _per_token(3),
 }

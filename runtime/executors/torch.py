@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from graphopt.artifact import Artifact
+from graphopt.artifact import Artifact, ArtifactFolder
 from graphopt.errors import ArtifactError, GraphoptError, MachineError
 from graphopt.ir.dtype import DType
 from graphopt.ir.graph import Graph, Value
@@ -222,7 +222,7 @@ def _weight(artifact: Artifact, value: Value) -> torch.Tensor:
     return tensor
 
 
-def weight_tensor(artifact: Artifact, name: str) -> torch.Tensor:
+def weight_tensor(artifact: ArtifactFolder, name: str) -> torch.Tensor:
     """A weight as a tensor that shares the mapped file's memory."""
     dtype: DType = artifact.weights.dtype(name)
     view: Any = artifact.weights.view(name)

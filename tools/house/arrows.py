@@ -23,7 +23,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("ir", "safetensors_io", "cache"),
     ("ledger", "region", "signature", "plan", "arena", "artifact", "function_plan", "reuse", "report"),
     ("frontend", "passes", "codegen", "runtime"),
-    ("stages", "api", "bisect_api", "function_api", "onnx_api", ""),  # "" is graphopt/__init__.py
+    ("stages", "api", "bisect_api", "cache_api", "function_api", "onnx_api", ""),  # "" is graphopt/__init__.py
     ("doctor", "cli", "__main__"),
 )
 MIDDLE = FLOORS[3]
