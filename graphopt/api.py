@@ -24,7 +24,7 @@ from graphopt.artifact import (
     writable_place,
     write_artifact,
 )
-from graphopt.cache import ArtifactCache, Change, checkpoint_factors, source_factor
+from graphopt.cache import ArtifactCache, checkpoint_factors, source_factor
 from graphopt.config import CompileOptions
 from graphopt.errors import ArtifactError, MachineError, UsageError
 from graphopt.ir.dtype import DType
@@ -33,7 +33,7 @@ from graphopt.ir.types import StateType, TensorType
 from graphopt.ledger import Ledger
 from graphopt.plan import Limits, Plan
 from graphopt.progress import ProgressFn, silent, weighed
-from graphopt.reuse import copy_artifact, reusable
+from graphopt.reuse import reused
 from graphopt.runtime import llm
 from graphopt.stages import Lowered, check_names, lower
 from graphopt.target import Target
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from graphopt.frontend.checkpoint import Checkpoint
-    from graphopt.frontend.hf import Decoder
+    from graphopt.frontend.hf import Decoder, Traced
     from graphopt.passes.manager import Observe, PassReport
     from graphopt.runtime.executors.verification import VerifyReport
 
@@ -97,23 +97,6 @@ class Outcome:
 
     artifact: Artifact
     compiled: Compiled | None
-
-
-@dataclass(frozen=True, slots=True)
-class Explanation:
-    """Whether something is cached.
-
-    Attributes:
-        path: where it is, or would be.
-        is_hit: whether compiling would take what is there.
-        nearest: the entry that is most like it; None if nothing is cached.
-        changes: what differs in that entry; nothing if it is the one, and damaged.
-    """
-
-    path: Path
-    is_hit: bool
-    nearest: Path | None
-    changes: tuple[Change, ...]
 
 
 def compile_options(
@@ -221,11 +204,11 @@ def compile_reported(
 
     chosen = compile_options(**options)
     folder = find_folder(checkpoint)
-    factors = _factors(folder, chosen)
+    factors = factors_of(folder, chosen)
     cached = ArtifactCache().path_for(factors)
     path = Path(output) if output is not None else cached
     if reuse and observe is None and not keep_stages:
-        found = _reused(path, cached, factors)
+        found = reused(path, cached, factors)
         if found is not None:
             return Outcome(found, None)
     if sys.flags.optimize > 1:
@@ -244,18 +227,6 @@ def compile_reported(
     return Outcome(read_artifact(path, check_digests=False), compiled)
 
 
-def _reused(path: Path, cached: Path, factors: Mapping[str, str]) -> Artifact | None:
-    """The artifact at ``path``, or the cached one made to be there too; None if there is none."""
-    found = reusable(path, factors)
-    if found is not None or path == cached:
-        return found
-    found = reusable(cached, factors)
-    if found is None:
-        return None
-    copy_artifact(found, path)
-    return read_artifact(path, check_digests=False)
-
-
 def compile_graph(
     source: Checkpoint,
     options: CompileOptions,
@@ -267,7 +238,6 @@ def compile_graph(
     """Trace, rewrite and plan a checkpoint, reading only the headers of its weights."""
     from graphopt.frontend.arrays import weight_loader
     from graphopt.frontend.conversion import bind
-    from graphopt.frontend.hf import trace
     from graphopt.ir.printer import print_graph
     from graphopt.passes.manager import PassContext
     from graphopt.passes.pipeline import decoder_pipeline
@@ -278,13 +248,7 @@ def compile_graph(
     report("tracing the model", 0, 0)
     started = time.perf_counter()
     dtype = compute_dtype(source, options)
-    traced = trace(
-        source.config,
-        dtype=dtype,
-        max_model_len=options.max_model_len,
-        allow_unproven=options.allow_unproven,
-        rewrite=partial(_passes_on, disabled=disabled, fuel=options.pass_fuel),
-    )
+    traced = _traced(source, dtype, options)
     binding = bind(traced.model, source)
     tracing = time.perf_counter() - started
     report("rewriting the graph", 0, 0)
@@ -318,6 +282,20 @@ def compile_graph(
         lowered.reports,
         context.last,
         {"tracing": tracing, **lowered.seconds},
+    )
+
+
+def _traced(source: Checkpoint, dtype: DType, options: CompileOptions) -> Traced:
+    """The model's graph; what the passes make of its twin is held against transformers."""
+    from graphopt.frontend.hf import trace
+
+    disabled = frozenset(options.disabled_passes)
+    return trace(
+        source.config,
+        dtype=dtype,
+        max_model_len=options.max_model_len,
+        allow_unproven=options.allow_unproven,
+        rewrite=partial(_passes_on, disabled=disabled, fuel=options.pass_fuel),
     )
 
 
@@ -379,7 +357,7 @@ def open_artifact(
         return read_artifact(folder, expect=expect)
     from graphopt.frontend.location import find_folder
 
-    cached = ArtifactCache().path_for(_factors(find_folder(path), compile_options(**options)))
+    cached = ArtifactCache().path_for(factors_of(find_folder(path), compile_options(**options)))
     if is_artifact(cached):
         try:
             return read_artifact(cached)
@@ -388,28 +366,8 @@ def open_artifact(
     return compile_checkpoint(path, cached, reuse=False, progress=progress, **options)
 
 
-def explain_cache(checkpoint: str | Path, **options: Any) -> Explanation:
-    """Whether a checkpoint is cached with these options, and if not, what changed.
-
-    Args:
-        checkpoint: a folder, or a hub name.
-        **options: see :func:`compile_options`.
-
-    Raises:
-        GraphoptError: there is no such checkpoint, or an option makes no sense.
-    """
-    from graphopt.frontend.location import find_folder
-
-    factors = _factors(find_folder(checkpoint), compile_options(**options))
-    cache = ArtifactCache()
-    path = cache.path_for(factors)
-    if reusable(path, factors) is not None:
-        return Explanation(path, True, path, ())
-    entry, changes = cache.nearest(factors) or (None, ())
-    return Explanation(path, False, entry.path if entry is not None else None, changes)
-
-
-def _factors(checkpoint: Path, options: CompileOptions) -> dict[str, str]:
+def factors_of(checkpoint: Path, options: CompileOptions) -> dict[str, str]:
+    """Everything that an artifact depends on, by name: the cache key."""
     return {
         **checkpoint_factors(checkpoint),
         **options.factors(),

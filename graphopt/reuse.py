@@ -40,6 +40,18 @@ def reusable(path: Path, factors: Mapping[str, str]) -> Artifact | None:
     return None
 
 
+def reused(path: Path, cached: Path, factors: Mapping[str, str]) -> Artifact | None:
+    """The artifact at ``path``, or the cached one made to be there too; None if there is none."""
+    found = reusable(path, factors)
+    if found is not None or path == cached:
+        return found
+    found = reusable(cached, factors)
+    if found is None:
+        return None
+    copy_artifact(found, path)
+    return read_artifact(path, check_digests=False)
+
+
 def copy_artifact(artifact: Artifact, path: Path) -> None:
     """Make ``path`` the same artifact, replacing one that is there.
 

@@ -12,7 +12,7 @@ import pytest
 import graphopt.reuse as reuse_module
 from graphopt.artifact import read_artifact, write_artifact
 from graphopt.errors import ArtifactError, MachineError
-from graphopt.reuse import copy_artifact, reusable
+from graphopt.reuse import copy_artifact, reusable, reused
 from tests.test_artifact import contents
 
 FACTORS = dict(contents().factors)
@@ -111,3 +111,13 @@ def test_what_is_in_the_way_stays(
     with pytest.raises(MachineError, match="cannot be copied"):
         copy_artifact(read_artifact(written), tmp_path / "b.gopt")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.gopt", "other"]
+
+
+def test_out_of_the_cache_or_because_it_is_there(written: Path, tmp_path: Path) -> None:
+    place = tmp_path / "b.gopt"
+    assert reused(place, tmp_path / "absent", FACTORS) is None
+    for cached in (written, tmp_path / "absent"):  # copied once, then there
+        found = reused(place, cached, FACTORS)
+        assert found is not None
+        assert found.path == place
+    assert reused(written, written, {"other": "factors"}) is None

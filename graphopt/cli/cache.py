@@ -22,9 +22,7 @@ from .options import (
 from .output import human_bytes, print_json, print_rows, print_table
 
 
-@click.group(
-    no_args_is_help=False, short_help="List, explain or remove what is cached."
-)
+@click.group(no_args_is_help=False, short_help="List, explain or remove what is cached.")
 @debug_option
 def command() -> None:
     """List, explain or remove the checkpoints that were compiled into the cache.
@@ -79,9 +77,9 @@ def explain(checkpoint: str, *, as_json: bool, **options: Any) -> None:
 
     Example: graphopt cache explain examples/demo-llama --dtype float32
     """
-    from graphopt import api
+    from graphopt import cache_api
 
-    told = api.explain_cache(checkpoint, **given(options, (*COMPILE_OPTIONS, *PASS_OPTIONS)))
+    told = cache_api.explain_cache(checkpoint, **given(options, (*COMPILE_OPTIONS, *PASS_OPTIONS)))
     if as_json:
         changes = [asdict(change) | {"words": str(change)} for change in told.changes]
         nearest = None if told.nearest is None else str(told.nearest)

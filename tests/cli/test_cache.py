@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from click.testing import Result
 
-from graphopt import api
-from graphopt.api import Explanation
+from graphopt import cache_api
 from graphopt.artifact import write_artifact
 from graphopt.cache import ArtifactCache, Change
+from graphopt.cache_api import Explanation
 from tests.test_artifact import contents
 
 Run = Callable[..., Result]
@@ -90,7 +90,7 @@ def test_explain(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
         asked.append((checkpoint, options))
         return told[-1]
 
-    monkeypatch.setattr(api, "explain_cache", explain)
+    monkeypatch.setattr(cache_api, "explain_cache", explain)
     told.append(Explanation(Path("/k"), True, Path("/k"), ()))
     result = run("cache", "explain", "c", "--dtype", "float32", "--disable-pass", "x")
     assert result.stdout == "cached  /k\n"
