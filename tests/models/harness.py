@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, cached_property
 from typing import Any
 
 import torch
@@ -18,6 +18,8 @@ from graphopt.ir.dtype import DType
 from graphopt.ir.graph import Graph
 from graphopt.ir.interpreter import Interpreter
 from graphopt.ir.reference import PagedState
+from graphopt.passes.manager import run_passes
+from graphopt.passes.pipeline import decoder_pipeline
 from tests.models.cases import CASES
 
 BLOCK = 4
@@ -30,6 +32,11 @@ class Case:
     config: PretrainedConfig
     decoder: Decoder
     reference: PreTrainedModel
+
+    @cached_property
+    def compiled(self) -> Graph:
+        """The graph after the passes, constants left in place."""
+        return run_passes(self.decoder.graph, decoder_pipeline(self.decoder.scalars))[0]
 
     @property
     def weights(self) -> dict[str, Tensor]:

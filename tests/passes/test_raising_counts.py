@@ -124,7 +124,7 @@ def expected(family: str, layers: int) -> dict[str, int]:
 
 @pytest.mark.parametrize(
     "family",
-    [*FAST, *(pytest.param(name, marks=pytest.mark.slow) for name in COUNTS if name not in FAST)],
+    [*FAST, *(pytest.param(name, marks=pytest.mark.full) for name in COUNTS if name not in FAST)],
 )
 def test_every_family_gives_its_matches_and_leaves_nothing(family: str) -> None:
     graph, entries = raised(family, DType.BF16)

@@ -57,7 +57,7 @@ def counts_of(graph: Graph) -> dict[str, int]:
 
 @pytest.mark.parametrize(
     "family",
-    [*FAST, *(pytest.param(name, marks=pytest.mark.slow) for name in ROWS if name not in FAST)],
+    [*FAST, *(pytest.param(name, marks=pytest.mark.full) for name in ROWS if name not in FAST)],
 )
 def test_every_family_gives_its_matches_and_leaves_nothing(family: str) -> None:
     row = ROWS[family]
