@@ -13,6 +13,7 @@ from .raise_embedding_scale import raise_embedding_scale
 from .raise_gelu import raise_gelu
 from .raise_glu import raise_glu
 from .raise_layer_norm import raise_layer_norm
+from .raise_linear import raise_linear
 from .raise_mla import RaiseMla
 from .raise_moe_router import raise_moe_router
 from .raise_rms_norm import raise_rms_norm
@@ -70,6 +71,7 @@ def function_pipeline() -> tuple[Pass, ...]:
 def raising() -> tuple[Pass, ...]:
     """The rules for layers that any model may have."""
     return (
+        raise_linear(),
         raise_silu(),
         raise_layer_norm(),  # before the other norms, to which a centred value is like any other
         raise_rms_norm(),
