@@ -47,7 +47,7 @@ def whom_they_see(
     Raises:
         UnsupportedError: an attention is not causal, or sees something that graphopt cannot say.
     """
-    probes = (*_PROBES, (2, max(16, reach) - 2))
+    probes = (*_PROBES, (1, max(16, reach) - 1))
     found: dict[Value, list[npt.NDArray[Any]]] = {}
     masks = list(dict.fromkeys(one.mask for one in asked if one.mask is not None))
     for mask in masks:
@@ -68,11 +68,10 @@ def _seen(
     for number, (count, past) in enumerate(probes):
         own = past + np.arange(count)[:, None]
         slots = np.arange(past + count)[None]
-        visible = np.ones((asked.heads, count, past + count), bool)
-        bias = np.zeros(visible.shape)
+        visible, bias = np.ones((1, count, past + count), bool), np.zeros((1, 1, 1))
         if masks is not None:
-            mask = _full(asked, masks[number], visible.shape)
-            visible &= mask if mask.dtype == bool else mask > _HIDDEN
+            mask = _by_head(asked, masks[number], visible.shape)
+            visible = mask.copy() if mask.dtype == bool else mask > _HIDDEN
             bias = bias if mask.dtype == bool else np.where(visible, mask, 0.0)
         if asked.causal:
             visible &= slots <= own
@@ -94,12 +93,17 @@ def _seen(
     return Seen(0 if whole else window, slopes)
 
 
-def _full(asked: Asked, mask: npt.NDArray[Any], shape: tuple[int, ...]) -> npt.NDArray[Any]:
-    """A mask for every head."""
+def _by_head(asked: Asked, mask: npt.NDArray[Any], shape: tuple[int, ...]) -> npt.NDArray[Any]:
+    """A mask for every head, or one for all."""
+    rows = mask.reshape((1,) * (3 - mask.ndim) + mask.shape) if mask.ndim < 3 else mask
+    rows = rows[0] if rows.ndim == 4 and rows.shape[0] == 1 else rows
     try:
-        return np.broadcast_to(mask.reshape(mask.shape[-3:]), shape)
+        found = np.broadcast_to(rows, (*rows.shape[:-2], *shape[1:]))
     except ValueError as error:
         raise _not_causal(asked.where, f"its mask has the shape {list(mask.shape)}") from error
+    if found.ndim != 3 or found.shape[0] not in (1, asked.heads):
+        raise _not_causal(asked.where, f"its mask has the shape {list(mask.shape)}")
+    return found
 
 
 def _slopes(
@@ -119,7 +123,8 @@ def _slopes(
         spread = np.nanmax(rest, -1) - np.nanmin(rest, -1)
         if (spread > 1e-4 * (1.0 + np.abs(line).max())).any():
             raise _not_causal(asked.where, "its mask adds a bias that is no line")
-    return tuple(float(np.float32(slope)) for slope in slopes)
+    every = np.broadcast_to(slopes, asked.heads)
+    return tuple(float(np.float32(slope)) for slope in every)
 
 
 def _not_causal(where: str, why: str) -> UnsupportedError:

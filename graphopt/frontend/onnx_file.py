@@ -149,9 +149,25 @@ def _parse(path: Path) -> onnx.ModelProto:
         model: onnx.ModelProto = onnx.ModelProto.FromString(data)
     except DecodeError as error:
         raise _broken(path, f"protobuf: {error}") from error
+    if not _is_text(model):
+        raise _broken(path, "a name in it is not text")
     if not model.HasField("graph") or not model.graph.output:
         raise _broken(path, "it has no graph with outputs")
     return model
+
+
+def _is_text(message: Any) -> bool:
+    """Whether every string within a message is text, which protobuf does not check."""
+    for field, value in message.ListFields():
+        if field.type == field.TYPE_MESSAGE:
+            parts = [value] if hasattr(value, "ListFields") else value
+            if not all(_is_text(part) for part in parts):
+                return False
+        elif field.type == field.TYPE_STRING:
+            words = [value] if isinstance(value, str | bytes) else value
+            if not all(isinstance(word, str) for word in words):
+                return False
+    return True
 
 
 def _opset(model: onnx.ModelProto, path: Path) -> int:

@@ -27,6 +27,8 @@ from .unbatch import unbatch
 
 # What a sequence may hold where nothing beside the model says it.
 DEFAULT_CONTEXT = 4096
+# The longest context whose attention is computed to see that it is causal.
+MAX_CONTEXT = 1 << 20
 # What an exported model's metadata calls it.
 MAX_LENGTH = "max_model_len"
 _LENGTHS = ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len", "max_sequence_length")
@@ -157,8 +159,11 @@ def _context(
             got=wanted,
             expected=f"at most {own}",
         )
-    if wanted is not None or own is not None:
-        return wanted or own or 0, ()
+    chosen = wanted or own
+    if chosen is not None and chosen > MAX_CONTEXT:
+        return MAX_CONTEXT, (f"context limited to {MAX_CONTEXT} tokens of {chosen}",)
+    if chosen is not None:
+        return chosen, ()
     return DEFAULT_CONTEXT, (
         f"nothing names a longest context: {DEFAULT_CONTEXT} tokens are assumed",
     )

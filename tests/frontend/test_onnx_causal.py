@@ -86,6 +86,11 @@ def test_a_linear_bias(tmp_path: Path) -> None:
     assert [node.attrs["alibi"] for node in nodes] == [True, False]
 
 
+def test_a_bias_that_all_heads_share(tmp_path: Path) -> None:
+    more = {"start": np.array(0), "step": np.array(1), "slopes": np.float32(0.5)}
+    assert seen(tmp_path, masked("a bias", low=LOW, **more))[0] == Seen(0, (0.5,) * 4)
+
+
 @pytest.mark.parametrize(
     ("change", "weights"),
     [

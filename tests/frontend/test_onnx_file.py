@@ -109,6 +109,16 @@ def test_truncated_and_foreign_files(tmp_path: Path) -> None:
         open_onnx(tmp_path / "none.onnx")
 
 
+def test_names_that_are_no_text_are_refused(tmp_path: Path) -> None:
+    made = simple()
+    made.graph.node[0].name = "the name of a node"
+    data = made.SerializeToString().replace(b"the name of", b"the n\xffme of")
+    path = tmp_path / "model.onnx"
+    path.write_bytes(data)
+    with pytest.raises(CheckpointError, match="not a well-formed"):
+        open_onnx(path)
+
+
 def change(made: onnx.ModelProto, kind: str) -> onnx.ModelProto:
     node, tensor = made.graph.node[0], made.graph.initializer[0]
     match kind:

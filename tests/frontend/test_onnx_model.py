@@ -1,15 +1,24 @@
 from __future__ import annotations
 
 import json
+import random
+from contextlib import suppress
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from onnx import helper
 
-from graphopt.errors import UnsupportedError, UsageError
+from graphopt.errors import GraphoptError, UnsupportedError, UsageError
 from graphopt.frontend.onnx_causal import as_tensor
-from graphopt.frontend.onnx_model import DEFAULT_CONTEXT, OnnxDecoder, OnnxFunction, read_onnx
+from graphopt.frontend.onnx_model import (
+    DEFAULT_CONTEXT,
+    MAX_CONTEXT,
+    OnnxDecoder,
+    OnnxFunction,
+    read_onnx,
+)
 from tests.codegen.onnx_run import oracle_logits
 from tests.frontend.onnx_decoders import attentions, exported, saved, without_masks
 from tests.frontend.onnx_models import model, write
@@ -58,6 +67,33 @@ def test_how_long_a_context_is(tmp_path: Path) -> None:
     assert (found.max_model_len, found.model_type, found.notes) == (48, "tiny", ())
     with pytest.raises(UsageError, match="more than the model was made for"):
         decoder(tmp_path, max_model_len=49)
+
+
+def test_contexts_beyond_measure_are_limited(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"n_positions": 1 << 30}))
+    found = decoder(tmp_path)
+    assert found.max_model_len == MAX_CONTEXT
+    assert "limited" in found.notes[0]
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_damage_of_any_kind_is_an_error_with_words(tmp_path: Path, seed: int) -> None:
+    rng = random.Random(seed)
+    path = tmp_path / "model.onnx"
+    for made in [exported(), model("float[N, 6] x", "y = Split(x, s)", s=np.array([2, 4]))] * 20:
+        data = bytearray(made.SerializeToString())
+        for _ in range(rng.randint(1, 4)):
+            place = rng.randrange(min(len(data), 12_000))
+            match rng.randrange(3):
+                case 0:
+                    data[place] = rng.randrange(256)
+                case 1:
+                    del data[place : place + rng.randint(1, 8)]
+                case _:
+                    data[place:place] = rng.randbytes(rng.randint(1, 4))
+        path.write_bytes(data)
+        with suppress(GraphoptError):  # and no other
+            assert read_onnx(path) is not None
 
 
 def test_a_past_that_something_else_reads_is_refused(tmp_path: Path) -> None:
