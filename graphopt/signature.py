@@ -54,7 +54,14 @@ class View:
     offset: Dim
 
 
-Returned = Constant | Size | Argument | Output | View
+@dataclass(frozen=True, slots=True)
+class Again:
+    """The very tensor that is returned at this earlier position too."""
+
+    position: int
+
+
+Returned = Constant | Size | Argument | Output | View | Again
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.fx import GraphModule, Interpreter, Node
 from torch.fx import traceback as fx_traceback
 from torch.fx.experimental.proxy_tensor import make_fx
@@ -30,7 +31,16 @@ from graphopt.ir.graph import Graph, SourceLocation, Value
 from graphopt.ir.shape import Dim, Expr, symbols
 from graphopt.ir.types import TensorType
 from graphopt.ir.verify import verify
-from graphopt.signature import Argument, Constant, Output, Returned, Signature, Size, View
+from graphopt.signature import (
+    Again,
+    Argument,
+    Constant,
+    Output,
+    Returned,
+    Signature,
+    Size,
+    View,
+)
 
 from .emitter import type_of
 from .live import is_check, live_nodes, storage_of, writes_in_place
@@ -55,10 +65,14 @@ _GIVE_BACK = frozenset(
     f"aten.{name}"
     for name in (
         "alpha_dropout",
+        "atleast_1d",
+        "atleast_2d",
+        "atleast_3d",
         "contiguous",
-        "dropout",
         "feature_dropout",
+        "flatten",
         "positive",
+        "real",
         "resolve_conj",
         "resolve_neg",
         "to",
@@ -317,7 +331,13 @@ class _FunctionTranslator(Translator):
         (end,) = (node for node in self.graph.nodes if node.op == "output")
         items: Any = end.args[0]
         listed = items if isinstance(items, tuple | list) else (items,)
-        returned = tuple(self._returned(item) for item in listed)
+        names = [_same_tensor(item) if isinstance(item, Node) else None for item in listed]
+        returned = tuple(
+            self._returned(listed[position])
+            if name is None or names.index(name) == position
+            else Again(names.index(name))
+            for position, name in enumerate(names)
+        )
         graph = renumbered(without_dead_nodes(self.builder.finish(self.outputs)))
         verify(graph)
         weights = {value.name for value in graph.weights}
@@ -416,6 +436,7 @@ class _FunctionTranslator(Translator):
             if node.op != "get_attr" or node not in self.live:
                 continue
             tensor = getattr(self.traced, str(node.target), None)
+            tensor = tensor.constant if isinstance(tensor, FakeTensor) else tensor
             if not isinstance(tensor, torch.Tensor) or type(tensor) not in _PLAIN_TENSORS:
                 raise TraceError(
                     "the code holds a constant that is not a plain tensor",
@@ -514,8 +535,10 @@ def _same_tensor(node: Node) -> Node:
     """The first name of a tensor that calls gave back as it was."""
     while node.args and isinstance(first := node.args[0], Node):
         packet = ".".join(name_of_call(node).split(".")[:2])
-        unchanged = packet in _GIVE_BACK and storage_of(first) == storage_of(node)
-        if not unchanged and not writes_in_place(node):
+        shared = storage_of(first) == storage_of(node) is not None
+        if not writes_in_place(node) and not (
+            shared and packet in _GIVE_BACK and first.meta["val"].ndim == node.meta["val"].ndim
+        ):
             break
         node = first
     return node

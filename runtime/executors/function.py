@@ -23,7 +23,7 @@ from graphopt.ir.printer import print_node
 from graphopt.ir.reference import Step, prepare
 from graphopt.ir.shape import Dim, evaluate
 from graphopt.region import Region
-from graphopt.signature import Argument, Constant, Returned, Signature, Size, View
+from graphopt.signature import Again, Argument, Constant, Output, Signature, Size, View
 
 _CPU = torch.device("cpu")
 Env = Mapping[str, int]
@@ -102,7 +102,13 @@ class FunctionExecutor:
             outputs = self._own(self._compute(arguments, env), arguments, env)
             for index, output in self.signature.writes:
                 arguments[index].copy_(outputs[output])
-            return tuple(_return(item, arguments, outputs, env) for item in self.signature.returned)
+            results: list[object] = []
+            for item in self.signature.returned:
+                if isinstance(item, Again):
+                    results.append(results[item.position])
+                else:
+                    results.append(_return(item, arguments, outputs, env))
+            return tuple(results)
 
     def writes_shared(self, arguments: Sequence[Any]) -> bool:
         """Whether an argument that the function writes shares memory with another argument."""
@@ -179,7 +185,10 @@ def _no_autocast() -> Iterator[None]:
 
 
 def _return(
-    item: Returned, arguments: Sequence[Any], outputs: Sequence[Tensor], env: Env
+    item: Constant | Size | Argument | Output | View,
+    arguments: Sequence[Any],
+    outputs: Sequence[Tensor],
+    env: Env,
 ) -> object:
     match item:
         case Constant(value=value):
