@@ -258,7 +258,7 @@ def _trial(like: Comparison | None, graph: Graph, comparer: Comparer) -> Trial |
     """The trial that showed the failure, with what the graph's values look like in it."""
     if like is None:
         return None
-    return Trial(like.trial.seed, like.trial.gain, spreads_of(graph, like, comparer))
+    return replace(like.trial, spreads=spreads_of(graph, like, comparer))
 
 
 def _spread(value: Value, tensor: Tensor) -> Spread:
@@ -276,7 +276,7 @@ def _only(trial: Trial, graph: Graph) -> Trial:
     """The trial with the spreads of the graph's own inputs and weights alone."""
     names = {value.name for value in (*graph.inputs, *graph.weights)}
     spreads = {name: spread for name, spread in trial.spreads.items() if name in names}
-    return Trial(trial.seed, trial.gain, spreads)
+    return replace(trial, spreads=spreads)
 
 
 def _apply(one: Pass, graph: Graph) -> tuple[Graph | None, Fault | None]:

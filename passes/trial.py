@@ -38,6 +38,7 @@ _STEPS: tuple[tuple[tuple[tuple[int, int, int], ...], int], ...] = (
 _SEQUENCES = 4
 _LONGEST = 300  # tokens of a sequence: past 256, where bfloat16 no longer counts
 _NOISE = 0.2  # of vectors, which are the weights of norms, and biases
+_ORDINARY = 0.5  # of the weights of an uneven trial
 _SIZES = (5, 7, 3)  # per step, for sizes that the engine does not know
 
 
@@ -67,12 +68,15 @@ class Trial:
         gain: how large hidden states are. Tables and biases are multiplied with it and matrices
             with its root, so that each layer adds about as much as there is; with little of it,
             an epsilon matters.
+        is_uneven: whether gain is for about half of the weights only, so that here and there a
+            small value meets ordinary ones: between norms, or before a softmax.
         spreads: for inputs that no engine gives and weights that are not random, what their
             numbers look like.
     """
 
     seed: int = 0
     gain: float = 1.0
+    is_uneven: bool = False
     spreads: Mapping[str, Spread] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
@@ -83,7 +87,7 @@ class Trial:
     def from_json(cls, data: Mapping[str, Any]) -> Trial:
         """The trial that ``to_json`` wrote."""
         spreads = {name: Spread(**row) for name, row in data["spreads"].items()}
-        return cls(int(data["seed"]), float(data["gain"]), spreads)
+        return cls(int(data["seed"]), float(data["gain"]), bool(data["is_uneven"]), spreads)
 
     def weights(self, graph: Graph, constants: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """A tensor for each weight: the one in ``constants``, else random numbers.
@@ -139,11 +143,14 @@ class Trial:
             spread = Spread(mean=0.5, high=_rows_indexed(graph, value, 2) - 1)
             return _sample(shape, value.type.dtype, spread, chance)
         noise = torch.randn(shape, generator=chance)
+        gain = self.gain
+        if self.is_uneven and float(torch.rand((), generator=chance)) < _ORDINARY:
+            gain = 1.0
         if len(shape) < 2:
-            size = self.gain if _is_added(graph, value) else 1.0
+            size = gain if self.is_uneven or _is_added(graph, value) else 1.0
             return (size * (1.0 + _NOISE * noise)).to(dtype)
         fan_in = shape[-1] if len(shape) == 2 else min(shape[-2:])
-        size = self.gain if _is_table(graph, value) else math.sqrt(self.gain)
+        size = gain if self.is_uneven or _is_table(graph, value) else math.sqrt(gain)
         return (noise * (size / math.sqrt(max(fan_in, 1)))).to(dtype)
 
     def _state(self, name: str, type_: StateType) -> PagedState:

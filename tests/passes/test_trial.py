@@ -80,6 +80,17 @@ def test_gain_makes_weights_small() -> None:
     assert torch.equal(quiet["0.norm"], loud["0.norm"])
 
 
+def test_an_uneven_trial_makes_some_weights_small() -> None:
+    graph = wrong.decoder()
+    loud = Trial(3).weights(graph, {})
+    mixed = Trial(3, 0.25, is_uneven=True).weights(graph, {})
+    ratios = {name: float(mixed[name].abs().mean() / loud[name].abs().mean()) for name in loud}
+    small = [name for name, ratio in ratios.items() if ratio == pytest.approx(0.25, rel=1e-3)]
+    same = [name for name, ratio in ratios.items() if ratio == pytest.approx(1.0, rel=1e-3)]
+    assert len(small) + len(same) == len(ratios)
+    assert min(len(small), len(same)) > len(ratios) // 4
+
+
 def any_graph() -> Graph:
     """A table looked up by ids that are counted on first; sizes that no engine knows."""
     b = GraphBuilder("g")
@@ -104,7 +115,7 @@ def test_inputs_of_any_graph() -> None:
 
 def test_spreads_are_followed() -> None:
     spreads = {"x": Spread(5.0, 0.5), "ids": Spread(low=2, high=3), "mask": Spread(1.0)}
-    trial = Trial(1, 1.0, spreads)
+    trial = Trial(1, spreads=spreads)
     for step in trial.steps(any_graph()):
         assert step["x"].float().mean() == pytest.approx(5.0, abs=0.6)
         assert set(step["ids"].tolist()) <= {2, 3}
@@ -115,5 +126,5 @@ def test_spreads_are_followed() -> None:
 
 
 def test_json_and_back() -> None:
-    trial = Trial(7, 0.5, {"x": Spread(1.0, 2.0, 3, 4)})
+    trial = Trial(7, 0.5, is_uneven=True, spreads={"x": Spread(1.0, 2.0, 3, 4)})
     assert Trial.from_json(json.loads(json.dumps(trial.to_json()))) == trial
