@@ -194,8 +194,15 @@ def _moe_router(w: OnnxWriter, node: Node) -> Sequence[str]:
     limited = _router_choice(w, node, choice, wide)
     _, ids = w.ops("TopK", [limited, count], [w.fresh("topk"), w.fresh("places")], axis=1)
     weights = w.op("GatherElements", x, ids, axis=1)
-    if scores == "chosen":
-        weights = w.op("Softmax", weights, axis=-1)
+    match scores:
+        case "chosen_softmax":
+            weights = w.op("Softmax", weights, axis=-1)
+        case "chosen_sigmoid":
+            weights = w.op("Sigmoid", weights)
+        case "softmax" | "sigmoid":
+            pass
+        case _:
+            raise no_form(node, f"nothing is known of scores {scores!r}")
     if bool_of(node.attrs, "normalized"):
         total = w.op("ReduceSum", weights, w.ints(1), keepdims=1)
         total = w.op("Max", total, w.constant(float_of(node.attrs, "least"), wide))
