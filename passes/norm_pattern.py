@@ -15,6 +15,7 @@ from graphopt.ir.types import TensorType, Type
 from graphopt.ledger import Verdict, accept, refuse
 
 from .match import Attr, Match, Pattern, either, op
+from .spelling import computes_wide
 
 EPS = Attr("eps", lambda e: isinstance(e, float) and e >= 0, "a number that is not negative")
 
@@ -69,8 +70,8 @@ def normalizes_rows(m: Match, parameters: Sequence[str]) -> Verdict:
         return refuse("the mean drops its dimension, so rows meet columns", m.x)
     if "count" in m and m["count"] != x.shape[-1]:
         return refuse(f"the sum over {x.shape[-1]} elements is divided by {m['count']}", m.x)
-    if "wide" in m and m["wide"].nbytes < 4:
-        return refuse(f"the mean of squares is computed in {m['wide']}", m.x)
+    if not (wide := computes_wide(m, m.x)).accepted:
+        return wide
     if result.type != x:
         return refuse(f"the norm of {x} is {result.type}", result)
     for name in (name for name in parameters if name in m):

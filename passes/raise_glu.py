@@ -14,11 +14,12 @@ from collections.abc import Mapping
 
 from graphopt.ir.builder import Rewriter
 from graphopt.ir.graph import Value
-from graphopt.ledger import Verdict, accept, refuse
+from graphopt.ir.types import TensorType
+from graphopt.ledger import Verdict, refuse
 
 from .match import Match, Pattern, Var, either, op
 from .rules import RewriteRule, RulePass
-from .spelling import narrow, power, wide
+from .spelling import computes_wide, narrow, power, wide
 
 _GATE = Var("gate")
 
@@ -65,7 +66,9 @@ class GatedLinearUnit(RewriteRule):
             return refuse("a value times its own activation", m.up)
         if m.gate.type != m.up.type:
             return refuse(f"the gate is {m.gate.type}, and {m.up.type} is gated", m.gate, m.up)
-        return accept()
+        if not isinstance(m.gate.type, TensorType) or not m.gate.type.dtype.is_float:
+            return refuse(f"the gate is {m.gate.type}", m.gate)
+        return computes_wide(m, m.gate)
 
     def rewrite(self, m: Match, new: Rewriter) -> Value:
         """The operator."""
@@ -74,4 +77,8 @@ class GatedLinearUnit(RewriteRule):
 
 def raise_glu() -> RulePass:
     """The pass; activations that are written out must have been raised before."""
-    return RulePass("raise-glu", [GatedLinearUnit(name) for name in _activated(_GATE)])
+    return RulePass(
+        "raise-glu",
+        [GatedLinearUnit(name) for name in _activated(_GATE)],
+        requires={"silu raised", "gelu raised"},
+    )

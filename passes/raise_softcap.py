@@ -14,11 +14,11 @@ import math
 
 from graphopt.ir.builder import Rewriter
 from graphopt.ir.graph import Value
-from graphopt.ledger import Verdict, accept, refuse
+from graphopt.ledger import Verdict, refuse
 
 from .match import Attr, Match, Pattern, Var, either, op
 from .rules import RewriteRule, RulePass
-from .spelling import narrow, wide
+from .spelling import computes_wide, narrow, wide
 
 
 def _capped(x: Pattern) -> Pattern:
@@ -47,7 +47,7 @@ class Softcap(RewriteRule):
             return refuse(f"multiplied by {m['inverse']}, then by {cap}", m.root.output)
         if m.root.output.type != m.x.type:
             return refuse(f"of {m.x.type} it makes {m.root.output.type}", m.x, m.root.output)
-        return accept()
+        return computes_wide(m, m.x)
 
     def rewrite(self, m: Match, new: Rewriter) -> Value:
         """The operator."""

@@ -11,12 +11,14 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from graphopt.ir.builder import Rewriter
+from graphopt.ir.dtype import DType
 from graphopt.ir.graph import Attr as AttrValue
 from graphopt.ir.graph import Value
 from graphopt.ledger import Verdict, accept, refuse
 
 from .match import Attr, Match, Pattern, Var, either, op
 from .rules import RewriteRule
+from .typed import dtype_of
 
 # Sources write constants with 9 digits or more.
 _DIGITS = 1e-7
@@ -73,6 +75,19 @@ def narrow(x: Pattern) -> Pattern:
     return op.cast(x, dtype=Attr("narrow"))
 
 
+def computes_wide(m: Match, x: Value) -> Verdict:
+    """Whether the type in which a function of ``x`` is computed, if it is another, is no poorer.
+
+    An integer would cut fractions off, and a narrower type rounds what the operator does not.
+    """
+    own = dtype_of(x)
+    if "wide" in m and own is not None:
+        wider: DType = m["wide"]
+        if not wider.is_float or not own.is_float or wider.nbytes < max(4, own.nbytes):
+            return refuse(f"{x} is {x.type}, and what is made of it is computed in {wider}", x)
+    return accept()
+
+
 class ActivationRule(RewriteRule):
     """Makes one operator of a function of one value that is written out.
 
@@ -117,7 +132,7 @@ class ActivationRule(RewriteRule):
         """It keeps the type of its argument."""
         if m.root.output.type != m.x.type:
             return refuse(f"of {m.x.type} it makes {m.root.output.type}", m.x, m.root.output)
-        return accept()
+        return computes_wide(m, m.x)
 
     def rewrite(self, m: Match, new: Rewriter) -> Value:
         """The operator."""

@@ -116,3 +116,24 @@ def test_what_only_looks_like_it_is_left_alone(kind: str) -> None:
     else:
         graph = b.finish([b.one("add" if kind == "sum" else "mul", [value, up])])
     assert rewritten(graph, raise_glu())[0] is graph
+
+
+def test_whole_numbers_are_no_gate() -> None:
+    """Neither given nor as what a gate is cut to before its activation."""
+    b = GraphBuilder("g")
+    gate, up = (b.input(name, TensorType(DType.F32, (T, 7))) for name in ("gate", "up"))
+    cut = b.one("relu", [b.one("cast", [gate], {"dtype": DType.I32})])
+    counts = b.input("counts", TensorType(DType.I32, (T, 7)))
+    back = b.one("cast", [cut], {"dtype": DType.F32})
+    graph = b.finish([b.one("mul", [back, up]), b.one("mul", [b.one("relu", [counts]), counts])])
+    result, entries = rewritten(graph, raise_glu())
+    assert result is graph
+    assert "computed in i32" in reasons(entries)
+
+
+def test_whole_numbers_are_not_gated() -> None:
+    b = GraphBuilder("g")
+    gate, up = (b.input(name, TensorType(DType.I32, (T, 7))) for name in ("gate", "up"))
+    result, entries = rewritten(b.finish([b.one("mul", [b.one("relu", [gate]), up])]), raise_glu())
+    assert operators(result) == ["relu", "mul"]
+    assert "the gate is i32[T, 7]" in reasons(entries)

@@ -96,3 +96,24 @@ def test_a_function_between_casts_is_one_where_the_types_agree() -> None:
         result, entries = rewritten(graph, rules)
         assert operators(result) == expected
         assert bool(reasons(entries)) == (back is DType.F16)
+
+
+@pytest.mark.parametrize(
+    ("own", "wide", "raised"),
+    [
+        (DType.BF16, DType.F32, True),
+        (DType.F32, DType.F64, True),
+        (DType.F32, DType.BF16, False),
+        (DType.F64, DType.F32, False),
+        (DType.BF16, DType.F16, False),
+        (DType.F32, DType.I32, False),
+    ],
+)
+def test_a_function_is_raised_from_a_wider_type_only(own: DType, wide: DType, raised: bool) -> None:
+    rules = RulePass("absolutes", activation_rules("abs", [lambda v: op.abs(v)], "neg"))
+    b = GraphBuilder("g")
+    value = b.one("cast", [b.input("x", TensorType(own, (3,)))], {"dtype": wide})
+    graph = b.finish([b.one("cast", [b.one("abs", [value])], {"dtype": own})])
+    result, entries = rewritten(graph, rules)
+    assert operators(result) == (["neg"] if raised else ["cast", "neg", "cast"])
+    assert raised or f"computed in {wide}" in reasons(entries)
