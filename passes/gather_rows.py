@@ -26,7 +26,7 @@ class GatherRows:
     """The pass."""
 
     name = "gather-rows"
-    requires: frozenset[str] = frozenset()
+    requires = frozenset({"norms raised"})
     ensures: frozenset[str] = frozenset()
 
     def __call__(self, graph: Graph, context: PassContext) -> PassResult:
@@ -72,7 +72,7 @@ def _chooses_rows(node: Node) -> bool:
 
 def _is_row_local(node: Node) -> bool:
     """Whether each row of the output depends on that row of the first input alone."""
-    first = node.inputs[0].type
+    first = node.inputs[0].type if node.inputs else None
     if not isinstance(first, TensorType) or len(node.outputs) != 1:
         return False
     if node.op in NORMS:

@@ -28,7 +28,7 @@ class MergeLinears:
     """The pass."""
 
     name = "merge-linears"
-    requires: frozenset[str] = frozenset()
+    requires = frozenset({"linear maps raised", "biases folded"})
     ensures: frozenset[str] = frozenset()
 
     def __call__(self, graph: Graph, context: PassContext) -> PassResult:
@@ -73,6 +73,8 @@ def _where(group: Sequence[Node]) -> str:
 
 
 def _check(graph: Graph, group: Sequence[Node], constants: frozenset[Value]) -> Verdict:
+    if group[0].inputs[0] in constants:
+        return refuse("their input is a constant: they are computed once", group[0].inputs[0])
     for node in group:
         if not all(value in constants for value in node.inputs[1:]):
             return refuse("a weight is computed in the step", *node.inputs[1:])

@@ -51,3 +51,13 @@ def test_it_stops_where_an_operand_depends_on_the_row() -> None:
 
 def test_a_choice_of_columns_stays() -> None:
     assert chosen_first(model(dim=1)) == ["neg", "mul", "rms_norm", "index_select"]
+
+
+def test_it_stops_at_what_is_made_of_nothing() -> None:
+    b = GraphBuilder("g")
+    rows = b.input("rows", TensorType(DType.I64, (R,)))
+    full = b.one("full", [], {"shape": (8, 6), "dtype": DType.F32, "value": 0.5})
+    assert chosen_first(b.finish([b.one("index_select", [full, rows], {"dim": 0})])) == [
+        "full",
+        "index_select",
+    ]

@@ -111,3 +111,13 @@ def test_a_weight_that_the_step_computes_is_refused() -> None:
 def test_the_block_is_the_module_around() -> None:
     graph = siblings("model.layers.0.mlp.gate_proj")
     assert block_of(graph.nodes[0]) == "model.layers.0.mlp"
+
+
+def test_maps_of_a_constant_are_constants_and_stay_in_their_order() -> None:
+    b = GraphBuilder("g")
+    x, first, second = (b.weight(n, TensorType(DType.F32, (8, 8))) for n in ("x", "v", "w"))
+    one = b.one("linear", [x, first])
+    before = b.finish([one, b.one("linear", [x, b.one("neg", [second])])])
+    after, entries = rewritten(before, MergeLinears())
+    assert after is before
+    assert "their input is a constant" in reasons(entries)
