@@ -4,8 +4,8 @@ before:  a graph of constants, such as ``%0 = concat(@q, @k, @v)``, and the valu
 after:   @q, @k and @v, cut out of it
 
 Runs the graph backwards through what only moves numbers: concat, reshape, permute, slice, split and
-select, casts to a wider type, and factors that are powers of two. What went through anything else
-cannot be told exactly, and is left out.
+select, casts to a wider type, and factors that are powers of two, where no digit got lost. What
+went through anything else cannot be told exactly, and is left out.
 """
 
 from __future__ import annotations
@@ -16,10 +16,15 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from .dtype import DType
 from .graph import Graph, Node, Value
 from .ops_spec import int_of, ints_of
 from .reference import torch_dtype
 from .types import TensorType
+
+# The least factor that is divided out again. What it makes zero of in bfloat16 or float32 is below
+# 2^-110, which no trained weight is.
+LEAST = 2.0**-16
 
 
 def recover(constants: Graph, folded: Mapping[Value, Tensor]) -> dict[str, Tensor]:
@@ -68,10 +73,8 @@ def _back(node: Node, known: dict[Value, Tensor], parts: dict[Value, _Parts]) ->
             known.setdefault(node.inputs[0], found.permute(back))
         case "cast" if _widens(node):
             known.setdefault(node.inputs[0], found.to(_dtype(node.inputs[0])))
-        case "mul" if _is_exact_factor(node):
-            factor = node.attrs["scalar"]
-            if isinstance(factor, int | float):
-                known.setdefault(node.inputs[0], found / factor)
+        case "mul" if (factor := _exact_factor(node)) is not None and _is_unrounded(found):
+            known.setdefault(node.inputs[0], found / factor)
         case "split" | "slice" | "select":
             _back_some(node, known, parts)
 
@@ -121,6 +124,22 @@ def _widens(node: Node) -> bool:
     return floats and before.dtype.nbytes < after.dtype.nbytes
 
 
-def _is_exact_factor(node: Node) -> bool:
-    factor = node.attrs.get("scalar")
-    return isinstance(factor, int | float) and factor != 0 and math.frexp(factor)[0] in (0.5, -0.5)
+def _exact_factor(node: Node) -> float | None:
+    """A power of two by which a node multiplies, within what leaves ordinary numbers exact.
+
+    Of float16 numbers those near zero may have become zero, so none is.
+    """
+    factor, type_ = node.attrs.get("scalar"), node.output.type
+    if not isinstance(factor, int | float) or not isinstance(type_, TensorType):
+        return None
+    if type_.dtype not in (DType.BF16, DType.F32, DType.F64):
+        return None
+    is_power = math.frexp(factor)[0] in (0.5, -0.5)
+    return factor if is_power and LEAST <= abs(factor) <= 1 / LEAST else None
+
+
+def _is_unrounded(product: Tensor) -> bool:
+    """Whether no element left the normal numbers, where digits are lost; zero stays zero."""
+    size = product.abs()
+    normal = (size >= torch.finfo(product.dtype).tiny) & torch.isfinite(product)
+    return bool((normal | (product == 0)).all())

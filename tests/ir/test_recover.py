@@ -1,5 +1,6 @@
 """What packed weights were made from is told from them, to the bit, or not at all."""
 
+import pytest
 import torch
 
 from graphopt.ir.builder import GraphBuilder
@@ -77,3 +78,29 @@ def test_what_is_lost_is_left_out() -> None:
     weights, found = told(b.finish(outputs))
     assert len(weights) == 4
     assert found == {}
+
+
+@pytest.mark.parametrize(
+    ("dtype", "factor", "weight", "told_exactly"),
+    [
+        (DType.F32, 0.5, [1.0, 0.0, -3.0], True),
+        (DType.BF16, 2.0**16, [1.0, 0.0, 1e-40], True),
+        (DType.F32, 0.5, [2.0**-149 * 3], False),  # a digit is lost below the normal numbers
+        (DType.BF16, 2.0**10, [3e38], False),  # too large: infinite
+        (DType.BF16, 2.0**-100, [1e-20], False),  # so small that it became zero
+        (DType.F16, 0.125, [2.0**-24], False),  # the same, and float16 has such numbers
+        (DType.I8, 2, [64], False),  # too large: starts again at the other end
+        (DType.F32, 3.0, [1.0], False),
+    ],
+)
+def test_a_factor_is_divided_out_where_no_digit_was_lost(
+    dtype: DType, factor: float, weight: list[float], told_exactly: bool
+) -> None:
+    b = GraphBuilder("g")
+    value = b.weight("w", TensorType(dtype, (len(weight),)))
+    graph = b.finish([b.one("mul", [value], {"scalar": factor})])
+    tensor = torch.tensor(weight).to(torch_dtype(dtype))
+    outputs = Interpreter(graph, {"w": tensor}).run({})
+    found = recover(graph, dict(zip(graph.outputs, outputs, strict=True)))
+    assert ("w" in found) is told_exactly
+    assert not found or found["w"].equal(tensor)
