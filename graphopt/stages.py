@@ -9,7 +9,7 @@ Nothing here decides anything; each stage's result is the next one's input.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -26,29 +26,40 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Lowered:
-    """A graph as it runs.
+class Formed:
+    """A graph in regions, each with its kernel.
 
     Attributes:
         hoisted: the graph, and the one that makes its folded weights.
         regions: its regions in running order.
-        memory: slots and steps.
-        pieces: the steps in pieces.
+        kernels: backend and kernel name of each region.
         reports: what each pass did.
         seconds: how long the stages after the passes took, by name.
     """
 
     hoisted: Hoisted
     regions: tuple[Region, ...]
-    memory: MemoryPlan
-    pieces: tuple[Piece, ...]
+    kernels: tuple[tuple[str, str], ...]
     reports: tuple[PassReport, ...]
-    seconds: dict[str, float]
+    seconds: Mapping[str, float]
 
     @property
     def graph(self) -> Graph:
-        """The graph that the steps compute."""
+        """The graph that the regions compute."""
         return self.hoisted.graph
+
+
+@dataclass(frozen=True, slots=True)
+class Lowered(Formed):
+    """A graph as it runs in an engine.
+
+    Attributes:
+        memory: slots and steps.
+        pieces: the steps in pieces.
+    """
+
+    memory: MemoryPlan
+    pieces: tuple[Piece, ...]
 
 
 def stage_names(pipeline: Sequence[Pass]) -> tuple[str, ...]:
@@ -69,6 +80,53 @@ def check_names(pipeline: Sequence[Pass], disabled: frozenset[str]) -> None:
         raise UsageError("no such pass", got=", ".join(unknown), expected=", ".join(known))
 
 
+def form(
+    graph: Graph,
+    pipeline: Sequence[Pass],
+    target: Target,
+    context: PassContext,
+    *,
+    disabled: frozenset[str] = frozenset(),
+    observe: Observe | None = None,
+    fixed_weights: bool = True,
+) -> Formed:
+    """Take ``graph`` through the passes, into regions and to kernels.
+
+    Args:
+        graph: as traced.
+        pipeline: the passes.
+        target: what for.
+        context: ledger and fuel.
+        disabled: names of passes and fusions to leave out.
+        observe: called after each pass.
+        fixed_weights: whether the weights never change, so that work on them is done once.
+
+    Raises:
+        UsageError: a disabled name is unknown.
+        CompileError: a stage failed; the message names it.
+    """
+    from graphopt.codegen.backend import assign
+    from graphopt.codegen.torch import TorchBackend
+    from graphopt.passes.fusion_cost import cost_model
+    from graphopt.passes.fusion_regions import FUSIONS, fuse_regions
+    from graphopt.passes.hoist import hoist, not_hoisted
+    from graphopt.passes.manager import check_pipeline, run_passes
+
+    check_names(pipeline, disabled)
+    check_pipeline(pipeline)
+    final, reports = run_passes(
+        graph, pipeline, context, disabled=disabled - set(FUSIONS), observe=observe
+    )
+    clock = _Clock()
+    hoisted = hoist(final, context.ledger) if fixed_weights else not_hoisted(final)
+    clock.lap("hoist")
+    regions = fuse_regions(hoisted.graph, cost_model(target), context, disabled & set(FUSIONS))
+    clock.lap("regions")
+    kernels = assign(hoisted.graph, regions, [TorchBackend()], context.ledger)
+    clock.lap("kernels")
+    return Formed(hoisted, regions, kernels, reports, clock.laps)
+
+
 def lower(
     graph: Graph,
     pipeline: Sequence[Pass],
@@ -78,47 +136,22 @@ def lower(
     disabled: frozenset[str] = frozenset(),
     observe: Observe | None = None,
 ) -> Lowered:
-    """Take ``graph`` through all stages.
-
-    Args:
-        graph: as traced.
-        pipeline: the passes.
-        target: what for.
-        context: ledger and fuel.
-        disabled: names of passes and fusions to leave out.
-        observe: called after each pass.
-
-    Raises:
-        UsageError: a disabled name is unknown, or a pass that runs requires it.
-        CompileError: a stage failed; the message names it.
-    """
-    from graphopt.codegen.backend import assign
-    from graphopt.codegen.torch import TorchBackend
-    from graphopt.passes.fusion_cost import cost_model
-    from graphopt.passes.fusion_regions import FUSIONS, fuse_regions
-    from graphopt.passes.hoist import hoist
-    from graphopt.passes.manager import run_passes
+    """Take ``graph`` through all stages, to slots and pieces. As :func:`form`."""
     from graphopt.passes.memory import plan_memory
     from graphopt.passes.partition import in_few_pieces, partition, why_not_on
 
-    check_names(pipeline, disabled)
-    final, reports = run_passes(
-        graph, pipeline, context, disabled=disabled - set(FUSIONS), observe=observe
-    )
-    clock = _Clock()
-    hoisted = hoist(final, context.ledger)
-    clock.lap("hoist")
-    regions = fuse_regions(hoisted.graph, cost_model(target), context, disabled & set(FUSIONS))
-    clock.lap("regions")
-    kernels = assign(hoisted.graph, regions, [TorchBackend()], context.ledger)
-    why_not = why_not_on(target)
-    regions, kernels = in_few_pieces(hoisted.graph, regions, kernels, why_not)
-    clock.lap("kernels")
-    memory = plan_memory(hoisted.graph, regions, kernels)
+    formed = form(graph, pipeline, target, context, disabled=disabled, observe=observe)
+    clock, why_not = _Clock(), why_not_on(target)
+    regions, kernels = in_few_pieces(formed.graph, formed.regions, formed.kernels, why_not)
+    clock.lap("order")
+    memory = plan_memory(formed.graph, regions, kernels)
     clock.lap("memory")
-    pieces = partition(hoisted.graph, memory.steps, why_not)
+    pieces = partition(formed.graph, memory.steps, why_not)
     clock.lap("pieces")
-    return Lowered(hoisted, tuple(regions), memory, pieces, reports, clock.laps)
+    seconds = {**formed.seconds, **clock.laps}
+    return Lowered(
+        formed.hoisted, regions, kernels, formed.reports, seconds, memory=memory, pieces=pieces
+    )
 
 
 class _Clock:

@@ -84,7 +84,12 @@ class FoldScale(RewriteRule):
 
 def fold_linear() -> RulePass:
     """The pass."""
-    return RulePass("fold-linear", [FoldBias(), FoldScale()])
+    return RulePass(
+        "fold-linear",
+        [FoldBias(), FoldScale()],
+        requires={"linear maps raised"},
+        ensures={"biases folded"},
+    )
 
 
 def _not_a_vector(value: Value) -> str:

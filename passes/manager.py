@@ -1,9 +1,9 @@
 """Runs passes over a graph, one after the other, and says what each one did.
 
-A pass takes a graph and gives a graph; it never changes the one it was given. Before it runs, what
-it requires must have been ensured by the passes before it; after it, the graph is verified, so a
-pass that breaks the language's rules is named at once. Every single rewrite asks the context first,
-which is how a run can stop after the n-th one.
+A pass takes a graph and gives a graph; it never changes the one it was given. In a pipeline it
+stands after those that ensure what it requires. After it, the graph is verified, so a pass that
+breaks the language's rules is named at once. Every single rewrite asks the context first, which is
+how a run can stop after the n-th one.
 """
 
 from __future__ import annotations
@@ -95,7 +95,8 @@ class Pass(Protocol):
 
     Attributes:
         name: its handle in dumps, messages and ``--disable-pass``.
-        requires: properties that earlier passes must have ensured.
+        requires: properties that make it find what it looks for, which earlier passes ensure. It
+            never relies on them for being right, so a pass may be left out all the same.
         ensures: properties that hold for its result.
     """
 
@@ -160,11 +161,11 @@ def run_passes(
         observe: called after each pass, for dumps and for comparing numbers.
 
     Raises:
-        UsageError: there is no pass of a disabled name, or one that runs requires it.
+        UsageError: there is no pass of a disabled name.
         CompileError: a pass failed, or made a graph that is not well formed; the message names it.
     """
     context = context or PassContext()
-    check_pipeline(passes, disabled)
+    check_names(passes, disabled)
     reports: list[PassReport] = []
     meter = _Meter()
     for one in passes:
@@ -190,31 +191,32 @@ def run_passes(
     return graph, tuple(reports)
 
 
-def check_pipeline(passes: Sequence[Pass], disabled: frozenset[str] = frozenset()) -> None:
-    """Demands that each pass that runs finds what it requires.
+def check_pipeline(passes: Sequence[Pass]) -> None:
+    """Demands that passes stand after those that ensure what they require.
 
     Raises:
-        UsageError: an unknown name is disabled, or a disabled pass is required.
-        CompileError: the pipeline itself lacks something.
+        CompileError: the pipeline is out of order.
+    """
+    ensured: set[str] = set()
+    for one in passes:
+        if missing := one.requires - ensured:
+            raise CompileError(
+                f"pass {one.name} requires what no pass before it ensures",
+                got=", ".join(sorted(missing)),
+                next="this is a defect of graphopt: the pipeline is out of order",
+            )
+        ensured |= one.ensures
+
+
+def check_names(passes: Sequence[Pass], disabled: frozenset[str]) -> None:
+    """Demands that there are passes of these names.
+
+    Raises:
+        UsageError: there is none of some name.
     """
     names = [one.name for one in passes]
     if unknown := sorted(disabled - set(names)):
         raise UsageError("no such pass", got=", ".join(unknown), expected=", ".join(names))
-    ensured: set[str] = set()
-    for one in passes:
-        if one.name in disabled:
-            continue
-        if missing := one.requires - ensured:
-            makers = [p.name for p in passes if p.name in disabled and p.ensures & missing]
-            error = UsageError if makers else CompileError
-            raise error(
-                f"pass {one.name} requires what no pass before it ensures",
-                got=", ".join(sorted(missing)),
-                next=f"do not disable {', '.join(makers)}, or disable {one.name} too"
-                if makers
-                else "this is a defect of graphopt: the pipeline is out of order",
-            )
-        ensured |= one.ensures
 
 
 class _Meter:

@@ -61,4 +61,6 @@ def raise_gelu() -> RulePass:
         *activation_rules("gelu-with-erf", [_with_erf], "gelu", {"approximate": "none"}),
         *activation_rules("gelu-with-sigmoid", [_with_sigmoid], "gelu", {"approximate": "sigmoid"}),
     ]
-    return RulePass("raise-gelu", rules, leftovers={"erf": "part of no gelu"})
+    return RulePass(
+        "raise-gelu", rules, leftovers={"erf": "part of no gelu"}, ensures={"gelu raised"}
+    )

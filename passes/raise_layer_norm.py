@@ -114,4 +114,4 @@ def raise_layer_norm() -> RulePass:
         LayerNormInOneType(),
         LayerNormAlone(),
     ]
-    return RulePass("raise-layer-norm", rules)
+    return RulePass("raise-layer-norm", rules, ensures={"layer norms raised"})

@@ -43,4 +43,4 @@ class ProductWithConstant(RewriteRule):
 
 def raise_linear() -> RulePass:
     """The pass."""
-    return RulePass("raise-linear", [ProductWithConstant()])
+    return RulePass("raise-linear", [ProductWithConstant()], ensures={"linear maps raised"})

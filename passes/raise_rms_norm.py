@@ -110,4 +110,10 @@ def raise_rms_norm() -> RulePass:
         RmsNormInOneType(),
         RmsNormAlone(),
     ]
-    return RulePass("raise-rms-norm", rules, leftovers={"rsqrt": "part of no norm"})
+    return RulePass(
+        "raise-rms-norm",
+        rules,
+        leftovers={"rsqrt": "part of no norm"},
+        requires={"layer norms raised"},  # whose inside is an RMS norm of differences
+        ensures={"norms raised"},
+    )

@@ -44,7 +44,7 @@ class RaiseRope:
     """The pass."""
 
     name = "raise-rope"
-    requires: frozenset[str] = frozenset()
+    requires = frozenset({"one layout"})
     ensures: frozenset[str] = frozenset()
 
     def __call__(self, graph: Graph, context: PassContext) -> PassResult:

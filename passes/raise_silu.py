@@ -26,4 +26,8 @@ def _with_exp(x: Pattern) -> Pattern:
 
 def raise_silu() -> RulePass:
     """The pass."""
-    return RulePass("raise-silu", activation_rules("silu", [_with_sigmoid, _with_exp], "silu"))
+    return RulePass(
+        "raise-silu",
+        activation_rules("silu", [_with_sigmoid, _with_exp], "silu"),
+        ensures={"silu raised"},
+    )

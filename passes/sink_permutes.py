@@ -57,7 +57,7 @@ class SinkPermutes:
 
     name = "sink-permutes"
     requires: frozenset[str] = frozenset()
-    ensures: frozenset[str] = frozenset()
+    ensures = frozenset({"one layout"})
 
     def __call__(self, graph: Graph, context: PassContext) -> PassResult:
         """The graph with permutes as far down as they go."""
