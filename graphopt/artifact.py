@@ -356,7 +356,7 @@ class ArtifactFolder:
         return _load_text(self.path, GRAPH)
 
     def stage_text(self, name: str) -> str:
-        """The graph as it was after the stage ``name``; ``traced`` and ``constants`` always are there.
+        """The graph after the stage ``name``; ``traced`` and ``constants`` are always there.
 
         Raises:
             ArtifactError: that stage was not kept.

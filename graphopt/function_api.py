@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast, overload
 from graphopt.errors import CompileError, GraphoptError, UnsupportedError, UsageError
 from graphopt.ir.printer import print_graph
 from graphopt.ledger import Ledger, refuse
+from graphopt.stages import form
+from graphopt.target import Target
 
 if TYPE_CHECKING:
     import torch
@@ -255,21 +257,24 @@ def _build(
     """Import, rewrite and plan one captured graph."""
     from collections import Counter
 
-    from graphopt.codegen.backend import assign
-    from graphopt.codegen.torch import TorchBackend
     from graphopt.frontend.module import import_function
-    from graphopt.passes.manager import PassContext, run_passes
+    from graphopt.passes.manager import PassContext
     from graphopt.passes.pipeline import function_pipeline
-    from graphopt.passes.regions import form_regions
     from graphopt.runtime.executors.function import FunctionExecutor
 
     function = import_function(captured, name)
-    graph, _ = run_passes(function.graph, function_pipeline(), PassContext(ledger))
-    regions = form_regions(graph)
-    kernels = assign(graph, regions, [TorchBackend()], ledger)
-    executor = FunctionExecutor(graph, regions, kernels, function.signature, function.constants)
-    counts = Counter(node.op for node in graph.nodes)
-    return print_graph(graph), tuple(counts.most_common()), executor
+    formed = form(
+        function.graph,
+        function_pipeline(),
+        Target("cpu"),
+        PassContext(ledger),
+        fixed_weights=False,  # whoever holds a tensor may write it between two calls
+    )
+    executor = FunctionExecutor(
+        formed.graph, formed.regions, formed.kernels, function.signature, function.constants
+    )
+    counts = Counter(node.op for node in formed.graph.nodes)
+    return print_graph(formed.graph), tuple(counts.most_common()), executor
 
 
 def _call(executor: FunctionExecutor, captured: Callable[..., Any], *arguments: Any) -> Any:

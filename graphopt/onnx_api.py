@@ -42,7 +42,7 @@ from graphopt.ir.dtype import DType
 from graphopt.ir.graph import Graph, Value
 from graphopt.ir.types import TensorType, Type
 from graphopt.progress import ProgressFn, silent
-from graphopt.stages import lower
+from graphopt.stages import form, lower
 
 if TYPE_CHECKING:
     import numpy as np
@@ -257,29 +257,29 @@ def _function_contents(
     progress: ProgressFn,
 ) -> Contents:
     """A function: rewritten, a kernel for each node, and its weights."""
-    from graphopt.codegen.backend import assign
-    from graphopt.codegen.torch import TorchBackend
     from graphopt.frontend.arrays import weight_loader
     from graphopt.ir.printer import print_graph
-    from graphopt.passes.hoist import hoist
-    from graphopt.passes.manager import PassContext, run_passes
+    from graphopt.passes.manager import PassContext
     from graphopt.passes.pipeline import function_pipeline
-    from graphopt.passes.regions import form_regions
 
     name, dtype = model.file.path.stem, _dtype(model.imported.graph)
     _check_dtype(options, dtype)
     progress("rewriting the graph", 0, 0)
     context, traced = PassContext(fuel=options.pass_fuel), model.imported.graph
-    final, _ = run_passes(traced, function_pipeline(), context)
-    hoisted = hoist(final, context.ledger)
-    graph = hoisted.graph
-    regions = form_regions(graph)
-    kernels = assign(graph, regions, [TorchBackend()], context.ledger)
+    formed = form(
+        traced,
+        function_pipeline(),
+        options.target,
+        context,
+        disabled=frozenset(options.disabled_passes),
+    )
+    graph = formed.graph
     steps = tuple(
         FunctionStep(backend, kernel, region.nodes)
-        for region, (backend, kernel) in zip(regions, kernels, strict=True)
+        for region, (backend, kernel) in zip(formed.regions, formed.kernels, strict=True)
     )
-    load = weight_loader(graph, None, _Tensors(model.imported.constants), hoisted.constants)
+    folded = formed.hoisted.constants
+    load = weight_loader(graph, None, _Tensors(model.imported.constants), folded)
     return Contents(
         plan=FunctionPlan(name, str(options.target), dtype, model.imported.outputs, steps),
         graph_text=print_graph(graph),

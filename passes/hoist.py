@@ -39,6 +39,11 @@ class Hoisted:
     constants: Graph
 
 
+def not_hoisted(graph: Graph) -> Hoisted:
+    """The graph as it is, for weights that may change between two steps."""
+    return Hoisted(graph, Graph(f"{graph.name}_constants", (), (), (), ()))
+
+
 def hoist(graph: Graph, ledger: Ledger) -> Hoisted:
     """Split ``graph`` into what runs in a step and what runs once."""
     sources = _sources(graph)
@@ -127,7 +132,7 @@ def _names(
     graph: Graph, wanted: Iterable[Value], sources: Mapping[Value, tuple[Value, ...]]
 ) -> dict[Value, str]:
     """A name for each folded weight that says what it is made from, none of them taken."""
-    taken = {weight.name for weight in graph.weights}
+    taken = {value.name for value in graph.values()}
     found: dict[Value, str] = {}
     for value in wanted:
         base = joined([weight.name for weight in sources[value]])

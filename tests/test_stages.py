@@ -26,7 +26,7 @@ def test_a_plan_for_each_kind_of_target() -> None:
     assert len(cpu.pieces) == 1
     assert len(cuda.pieces) > 1
     assert [region.name for region in cpu.regions] == [region.name for region in cuda.regions]
-    assert set(cpu.seconds) == {"hoist", "regions", "kernels", "memory", "pieces"}
+    assert set(cpu.seconds) == {"hoist", "regions", "kernels", "order", "memory", "pieces"}
     assert [report.name for report in cpu.reports] == [one.name for one in decoder_pipeline()]
 
 

@@ -78,7 +78,8 @@ class FunctionExecutor:
                 "the function has kernels that PyTorch cannot run", got=", ".join(sorted(foreign))
             )
         self.signature = signature
-        order = [graph.nodes[position] for region in regions for position in region.nodes]
+        places = dict.fromkeys(place for region in regions for place in region.nodes)
+        order = [graph.nodes[place] for place in places]  # several may hold a change of shape
         self._register = {value: number for number, value in enumerate(graph.values())}
         names = {value.name: self._register[value] for value in (*graph.inputs, *graph.weights)}
         self._inputs = tuple(

@@ -11,7 +11,7 @@ from graphopt.ir.shape import sym
 from graphopt.ir.types import TensorType
 from graphopt.ir.verify import verify
 from graphopt.ledger import Ledger
-from graphopt.passes.hoist import hoist, joined
+from graphopt.passes.hoist import hoist, joined, not_hoisted
 
 from .numbers import random_values
 
@@ -69,6 +69,16 @@ def test_names_are_taken_once() -> None:
     check(graph)
 
 
+def test_names_of_values_are_not_taken_either() -> None:
+    b = GraphBuilder("g")
+    w = b.weight("w", TensorType(DType.F32, (1,)))
+    inner = b.one("neg", [w], names=["w.folded"])
+    x = b.input("x", TensorType(DType.F32, (T, 1)))
+    graph = b.finish([b.one("mul", [x, b.one("exp", [inner])])])
+    assert [v.name for v in hoist(graph, Ledger()).constants.outputs] == ["w.folded.2"]
+    check(graph)
+
+
 def large(*, grows: bool = False, read: bool = False) -> Graph:
     b = GraphBuilder("g")
     kind = TensorType(DType.BF16 if grows else DType.F32, (LARGE, LARGE))
@@ -108,3 +118,11 @@ def test_joined_names() -> None:
     assert joined(["a", "b"]) == "a-b"
     assert joined(["x.a", "x.a.b"]) == "x.a.b"
     assert joined(["l.0.w", "l.1.w", "l.0.w"]) == "l.0-1.w"
+
+
+def test_weights_that_change_are_worked_on_in_every_step() -> None:
+    graph = packed()
+    found = not_hoisted(graph)
+    verify(found.constants)
+    assert found.graph is graph
+    assert found.constants.outputs == ()

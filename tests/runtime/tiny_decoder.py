@@ -21,8 +21,8 @@ from graphopt.ir.types import LayerState, StateType, TensorType
 from graphopt.ledger import Ledger
 from graphopt.passes.memory import plan_memory
 from graphopt.passes.partition import partition, why_not_on
-from graphopt.passes.regions import form_regions
 from graphopt.plan import Limits, Plan
+from graphopt.region import make_region
 from graphopt.target import Target
 
 VOCAB, HIDDEN, HEADS, KV_HEADS, SIZE, WINDOW = 29, 16, 4, 2, 4, 5
@@ -95,7 +95,7 @@ def write_decoder(
 ) -> Artifact:
     """The decoder's artifact at ``path``."""
     graph = decoder(dtype)
-    regions = form_regions(graph)
+    regions = [make_region(graph, [place]) for place in range(len(graph.nodes))]
     ledger = Ledger()
     memory = plan_memory(graph, regions, assign(graph, regions, [TorchBackend()], ledger))
     sizes = {"max_model_len": 48, "vocab_size": VOCAB, "max_rows": 16, **limits}

@@ -21,9 +21,27 @@ from .tree import Source
 FLOORS: tuple[tuple[str, ...], ...] = (
     ("errors", "progress", "target", "config"),
     ("ir", "safetensors_io", "cache"),
-    ("ledger", "region", "signature", "plan", "arena", "artifact", "function_plan", "reuse", "report"),
+    (
+        "ledger",
+        "region",
+        "signature",
+        "plan",
+        "arena",
+        "artifact",
+        "function_plan",
+        "reuse",
+        "report",
+    ),
     ("frontend", "passes", "codegen", "runtime"),
-    ("stages", "api", "bisect_api", "cache_api", "function_api", "onnx_api", ""),  # "" is graphopt/__init__.py
+    (
+        "stages",
+        "api",
+        "bisect_api",
+        "cache_api",
+        "function_api",
+        "onnx_api",
+        "",
+    ),  # "" is graphopt/__init__.py
     ("doctor", "cli", "__main__"),
 )
 MIDDLE = FLOORS[3]
@@ -37,6 +55,7 @@ MAY_IMPORT_HEAVY = (
     "graphopt.codegen.*",
     "graphopt.ir.reference*",
     "graphopt.ir.interpreter",
+    "graphopt.ir.recover",
     "graphopt.runtime.executors.torch*",
     "graphopt.runtime.executors.cuda*",
     "graphopt.runtime.executors.function",
