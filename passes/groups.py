@@ -3,6 +3,7 @@
 Nodes that only give data another shape belong to no group: they are index arithmetic for whoever
 reads through them. All others start in a group of their own. Two groups may become one if no path
 leads from one to the other through a third, because then the third would have to run in the middle.
+State is updated in place, so who writes it waits for those who read it as it was before.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from graphopt.ir.graph import Graph, Node, Value
+from graphopt.ir.ops import keeps_state
+from graphopt.ir.types import StateType
 from graphopt.region import base_of, is_alias, readers
 
 
@@ -59,11 +62,9 @@ class Groups:
         for node, (family, anchor) in families.items():
             self._of[node] = Group([self.position[node]], family, anchor)
         for node, group in self._of.items():
-            for value in node.inputs:
-                made = graph.producers.get(base_of(graph, value))
-                if made is not None and made is not node:
-                    group.before.add(self._of[made])
-                    self._of[made].after.add(group)
+            for earlier in _waits_for(graph, node):
+                group.before.add(self._of[earlier])
+                self._of[earlier].after.add(group)
 
     def __iter__(self) -> Iterator[Group]:
         """The groups, by their first node."""
@@ -168,3 +169,13 @@ class Groups:
                         found.add(place)
                         stack.append(place)
         return tuple(sorted(found))
+
+
+def _waits_for(graph: Graph, node: Node) -> Iterator[Node]:
+    """The nodes that make what ``node`` reads, and those that read the state it overwrites."""
+    for value in node.inputs:
+        made = graph.producers.get(base_of(graph, value))
+        if made is not None and made is not node:
+            yield made
+        if isinstance(value.type, StateType) and keeps_state(node):
+            yield from (reader for reader in graph.users[value] if reader is not node)

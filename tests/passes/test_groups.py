@@ -9,7 +9,7 @@ import pytest
 from graphopt.ir.builder import GraphBuilder
 from graphopt.ir.dtype import DType
 from graphopt.ir.graph import Graph
-from graphopt.ir.types import TensorType
+from graphopt.ir.types import LayerState, StateType, TensorType
 from graphopt.passes.fusion_legal import family_of
 from graphopt.passes.groups import Group, Groups
 
@@ -70,6 +70,26 @@ def test_a_third_group_is_in_the_way() -> None:
     assert list(groups) == [whole]
     assert whole.nodes == [0, 1, 2, 3]
     assert (whole.before, whole.after) == (set(), set())
+
+
+def test_state_is_overwritten_after_everyone_has_read_it() -> None:
+    """Even where the keys that are written were there long before."""
+    tokens, sequences = 3, 1
+    b = GraphBuilder("g")
+    kv = b.input("kv", StateType("kv", (LayerState(1, 4, 4, DType.F32),)))
+    k, q = (b.input(name, TensorType(DType.F32, (tokens, 1, 4))) for name in "kq")
+    slots = b.input("slots", TensorType(DType.I64, (tokens,)))
+    sizes = {"starts": (sequences + 1,), "lengths": (sequences,), "tables": (sequences, 1)}
+    context = [b.input(name, TensorType(DType.I32, shape)) for name, shape in sizes.items()]
+    early = b.one("neg", [k])
+    kv = b.one("kv_write", [kv, k, k, slots], {"layer": 0})
+    read = b.one("attention", [q, kv, *context], {"layer": 0, "scale": 0.5})
+    b.one("kv_write", [kv, early, early, slots], {"layer": 0})
+    groups = groups_of(b.finish([read]))
+    first, write, attention, again = groups
+    assert (first.first, again.before) == (0, {first, write, attention})
+    merged = groups.merge(first, again, "heads", None)
+    assert groups.running_order() == (write, attention, merged)
 
 
 def as_networkx(groups: Groups) -> "networkx.DiGraph[Group]":
