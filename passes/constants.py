@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from graphopt.ir.graph import Graph, Node, Value
+from graphopt.ir.graph import Attr, Graph, Node, Value
 from graphopt.ir.ops import is_aten, keeps_state
+from graphopt.ir.shape import Expr
 from graphopt.ir.types import TensorType
 
 
 def constant_nodes(graph: Graph) -> tuple[Node, ...]:
     """The nodes that read weights and other constants only, in running order.
 
-    A node whose result has a size that changes from step to step is none, and neither is one
-    without inputs: making numbers is cheaper than reading them.
+    A node with a size that changes from step to step is none, in its result or an attribute, and
+    neither is one without inputs: making numbers is cheaper than reading them.
     """
     known: set[Value] = set(graph.weights)
     found = []
@@ -53,8 +54,14 @@ def _may(node: Node) -> bool:
         and not keeps_state(node)
         and not is_aten(node.op)
         and all(_is_fixed(value) for value in node.outputs)
+        and not any(map(_changes, node.attrs.values()))
     )
 
 
 def _is_fixed(value: Value) -> bool:
     return isinstance(value.type, TensorType) and all(isinstance(d, int) for d in value.type.shape)
+
+
+def _changes(attr: Attr) -> bool:
+    """Whether an attribute depends on the sizes of the step."""
+    return isinstance(attr, Expr) or (isinstance(attr, tuple) and any(map(_changes, attr)))

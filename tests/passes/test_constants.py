@@ -52,3 +52,14 @@ def test_constants_first_is_the_same_graph_in_another_order() -> None:
     assert [node.op for node in ordered.nodes[:3]] == ["cast", "mul", "neg"]
     assert set(ordered.nodes) == set(graph.nodes)
     assert constants_first(ordered) is ordered
+
+
+def test_what_depends_on_the_number_of_tokens_is_none() -> None:
+    """Also where it has one size for all steps."""
+    b = GraphBuilder("g")
+    b.input("x", TensorType(DType.F32, (T,)))
+    w = b.weight("w", TensorType(DType.F32, (4, 4)))
+    graph = b.finish([b.one("mul", [w], {"scalar": T}), b.one("tril", [w], {"diagonal": T - 1})])
+    assert constant_nodes(graph) == ()
+    assert constant_values(graph) == set(graph.weights)
+    assert not any(is_constant(graph, value) for value in graph.outputs)
