@@ -13,9 +13,10 @@ import numpy.typing as npt
 import torch
 
 from graphopt.errors import ArtifactError, UsageError
-from graphopt.function_plan import FunctionArtifact
+from graphopt.function_plan import FunctionArtifact, FunctionStep
 from graphopt.ir.bind import bind_sizes
 from graphopt.ir.graph import Graph
+from graphopt.ir.ops import is_view
 from graphopt.ir.parser import parse_graph
 from graphopt.ir.reference import torch_dtype
 from graphopt.ir.shape import Expr, Symbol
@@ -136,15 +137,31 @@ def _tensor(type_: object) -> TensorType:
     return type_
 
 
-def _check(steps: Sequence[Any], outputs: Sequence[str], graph: Graph) -> None:
-    """Every node once, after what it reads, and a name for every output."""
-    order = [place for step in steps for place in step.nodes]
-    if order != list(range(len(graph.nodes))) or len(outputs) != len(graph.outputs):
-        raise ArtifactError(
-            "the plan does not fit its graph",
-            got=f"{len(order)} nodes, {len(outputs)} outputs",
-            expected=f"{len(graph.nodes)} nodes in order, {len(graph.outputs)} outputs",
-        )
+def _check(steps: Sequence[FunctionStep], outputs: Sequence[str], graph: Graph) -> None:
+    """Every node after what it reads, none computed twice, and a name for every output.
+
+    A change of shape computes nothing, so several steps may hold it.
+    """
+    known = {*graph.inputs, *graph.weights}
+    for place in (place for step in steps for place in step.nodes):
+        node = graph.nodes[place] if place < len(graph.nodes) else None
+        if node is not None and is_view(node.op) and known.issuperset(node.outputs):
+            continue
+        if node is None or not known.issuperset(node.inputs) or not known.isdisjoint(node.outputs):
+            raise _unfit(f"node {place} runs too early or twice, or is not there", graph)
+        known.update(node.outputs)
+    missing = sum(not known.issuperset(node.outputs) for node in graph.nodes)
+    if missing or len(outputs) != len(graph.outputs):
+        raise _unfit(f"steps for all but {missing}, {len(outputs)} outputs", graph)
+
+
+def _unfit(got: str, graph: Graph) -> ArtifactError:
+    return ArtifactError(
+        "the plan does not fit its graph",
+        got=got,
+        expected=f"{len(graph.nodes)} nodes, {len(graph.outputs)} outputs",
+        next="compile the model again: plan and graph do not belong together",
+    )
 
 
 def _signature(graph: Graph) -> Signature:

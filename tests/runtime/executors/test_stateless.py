@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -62,10 +63,42 @@ def test_calls_that_do_not_fit(
         CompiledFunction(artifact)(*arguments, **named)
 
 
-def test_a_plan_that_does_not_fit_its_graph(artifact: FunctionArtifact) -> None:
-    plan = dataclasses.replace(artifact.plan, steps=artifact.plan.steps[1:])
+def test_steps_share_a_change_of_shape(tmp_path: Path) -> None:
+    """Each reads through it, and what lies between them in the graph may run later."""
+    body = "r = Reshape(x, s) a = ReduceMax(r, one) c = Exp(x) b = MatMul(r, w) d = Sub(b, a)"
+    made = model(
+        "float[N, 6] x",
+        body + " e = Reshape(c, s) y = Add(d, e)",
+        w=normal(3, 3),
+        s=np.array([-1, 3]),
+        one=np.array([1]),
+    )
+    compile_onnx(write(tmp_path, made), tmp_path / "shared.gopt")
+    artifact = read_function(tmp_path / "shared.gopt")
+    places = [place for step in artifact.plan.steps for place in step.nodes]
+    assert len(places) > len(set(places))
+    x = normal(4, 6)
+    rows = x.reshape(-1, 3)
+    expected = rows @ normal(3, 3) - rows.max(1, keepdims=True) + np.exp(rows)
+    np.testing.assert_allclose(CompiledFunction(artifact)(x=x)["y"], expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda steps: steps[1:],
+        lambda steps: (dataclasses.replace(steps[0], nodes=steps[0].nodes[::-1]), *steps[1:]),
+        lambda steps: (*steps, steps[-1]),
+        lambda steps: (dataclasses.replace(steps[0], nodes=(99,)), *steps[1:]),
+    ],
+)
+def test_steps_that_do_not_fit_the_graph(artifact: FunctionArtifact, change: Any) -> None:
+    plan = dataclasses.replace(artifact.plan, steps=change(artifact.plan.steps))
     with pytest.raises(ArtifactError, match="does not fit its graph"):
         CompiledFunction(dataclasses.replace(artifact, plan=plan))
+
+
+def test_outputs_that_do_not_fit_the_graph(artifact: FunctionArtifact) -> None:
     plan = dataclasses.replace(artifact.plan, outputs=("y",))
     with pytest.raises(ArtifactError, match="does not fit its graph"):
         CompiledFunction(dataclasses.replace(artifact, plan=plan))
