@@ -1,7 +1,8 @@
 """Whether a fusion is worth it: bytes that no longer move, against what a kernel can hold.
 
-Legality stands in ``fusion_legal``. Both targets read the same bytes, those of the operator table's
-types; they differ in what a program can keep at hand and in what starting a kernel costs.
+Legality stands in ``fusion_legal``. A fusion never moves more bytes and always saves the start of a
+kernel, so all that speaks against one is what a program can keep at hand, which depends on the
+target. The bytes saved are those of the operator table's types, decoding one token.
 """
 
 from __future__ import annotations
@@ -27,24 +28,19 @@ class CostModel:
 
     Attributes:
         name: the kind.
-        start_bytes: memory traffic in the time that starting a kernel takes.
         row_elements: most numbers of a row that one program keeps at hand while it works on it.
         operands: most buffers that one kernel reads and writes.
     """
 
     name: str
-    start_bytes: int
     row_elements: int
     operands: int
 
 
-# A barrier between two kernels of a piece takes about 2 us on 2 to 16 threads, and a core reads
-# some 10 GB/s; a row stays in a core's second-level cache of 1 MiB as f32.
-CPU = CostModel("cpu", 20_000, 1 << 18, 32)
-# Kernels inside a captured graph follow each other after about 1 us, in which an H200 reads 4.8 MB
-# (its data sheet's 4.8 TB/s; not measured here). A program of 8 warps has 64 Ki registers, half of
-# them for the row.
-CUDA = CostModel("cuda", 4_800_000, 1 << 15, 32)
+# A row stays in a core's second-level cache of 1 MiB as f32.
+CPU = CostModel("cpu", 1 << 18, 32)
+# A program has 64 Ki registers at most, half of them for the row.
+CUDA = CostModel("cuda", 1 << 15, 32)
 
 
 def cost_model(target: Target) -> CostModel:

@@ -11,12 +11,14 @@ from collections.abc import Set as AbstractSet
 
 from graphopt.ir.graph import Graph, Node, Value
 from graphopt.ir.ops import OPS, is_view
+from graphopt.ir.ops_spec import int_of, ints_of
 from graphopt.ir.shape import Dim, product
-from graphopt.ir.types import TensorType
 from graphopt.ledger import Verdict, accept, refuse
 from graphopt.region import base_of, is_alias
 
 from .groups import Group, Groups
+from .layout import moves_only_ones
+from .typed import shape_of
 
 Shape = tuple[Dim, ...]
 
@@ -75,11 +77,6 @@ def is_pointwise(node: Node) -> bool:
     return spec is not None and spec.scalar is not None
 
 
-def shape_of(value: Value) -> Shape:
-    """The value's shape; empty for state."""
-    return value.type.shape if isinstance(value.type, TensorType) else ()
-
-
 def space_of(node: Node) -> Shape:
     """The shape that a node's kernel walks over."""
     if _reduces_rows(node) and node.inputs:
@@ -127,6 +124,8 @@ def may_follow(groups: Groups, linear: Group, other: Group) -> Verdict:
     for node in groups.nodes(other):
         if node.op in INDEXED:
             return refuse(f"{node.op} moves elements from tile to tile", *node.outputs)
+        if moved := _moved_view(groups, node, _made(groups, linear, other)):
+            return refuse(f"{moved.op} moves elements from tile to tile", *moved.outputs)
         walked = product(space_of(node))
         if walked != rows * columns and not _is_part(node, walked, rows, columns):
             return refuse(
@@ -143,7 +142,7 @@ def may_precede(groups: Groups, other: Group, linear: Group) -> Verdict:
     if anchor is None:
         return refuse("there is no linear map")
     source = anchor.inputs[0]
-    results = [v for node in groups.nodes(other) for v in node.outputs]
+    results = _made(groups, other)
     for value in results:
         if groups.is_returned(value) or any(
             groups.of(node) is not linear for node in groups.outside_readers(other, value)
@@ -152,6 +151,10 @@ def may_precede(groups: Groups, other: Group, linear: Group) -> Verdict:
     width = shape_of(source)[-1]
     for node in groups.nodes(other):
         if node.op == "rms_norm" and shape_of(node.output)[-1] == width:
+            if moved := _moved_view(groups, anchor, results):
+                return refuse(
+                    f"{moved.op} gives the linear map other rows than the norm's", *moved.outputs
+                )
             continue
         if node.op == "index_select" and node.attrs["dim"] == 0:
             continue
@@ -224,15 +227,53 @@ def _moved_inside(groups: Groups, one: Group, other: Group, family: str) -> Node
 
     Pointwise work can be done again for another place; a reduction cannot.
     """
-    made = {v for group in (one, other) for node in groups.nodes(group) for v in node.outputs}
+    made = _made(groups, one, other)
     for node in (*groups.nodes(one), *groups.nodes(other)):
         if node.op in GATHERS:
             table = node.inputs[1] if node.op == "embed" else node.inputs[0]
             if base_of(groups.graph, table) in made:
                 return node
-        elif node.op in INDEXED and family != "pointwise" and _reads(groups, node, made):
+        elif family == "pointwise":
+            continue
+        elif node.op in INDEXED and _reads(groups, node, made):
             return node
+        elif moved := _moved_view(groups, node, made):
+            return moved
     return None
+
+
+def _moved_view(groups: Groups, node: Node, made: AbstractSet[Value]) -> Node | None:
+    """A view through which ``node`` reads other rows of ``made`` than the one it works on.
+
+    A cut along a dimension inside of a row is none.
+    """
+    for value in node.inputs:
+        base = base_of(groups.graph, value)
+        if base not in made:
+            continue
+        row = shape_of(base)[-1] if shape_of(base) else 1
+        while value is not base:
+            view = groups.graph.producers[value]
+            if _moves_rows(view, row):
+                return view
+            value = view.inputs[0]
+    return None
+
+
+def _moves_rows(view: Node, row: Dim) -> bool:
+    """Whether a view of rows of ``row`` elements gives an element a place in another row."""
+    if view.op == "permute":
+        return not moves_only_ones(shape_of(view.output), ints_of(view.attrs, "dims"))
+    if view.op in ("slice", "select", "split"):
+        inside = product(shape_of(view.inputs[0])[int_of(view.attrs, "dim") :])
+        return not (isinstance(inside, int) and isinstance(row, int) and row % inside == 0)
+    return False
+
+
+def _made(groups: Groups, *some: Group) -> AbstractSet[Value]:
+    """What the nodes of some groups make, in running order."""
+    nodes = (node for group in some for node in groups.nodes(group))
+    return dict.fromkeys(value for node in nodes for value in node.outputs).keys()
 
 
 def _reads(groups: Groups, node: Node, made: AbstractSet[Value]) -> bool:

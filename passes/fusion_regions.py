@@ -37,10 +37,10 @@ from .fusion_legal import (
     may_join,
     may_precede,
     nothing_between,
-    shape_of,
 )
 from .groups import Group, Groups
 from .manager import PassContext, place_of
+from .typed import shape_of
 
 # Names of the fusions, for ``--disable-pass``.
 FUSIONS = ("fuse-heads", "fuse-epilogue", "fuse-prologue", "fuse-rows", "fuse-siblings")

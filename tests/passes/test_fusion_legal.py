@@ -133,6 +133,45 @@ def test_reading_other_places_of_what_is_being_made() -> None:
     assert may_join(groups, of(groups, moved), of(groups, turned)).accepted
 
 
+@pytest.mark.parametrize(
+    ("op", "attrs"),
+    [("permute", {"dims": (1, 0)}), ("slice", {"dim": 0, "start": 0, "end": 1})],
+)
+def test_a_view_of_other_rows_of_what_is_being_made(op: str, attrs: dict[str, object]) -> None:
+    """Shapes agree, and yet a row needs what the programs of other rows make."""
+    bench = Bench()
+    square = bench.b.weight("s", TensorType(DType.F32, (8, 8)))
+    normed, product = bench("rms_norm", square, eps=1e-6), bench("linear", square, bench.w)
+    doubled = bench("exp", square)
+    outs = [bench("mul", bench(op, one, **attrs), one) for one in (normed, product, doubled)]
+    groups = bench.groups(*outs)
+    by_row = may_join(groups, of(groups, normed), of(groups, outs[0]))
+    assert by_row.reason == f"{op} reads other places of what the kernel is still making"
+    by_tile = may_follow(groups, of(groups, product), of(groups, outs[1]))
+    assert by_tile.reason == f"{op} moves elements from tile to tile"
+    assert may_join(groups, of(groups, doubled), of(groups, outs[2])).accepted
+
+
+def test_a_transposed_norm_is_no_prologue() -> None:
+    bench = Bench()
+    square = bench.b.weight("s", TensorType(DType.F32, (8, 8)))
+    normed = bench("rms_norm", square, eps=1e-6)
+    y = bench("linear", bench("permute", normed, dims=(1, 0)), bench.w)
+    groups = bench.groups(y)
+    verdict = may_precede(groups, of(groups, normed), of(groups, y))
+    assert verdict.reason == "permute gives the linear map other rows than the norm's"
+
+
+def test_parts_of_a_row_are_of_that_row() -> None:
+    bench = Bench()
+    y = bench("linear", bench.x, bench.w)
+    halves = bench("reshape", y, shape=(T, 2, 4))
+    parts = [bench("select", halves, dim=1, index=i) for i in (0, 1)]
+    out = bench("glu", *parts)
+    groups = bench.groups(out)
+    assert may_follow(groups, of(groups, y), of(groups, out)).accepted
+
+
 def test_an_opaque_node_joins_nothing() -> None:
     bench = Bench()
     first = bench("cumsum", bench.x, dim=1)
