@@ -22,8 +22,10 @@ from graphopt.ir.types import TensorType
 from graphopt.ledger import Verdict, accept, refuse
 
 from .constants import is_constant
+from .hoist import why_not_folded
 from .match import Attr, Match, Pattern, Var, op
 from .rules import RewriteRule, RulePass
+from .typed import shape_of
 
 # A power of two within this range cannot take a weight of bf16 or f32 out of the normal numbers
 # that trained models have; f16 has fewer exponents and is refused.
@@ -47,7 +49,7 @@ class FoldBias(RewriteRule):
             return refuse("the result without the bias is used too", *used)
         if not is_constant(m.graph, m.b):
             return refuse("what is added is computed in the step", m.b)
-        if _shape(m.b) != _shape(m.w)[:1]:
+        if shape_of(m.b) != shape_of(m.w)[:1]:
             return refuse("what is added is not one number for each feature", m.b)
         return accept("the bias is added before rounding")
 
@@ -74,6 +76,9 @@ class FoldScale(RewriteRule):
             return refuse(f"weights times {scale} would be rounded", m.root.output)
         if not isinstance(m.w.type, TensorType) or m.w.type.dtype.value not in ("bf16", "f32"):
             return refuse("a small weight times the factor could leave the type's range", m.w)
+        (linear,) = m.graph.users[m.w]
+        if reason := why_not_folded(m.graph, [m.w], [linear]):
+            return refuse(f"weights would be multiplied in every step: {reason}", m.w)
         return accept(f"weights times {scale} are exact")
 
     def rewrite(self, m: Match, new: Rewriter) -> Value:
@@ -93,12 +98,8 @@ def fold_linear() -> RulePass:
 
 
 def _not_a_vector(value: Value) -> str:
-    return "" if len(_shape(value)) == 1 else "which is no vector"
+    return "" if len(shape_of(value)) == 1 else "which is no vector"
 
 
 def _is_power_of_two(scale: float) -> bool:
     return scale > 0 and math.frexp(scale)[0] == 0.5 and LEAST <= scale <= GREATEST
-
-
-def _shape(value: Value) -> tuple[object, ...]:
-    return value.type.shape if isinstance(value.type, TensorType) else ()

@@ -10,7 +10,7 @@ as it is too: no large weight is kept twice.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from graphopt.ir.builder import GraphBuilder, Rewriter
@@ -18,7 +18,7 @@ from graphopt.ir.graph import Graph, Node, Value
 from graphopt.ir.types import TensorType, nbytes
 from graphopt.ledger import Ledger, accept, refuse
 
-from .constants import constant_nodes
+from .constants import constant_nodes, is_constant
 from .manager import place_of
 
 # A constant of at most this size may take more memory than what it is made from.
@@ -98,15 +98,49 @@ def _affordable(
     return tuple(node for node in nodes if node not in kept)
 
 
+def why_not_folded(graph: Graph, values: Sequence[Value], readers: Collection[Node]) -> str:
+    """Why one constant made of ``values``, which are constants, would be made in every step.
+
+    Args:
+        graph: where.
+        values: what it would be made of.
+        readers: nodes that read ``values`` now, and would read the new constant instead.
+
+    Returns:
+        The reason; nothing if it would be made once.
+    """
+    given = dict.fromkeys(weight for value in values for weight in _weights_in(graph, value))
+
+    def is_read(weight: Value) -> bool:
+        others = (node for node in graph.users.get(weight, ()) if node not in readers)
+        return weight in graph.outputs or any(not is_constant(graph, n.output) for n in others)
+
+    return _costs(sum(map(_bytes, values)), tuple(given), is_read)
+
+
+def _weights_in(graph: Graph, value: Value) -> Iterator[Value]:
+    """The weights that a constant is made from."""
+    node = graph.producers.get(value)
+    if node is None:
+        yield value
+    else:
+        for one in node.inputs:
+            yield from _weights_in(graph, one)
+
+
 def _why_not(node: Node, sources: Mapping[Value, tuple[Value, ...]], read: set[Value]) -> str:
     """Why computing a node once would take memory that it does not give back."""
     made = sum(_bytes(value) for value in node.outputs)
+    return _costs(made, sources[node.output], read.__contains__)
+
+
+def _costs(made: int, given: Sequence[Value], is_read: Callable[[Value], bool]) -> str:
+    """Why a constant of ``made`` bytes that is made of ``given`` would take memory."""
     if made <= SMALL_BYTES:
         return ""
-    given = sources[node.output]
     if made > sum(map(_bytes, given)):
         return "it takes more memory than what it is made from"
-    still_read = [weight for weight in given if weight in read]
+    still_read = [weight for weight in given if is_read(weight)]
     if still_read:
         return f"{still_read[0]} is read as it is too, and would be kept twice"
     return ""

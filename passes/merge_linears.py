@@ -21,6 +21,7 @@ from graphopt.ir.types import TensorType, nbytes
 from graphopt.ledger import Verdict, accept, refuse
 
 from .constants import constant_values, constants_first
+from .hoist import why_not_folded
 from .manager import AT_ONE_TOKEN, PassContext, PassResult, place_of
 
 
@@ -85,6 +86,10 @@ def _check(graph: Graph, group: Sequence[Node], constants: frozenset[Value]) -> 
         return refuse("some have a bias and some have none", *(node.output for node in group))
     if len({node.inputs[1] for node in group}) < len(group):
         return refuse("the same weight occurs twice", group[0].inputs[1])
+    for place in range(1, len(group[0].inputs)):
+        parts = [node.inputs[place] for node in group]
+        if reason := why_not_folded(graph, parts, group):
+            return refuse(f"packed in every step: {reason}", *parts)
     read = evaluate(nbytes(group[0].inputs[0].type), AT_ONE_TOKEN)
     return accept(
         f"{len(group)} linear maps of the same input become one",

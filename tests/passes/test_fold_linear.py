@@ -86,3 +86,14 @@ def test_any_other_factor_would_round_the_weight(scale: float) -> None:
 def test_a_type_with_few_exponents_is_refused() -> None:
     _, entries = rewritten(scaled(0.125, DType.F16), fold_linear())
     assert "leave the type's range" in reasons(entries)
+
+
+def test_a_large_weight_is_not_multiplied_in_every_step() -> None:
+    """It stays as it is stored, narrower than it is read."""
+    b = GraphBuilder("g")
+    x = b.input("x", TensorType(DType.F32, (T, 1024)))
+    w = b.one("cast", [b.weight("w", TensorType(DType.BF16, (1024, 1024)))], {"dtype": DType.F32})
+    before = b.finish([b.one("mul", [b.one("linear", [x, w])], {"scalar": 0.5})])
+    after, entries = rewritten(before, fold_linear())
+    assert after is before
+    assert "multiplied in every step: it takes more memory" in reasons(entries)

@@ -7,6 +7,8 @@ from graphopt.ir.dtype import DType
 from graphopt.ir.graph import Graph, SourceLocation
 from graphopt.ir.shape import sym
 from graphopt.ir.types import TensorType
+from graphopt.ledger import Ledger
+from graphopt.passes.hoist import hoist
 from graphopt.passes.merge_linears import MergeLinears, block_of
 
 from .numbers import applied, operators, reasons, rewritten, worst
@@ -121,3 +123,36 @@ def test_maps_of_a_constant_are_constants_and_stay_in_their_order() -> None:
     after, entries = rewritten(before, MergeLinears())
     assert after is before
     assert "their input is a constant" in reasons(entries)
+
+
+@pytest.mark.parametrize(
+    ("kind", "reason"),
+    [
+        ("widened", "it takes more memory than what it is made from"),
+        ("tied", "@0 is read as it is too, and would be kept twice"),
+        ("permuted", ""),
+    ],
+)
+def test_weights_that_would_be_packed_in_every_step_are_refused(kind: str, reason: str) -> None:
+    """Large weights that stay as they are stored: hoist keeps none twice, and none larger."""
+    size = 1024
+    b = GraphBuilder("g")
+    x = b.input("x", TensorType(DType.F32, (sym("T"), size)))
+    outputs = []
+    for name in "01":
+        stored = b.weight(
+            name, TensorType(DType.BF16 if kind == "widened" else DType.F32, (size, size))
+        )
+        if kind == "widened":
+            weight = b.one("cast", [stored], {"dtype": DType.F32})
+        else:
+            weight = b.one("permute", [stored], {"dims": (1, 0)})
+        outputs.append(b.one("linear", [x, weight], loc=at(f"layer.{name}")))
+        if kind == "tied":
+            outputs.append(b.one("matmul", [x, stored]))
+    before = b.finish(outputs)
+    after, entries = rewritten(before, MergeLinears())
+    assert (after is before) is bool(reason)
+    assert reason in reasons(entries)
+    kept = hoist(after, Ledger()).graph
+    assert all(node.op != "concat" for node in kept.nodes)
