@@ -221,7 +221,8 @@ class RotatePart(RewriteRule):
             return refuse("the parts are not cut from one tensor", m.part, m.rest)
         rotated_first = m.graph.producers[m.root.inputs[0]].op == "rope"
         low, high = (part, rest) if rotated_first else (rest, part)
-        if low.start != 0 or low.end != high.start or high.end != last_size(part.source):
+        steps = {part.step, rest.step}
+        if (low.start, low.end, high.end, steps) != (0, high.start, last_size(part.source), {1}):
             return refuse("the parts are not what they were cut from", m.part, m.rest)
         return accept()
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from graphopt.ir.builder import GraphBuilder
 from graphopt.ir.dtype import DType
 from graphopt.ir.graph import Graph, Node
+from graphopt.ir.shape import sym
 from graphopt.ir.types import TensorType
 from graphopt.passes.raise_rope import RaiseRope
 from graphopt.passes.share_common import ShareCommon
@@ -14,6 +16,7 @@ from .numbers import applied, operators, reasons, rewritten, worst
 from .rotations import FORMS, INTERLEAVED, LAYOUTS, PAIRS, Spelling
 
 BF16, F32, F16 = DType.BF16, DType.F32, DType.F16
+T = sym("T")
 TWO_ROUNDINGS = {BF16: 2**-7, F16: 2**-10}
 
 
@@ -153,6 +156,19 @@ def test_other_tables_give_another_rotation_and_stay_where_they_are(form: str, w
     ]
     assert tables[1] == ["cos", "sin"]
     assert tables[0] == (["sin", "cos"] if wrong.startswith("cosine") else ["cos", "cos"])
+
+
+def test_every_other_element_is_no_part_of_a_head() -> None:
+    b = GraphBuilder("g")
+    x = b.input("x", TensorType(DType.F32, (T, 2, 16)))
+    cos, sin = (b.input(name, TensorType(DType.F32, (T, 2))) for name in ("cos", "sin"))
+    cut = b.one("slice", [x], {"dim": 2, "start": 0, "end": 8, "step": 2})
+    rest = b.one("slice", [x], {"dim": 2, "start": 8, "end": 16})
+    turned = b.one("rope", [cut, cos, sin])
+    graph = b.finish([b.one("concat", [turned, rest], {"dim": 2})])
+    result, entries = rewritten(graph, RaiseRope())
+    assert result is graph
+    assert "not what they were cut from" in reasons(entries)
 
 
 def test_parts_in_another_order_stay_apart() -> None:
