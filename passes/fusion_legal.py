@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
 
 from graphopt.ir.graph import Graph, Node, Value
-from graphopt.ir.ops import OPS, is_view
+from graphopt.ir.ops import is_pointwise, is_view
 from graphopt.ir.ops_spec import int_of, ints_of
 from graphopt.ir.shape import Dim, product
 from graphopt.ledger import Verdict, accept, refuse
@@ -42,7 +42,6 @@ GATHERS = frozenset({"embed", "index_select", "gather"})
 REDUCTIONS = frozenset({"sum", "mean", "amax", "amin", "prod", "any", "var"})
 # Operators over a dimension that a kernel keeps whole, by the attribute that names it.
 ALONG = frozenset({"softmax", "log_softmax", "argmax"})
-NORMS = frozenset({"rms_norm", "layer_norm"})
 ANCHORS = {
     "linear": "linear",
     "attention": "attention",
@@ -66,15 +65,9 @@ def family_of(graph: Graph, node: Node) -> tuple[str, Node | None] | None:
         return "row", None
     if is_view(node.op):
         return "view", None
-    if is_pointwise(node) or node.op in INDEXED:
+    if is_pointwise(node.op) or node.op in INDEXED:
         return "pointwise", None
     return "opaque", None
-
-
-def is_pointwise(node: Node) -> bool:
-    """Whether each element of a node's result comes from the same place of its operands."""
-    spec = OPS.get(node.op)
-    return spec is not None and spec.scalar is not None
 
 
 def space_of(node: Node) -> Shape:

@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterable
 from itertools import pairwise
 
 from graphopt.ir.graph import Graph, Node, Value
-from graphopt.ir.ops import keeps_state
+from graphopt.ir.ops import NORMS, is_pointwise, keeps_state
 from graphopt.ir.shape import product
 from graphopt.ir.types import StateType
 from graphopt.ledger import Verdict
@@ -29,9 +29,7 @@ from graphopt.region import Region, base_of, make_region, readers
 from .fusion_cost import CostModel, worth
 from .fusion_legal import (
     ELEMENTWISE,
-    NORMS,
     family_of,
-    is_pointwise,
     joined_family,
     may_follow,
     may_join,
@@ -234,7 +232,7 @@ def _is_on_heads(node: Node) -> bool:
     """Whether a node's result depends, head by head, on that head of that token alone."""
     if node.op in NORMS:
         return node.attrs.get("axes", 1) == 1
-    return node.op in ("rope", "concat") or is_pointwise(node)
+    return node.op in ("rope", "concat") or is_pointwise(node.op)
 
 
 def _heads_read(node: Node) -> list[Value]:

@@ -5,21 +5,21 @@ after:   %g = index_select(%h, %rows);  %r = rms_norm(%g, @w)
 
 The choice of rows moves up through work that treats every row alike: norms over later dimensions,
 and pointwise operators whose other operands do not depend on the row. What lies above it keeps all
-rows only where somebody else reads them.
+rows only where somebody else reads them. What is made of weights alone is computed once, for all
+rows, and stays above.
 """
 
 from __future__ import annotations
 
 from graphopt.ir.builder import Rewriter
-from graphopt.ir.graph import Graph, Node, Value
-from graphopt.ir.ops import OPS
-from graphopt.ir.shape import evaluate
-from graphopt.ir.types import TensorType, nbytes
+from graphopt.ir.graph import Graph, Node
+from graphopt.ir.ops import NORMS, is_pointwise
+from graphopt.ir.types import TensorType
 from graphopt.ledger import accept
 
-from .manager import AT_ONE_TOKEN, PassContext, PassResult, place_of
-
-NORMS = frozenset({"rms_norm", "layer_norm"})
+from .constants import is_constant
+from .manager import PassContext, PassResult, place_of
+from .typed import shape_of
 
 
 class GatherRows:
@@ -38,10 +38,7 @@ class GatherRows:
             if not above or not context.decide(
                 self.name,
                 place_of(node),
-                accept(
-                    f"{', '.join(one.op for one in above)} for the asked rows only",
-                    saves_bytes=sum(2 * _row_bytes(one.output) for one in above),
-                ),
+                accept(f"{', '.join(one.op for one in above)} for the asked rows only"),
             ):
                 rewriter.copy(node)
                 continue
@@ -59,7 +56,7 @@ class GatherRows:
         reader, value = node, node.inputs[0]
         while graph.users[value] == (reader,) and value not in graph.outputs:
             maker = graph.producers.get(value)
-            if maker is None or not _is_row_local(maker):
+            if maker is None or not _is_row_local(maker) or is_constant(graph, value):
                 break
             found.append(maker)
             reader, value = maker, maker.inputs[0]
@@ -78,14 +75,6 @@ def _is_row_local(node: Node) -> bool:
     if node.op in NORMS:
         axes = node.attrs.get("axes", 1)
         return isinstance(axes, int) and len(first.shape) > axes
-    if OPS.get(node.op) is None or OPS[node.op].scalar is None or node.output.type != first:
+    if not is_pointwise(node.op) or node.output.type != first:
         return False
-    return all(_rank(value) < len(first.shape) for value in node.inputs[1:])
-
-
-def _rank(value: Value) -> int:
-    return len(value.type.shape) if isinstance(value.type, TensorType) else 0
-
-
-def _row_bytes(value: Value) -> int:
-    return evaluate(nbytes(value.type), AT_ONE_TOKEN)
+    return all(len(shape_of(value)) < len(first.shape) for value in node.inputs[1:])

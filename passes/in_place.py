@@ -27,10 +27,11 @@ owns.
 from __future__ import annotations
 
 from graphopt.ir.graph import Graph, Node, Value
-from graphopt.ir.ops import OPS
-from graphopt.ir.shape import Dim
+from graphopt.ir.ops import is_pointwise
 from graphopt.ir.types import TensorType
 from graphopt.region import Region
+
+from .typed import shape_of
 
 FAMILIES = ("pointwise", "linear", "row")
 _SUMMARIES = ("sum", "mean", "amax", "amin", "var")
@@ -45,35 +46,26 @@ def reads_where_it_writes(graph: Graph, region: Region, operand: Value, result: 
     if by_row and (len(region.outputs) != 1 or not type_.shape):
         return False
     shapes = {type_.shape, (*type_.shape[:-1], 1)} if by_row else {type_.shape}
-    if any(_shape(value) not in shapes for value in region.outputs):
+    if any(shape_of(value) not in shapes for value in region.outputs):
         return False
     depends = {operand}
     for place in region.nodes:
         node = graph.nodes[place]
         if depends.isdisjoint(node.inputs):
             continue
-        if not all(_shape(value) in shapes for value in node.outputs):
+        if not all(shape_of(value) in shapes for value in node.outputs):
             return False
-        if not _is_pointwise(node) and not (by_row and _is_over_rows(node, depends)):
+        if not is_pointwise(node.op) and not (by_row and _is_over_rows(node, depends)):
             return False
         depends.update(node.outputs)
     return True
 
 
-def _shape(value: Value) -> tuple[Dim, ...] | None:
-    return value.type.shape if isinstance(value.type, TensorType) else None
-
-
-def _is_pointwise(node: Node) -> bool:
-    return node.op in OPS and OPS[node.op].scalar is not None
-
-
 def _is_over_rows(node: Node, depends: set[Value]) -> bool:
     """Whether a node reduces its first input over the last dimension, and only that one depends."""
-    shape = _shape(node.inputs[0])
-    if shape is None or not depends.isdisjoint(node.inputs[1:]):
+    if not depends.isdisjoint(node.inputs[1:]):
         return False
-    last = len(shape) - 1
+    last = len(shape_of(node.inputs[0])) - 1
     if node.op in _SUMMARIES:
         return node.attrs["dims"] == (last,) and node.attrs["keepdim"] is True
     if node.op in ("softmax", "log_softmax"):

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 from graphopt.ir.builder import Rewriter
 from graphopt.ir.graph import Graph, Node, Value
-from graphopt.ir.types import TensorType
+from graphopt.ir.ops_spec import ints_of
 
+from .layout import composed, is_identity
 from .manager import PassContext, PassResult
 
 # Give back their input where the type does not change. A permute of equal sizes moves elements
@@ -62,7 +63,7 @@ class RemoveIdentities:
 def _is_identity(node: Node) -> bool:
     if node.op in SAME_TYPE_IS_IDENTITY:
         return node.inputs[0].type == node.output.type
-    return node.op == "permute" and node.attrs["dims"] == tuple(range(_rank(node)))
+    return node.op == "permute" and is_identity(ints_of(node.attrs, "dims"))
 
 
 def _joined(rewriter: Rewriter, before: Node, node: Node) -> Value:
@@ -72,16 +73,7 @@ def _joined(rewriter: Rewriter, before: Node, node: Node) -> Value:
         if source.type == node.output.type:
             return source
         return rewriter.one("reshape", [source], node.attrs, loc=node.loc)
-    dims = tuple(_ints(before)[dim] for dim in _ints(node))
-    if dims == tuple(range(_rank(node))):
+    dims = composed(ints_of(before.attrs, "dims"), ints_of(node.attrs, "dims"))
+    if is_identity(dims):
         return source
     return rewriter.one("permute", [source], {"dims": dims}, loc=node.loc)
-
-
-def _rank(node: Node) -> int:
-    return len(node.output.type.shape) if isinstance(node.output.type, TensorType) else 0
-
-
-def _ints(node: Node) -> tuple[int, ...]:
-    dims = node.attrs["dims"]
-    return tuple(d for d in dims if isinstance(d, int)) if isinstance(dims, tuple) else ()

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from graphopt.ir.builder import Rewriter
 from graphopt.ir.graph import Graph, Node, Value
-from graphopt.ir.ops import OPS
+from graphopt.ir.ops import is_pointwise
 from graphopt.ir.shape import Dim
 
 from .typed import last_size, shape_of
@@ -102,4 +102,4 @@ def _keeps_rows(node: Node) -> bool:
     """Whether an element depends on the one at its place, in rows of the same length."""
     if node.op == "reshape":
         return last_size(node.output) == last_size(node.inputs[0])
-    return len(node.inputs) == 1 and node.op in OPS and OPS[node.op].scalar is not None
+    return len(node.inputs) == 1 and is_pointwise(node.op)

@@ -13,7 +13,7 @@ from collections.abc import Hashable
 
 from graphopt.ir.builder import Rewriter
 from graphopt.ir.graph import Graph, Node, Value
-from graphopt.ir.ops import keeps_state
+from graphopt.ir.ops import is_aten, keeps_state
 
 from .manager import PassContext, PassResult
 
@@ -37,7 +37,7 @@ class ShareCommon:
         first: dict[Hashable, tuple[Value, ...]] = {}
         modified = False
         for node in graph.nodes:
-            if keeps_state(node) or node.op.startswith("aten."):
+            if keeps_state(node) or is_aten(node.op):
                 rewriter.copy(node)
                 continue
             key = _key(rewriter, node)

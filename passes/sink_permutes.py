@@ -21,7 +21,7 @@ from dataclasses import dataclass
 
 from graphopt.ir.builder import Rewriter
 from graphopt.ir.graph import Attr, Graph, Node, SourceLocation, Value
-from graphopt.ir.ops import OPS
+from graphopt.ir.ops import NORMS, OPS, is_pointwise
 from graphopt.ir.ops_spec import dims_of, ints_of
 
 from .constants import constant_values
@@ -49,7 +49,6 @@ ALONG = frozenset(
 )
 # The same, but they add up: in which order may depend on where the dimension lies.
 ADDS_ALONG = frozenset({"sum", "mean", "prod", "var", "softmax", "log_softmax", "cumsum"})
-NORMS = frozenset({"rms_norm", "layer_norm"})
 
 
 class SinkPermutes:
@@ -262,7 +261,7 @@ def _moves(node: Node) -> Callable[[_Sinker, Node], bool] | None:
         return _Sinker._adds_along
     if node.op in NORMS:
         return _Sinker._norm
-    if node.op in OPS and OPS[node.op].scalar is not None:
+    if is_pointwise(node.op):
         return _Sinker._pointwise
     named: Mapping[str, Callable[[_Sinker, Node], bool]] = {
         "concat": _Sinker._concat,

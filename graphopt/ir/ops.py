@@ -39,6 +39,7 @@ __all__ = [
     "ACTIVATIONS",
     "CONTEXT",
     "EXPERT_FORMS",
+    "NORMS",
     "OPS",
     "AttrSpec",
     "OpSpec",
@@ -50,6 +51,7 @@ __all__ = [
     "flops",
     "infer_types",
     "is_aten",
+    "is_pointwise",
     "is_view",
     "keeps_state",
     "operands_of",
@@ -59,6 +61,9 @@ __all__ = [
 OPS: Mapping[str, OpSpec] = MappingProxyType(
     {spec.name: spec for spec in (*POINTWISE, *REDUCE, *SHAPE, *INDEX, *NN, *ROPE, *ROUTER, *STATE)}
 )
+
+# Norms of each row of their first input, over its last dimension or, by ``axes``, several.
+NORMS = frozenset({"rms_norm", "layer_norm"})
 
 
 def is_aten(op: str) -> bool:
@@ -203,6 +208,11 @@ def bytes_moved(node: Node) -> Dim:
 def is_view(op: str) -> bool:
     """Whether an operator gives its input's data another shape and computes nothing."""
     return op in OPS and OPS[op].view
+
+
+def is_pointwise(op: str) -> bool:
+    """Whether each element of an operator's result comes from the same place of its operands."""
+    return op in OPS and OPS[op].scalar is not None
 
 
 def keeps_state(node: Node) -> bool:

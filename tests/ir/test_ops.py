@@ -20,6 +20,7 @@ from graphopt.ir.ops import (
     flops,
     infer_types,
     is_aten,
+    is_pointwise,
     is_view,
     keeps_state,
     operands_of,
@@ -37,8 +38,8 @@ PROMISED = """
 neg abs sqrt rsqrt reciprocal exp log sin cos tan tanh sigmoid silu relu erf floor ceil round sign
 logical_not gelu glu softcap softplus clamp cast add sub mul div pow maximum minimum remainder
 floor_div eq ne lt le gt ge logical_and logical_or bitwise_and bitwise_or where sum mean amax amin
-prod any argmax softmax log_softmax cumsum var topk sort reshape permute expand slice select concat split
-pad_constant flip roll repeat_interleave full iota tril triu gather index_select embed scatter
+prod any argmax softmax log_softmax cumsum var topk sort reshape permute expand slice select concat
+split pad_constant flip roll repeat_interleave full iota tril triu gather index_select embed scatter
 one_hot linear matmul rms_norm layer_norm conv1d kv_write latent_write attention moe_experts
 rope moe_router
 """
@@ -102,6 +103,8 @@ def test_kinds_of_operators() -> None:
         "reshape", "permute", "expand", "slice", "select", "split",
     }  # fmt: skip
     assert not is_view("aten.view")
+    assert is_pointwise("silu")
+    assert not any(map(is_pointwise, ("linear", "reshape", "aten.add.Tensor")))
     assert list(operands_of((1, (Operand(2), None), Operand(0)))) == [2, 0]
     b = GraphBuilder("g")
     kv = b.input("kv", StateType("kv", (LayerState(1, 2, 2, DType.F32),)))

@@ -45,6 +45,15 @@ def test_it_stops_where_somebody_reads_all_rows() -> None:
     assert chosen_first(model(used=True)) == ["neg", "mul", "rms_norm", "index_select"]
 
 
+def test_a_table_that_is_made_once_keeps_its_rows() -> None:
+    b = GraphBuilder("g")
+    b.input("x", TensorType(DType.F32, (T, 6)))
+    rows = b.input("rows", TensorType(DType.I64, (R,)))
+    table = b.one("cos", [b.weight("w", TensorType(DType.F32, (4, 6)))])
+    picked = b.one("neg", [b.one("index_select", [table, rows], {"dim": 0})])
+    assert chosen_first(b.finish([picked])) == ["cos", "index_select", "neg"]
+
+
 def test_it_stops_where_an_operand_depends_on_the_row() -> None:
     assert chosen_first(model(by_row=True)) == ["neg", "mul", "index_select", "rms_norm"]
 
