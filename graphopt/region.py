@@ -15,7 +15,8 @@ from graphopt.ir.types import StateType
 #   pointwise  each element of the outputs from elements of the inputs
 #   row        reductions over the last dimension, with pointwise work around them
 #   linear     one matrix product with a weight, a prologue on its rows and an epilogue
-#   heads      work on the heads of a token's queries, keys and values, and the write of the latter
+#   heads      work on one token's queries, keys and values, and the write of the latter; its norms
+#              may be of each head or of all heads together
 #   attention  one attention over paged keys and values
 #   gather     rows of a table or of a tensor, with row or pointwise work on them
 #   experts    a layer of experts

@@ -229,7 +229,7 @@ class _Fusion:
 
 
 def _is_on_heads(node: Node) -> bool:
-    """Whether a node's result depends, head by head, on that head of that token alone."""
+    """Whether each row of a node's result, a head's or a token's, depends on that token alone."""
     if node.op in NORMS:
         return node.attrs.get("axes", 1) == 1
     return node.op in ("rope", "concat") or is_pointwise(node.op)
