@@ -43,7 +43,8 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from graphopt.frontend.checkpoint import Checkpoint
-    from graphopt.frontend.hf import Decoder, Traced
+    from graphopt.frontend.hf import Decoder
+    from graphopt.frontend.trace import Traced
     from graphopt.passes.manager import Observe, PassReport
     from graphopt.runtime.executors.verification import VerifyReport
 
@@ -287,7 +288,7 @@ def compile_graph(
 
 def _traced(source: Checkpoint, dtype: DType, options: CompileOptions) -> Traced:
     """The model's graph; what the passes make of its twin is held against transformers."""
-    from graphopt.frontend.hf import trace
+    from graphopt.frontend.trace import trace
 
     disabled = frozenset(options.disabled_passes)
     return trace(

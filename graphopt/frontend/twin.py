@@ -23,6 +23,7 @@ from graphopt.ir.dtype import DType
 from graphopt.ir.types import TensorType
 
 from .gates import coverage
+from .hf import Decoder, trace_decoder
 from .quiet import quiet
 from .rope import longest_context
 from .scenario import Track, make_tracks, play
@@ -31,8 +32,6 @@ from .skeleton import text_config
 
 if TYPE_CHECKING:
     from graphopt.ir.graph import Graph
-
-    from .hf import Decoder
 
     Rewrite = Callable[[Decoder], Graph]
 
@@ -84,7 +83,7 @@ def prove(
             reasons.append(f"graphopt does not know how to shrink {', '.join(unknown)}")
             continue
         try:
-            twin = _traced(small)
+            twin = trace_decoder(small, DType.F32)
             missing = coverage(decoder.graph) - coverage(twin.graph)
             if missing:
                 reasons.append(f"the twin lacks {' '.join(min(missing))}")
@@ -291,12 +290,6 @@ def _candidates(config: PretrainedConfig, decoder: Decoder) -> Iterator[Pretrain
     yield shrink(config)
     if sum(parameter.numel() for parameter in decoder.model.parameters()) <= _SMALL:
         yield config
-
-
-def _traced(config: PretrainedConfig) -> Decoder:
-    from .hf import trace_decoder
-
-    return trace_decoder(config, DType.F32)
 
 
 def _special_tokens(config: PretrainedConfig, vocabulary: object) -> list[int]:
