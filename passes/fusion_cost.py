@@ -37,6 +37,10 @@ class CostModel:
     operands: int
 
 
+# Most nodes of a kernel. No kernel of the families has more than 18; without an end, a chain
+# through all layers of something unusual would be looked at again for each node that it gains.
+NODES = 64
+
 # A row stays in a core's second-level cache of 1 MiB as f32.
 CPU = CostModel("cpu", 1 << 18, 32)
 # A program has 64 Ki registers at most, half of them for the row.
@@ -50,12 +54,15 @@ def cost_model(target: Target) -> CostModel:
 
 def worth(groups: Groups, one: Group, other: Group, model: CostModel) -> Verdict:
     """Whether to make one kernel of two; ``one`` is the first if one reads the other."""
-    ours = {**dict.fromkeys(_reads(groups, one)), **dict.fromkeys(_reads(groups, other))}
-    made = [*_made(groups, one), *_made(groups, other)]
-    inner = [value for value in made if not _leaves(groups, value, (one, other))]
-    crossing = [v for v in _made(groups, one) if v in _reads(groups, other)]
-    shared = [v for v in _reads(groups, one) if v in _reads(groups, other)]
-    operands = len([v for v in ours if v not in made]) + len(made) - len(inner)
+    if (nodes := len(one.nodes) + len(other.nodes)) > NODES:
+        return refuse(f"the kernel would compute {nodes} nodes, {NODES} are enough")
+    read_first, read_second = _reads(groups, one), _reads(groups, other)
+    made = dict.fromkeys((*_made(groups, one), *_made(groups, other)))
+    inner = {value for value in made if not _leaves(groups, value, (one, other))}
+    crossing = [value for value in _made(groups, one) if value in read_second]
+    shared = [value for value in read_first if value in read_second]
+    given = {*read_first, *read_second} - made.keys()
+    operands = len(given) + len(made) - len(inner)
     if operands > model.operands:
         return refuse(f"the kernel would have {operands} operands, {model.operands} are enough")
     row = max(_row(groups, one), _row(groups, other))

@@ -7,7 +7,7 @@ from graphopt.ir.dtype import DType
 from graphopt.ir.graph import Value
 from graphopt.ir.shape import sym
 from graphopt.ir.types import TensorType
-from graphopt.passes.fusion_cost import CPU, CUDA, cost_model, worth
+from graphopt.passes.fusion_cost import CPU, CUDA, NODES, cost_model, worth
 from graphopt.passes.fusion_legal import family_of
 from graphopt.passes.groups import Group, Groups
 from graphopt.target import Target
@@ -74,3 +74,17 @@ def test_too_many_operands_are_refused() -> None:
 def test_models_of_targets() -> None:
     assert cost_model(Target("cpu", "avx2")) is CPU
     assert cost_model(Target.parse("cuda:sm_90")) is CUDA
+
+
+def test_a_kernel_does_not_grow_without_end() -> None:
+    b = GraphBuilder("g")
+    value = b.input("x", TensorType(DType.F32, (T, 8)))
+    for _ in range(NODES + 1):
+        value = b.one("exp", [value])
+    graph = b.finish([value])
+    groups = Groups(graph, {n: f for n in graph.nodes if (f := family_of(graph, n))})
+    whole, *others = groups
+    for other in others[:-1]:
+        assert worth(groups, whole, other, CPU).accepted
+        whole = groups.merge(whole, other, "pointwise", None)
+    assert "65 nodes, 64 are enough" in worth(groups, whole, others[-1], CPU).reason
