@@ -4,8 +4,9 @@ before:  a graph of constants, such as ``%0 = concat(@q, @k, @v)``, and the valu
 after:   @q, @k and @v, cut out of it
 
 Runs the graph backwards through what only moves numbers: concat, reshape, permute, slice, split and
-select, casts to a wider type, and factors that are powers of two, where no digit got lost. What
-went through anything else cannot be told exactly, and is left out.
+select, casts to a wider type, and factors that are powers of two, where no digit got lost. Of what
+a number was added to, digits may be gone; a weight is told that gives the same sum to the bit. What
+went through anything else cannot be told, and is left out.
 """
 
 from __future__ import annotations
@@ -72,9 +73,15 @@ def _back(node: Node, known: dict[Value, Tensor], parts: dict[Value, _Parts]) ->
             back = sorted(range(len(dims)), key=dims.__getitem__)
             known.setdefault(node.inputs[0], found.permute(back))
         case "cast" if _widens(node):
-            known.setdefault(node.inputs[0], found.to(_dtype(node.inputs[0])))
+            narrow = found.to(_dtype(node.inputs[0]))
+            if torch.equal(narrow.to(found.dtype), found):
+                known.setdefault(node.inputs[0], narrow)
         case "mul" if (factor := _exact_factor(node)) is not None and _is_unrounded(found):
             known.setdefault(node.inputs[0], found / factor)
+        case "add" if isinstance(term := node.attrs.get("scalar"), int | float):
+            without = found - term
+            if torch.equal(without + term, found):
+                known.setdefault(node.inputs[0], without)
         case "split" | "slice" | "select":
             _back_some(node, known, parts)
 
