@@ -25,6 +25,7 @@ from transformers import PreTrainedModel
 from graphopt.errors import GraphoptError, TraceError
 
 from .legacy import registered_attention
+from .quiet import quiet
 
 PREFIX = "graphopt_model"
 # Example sizes: no model has a dimension of these sizes, so nothing is equal to them by accident.
@@ -87,7 +88,7 @@ def export(model: PreTrainedModel) -> Exported:
         torch.zeros(size, dtype=torch.int64)
         for size in (_EXAMPLE_TOKENS, _EXAMPLE_TOKENS, _EXAMPLE_ROWS)
     )
-    with registered_attention(model), _fake_parameters(model, mode), torch.no_grad():
+    with registered_attention(model), _fake_parameters(model, mode), torch.no_grad(), quiet():
         try:
             with mode:
                 program = torch.export.export(

@@ -378,7 +378,8 @@ class _Shrinker:
     def _experts(self) -> None:
         groups = self._first(("n_group", "num_expert_group", "n_groups")) or 1
         small_groups = 1 if groups == 1 else 4
-        self._map(("n_group", "num_expert_group"), lambda value: 1 if value <= 1 else 4)
+        # Two stay two: of as few as four experts, each group has the two whose sum ranks it.
+        self._map(("n_group", "num_expert_group"), lambda value: max(value, 1) if value < 3 else 4)
         self._map(("topk_group",), lambda value: min(value, 2 if small_groups > 1 else 1))
         self._map(_EXPERTS, lambda value: min(value, 8) if value else value)
         self._map(_EXPERTS_PER_TOKEN, lambda value: min(value, 2))

@@ -22,3 +22,11 @@ def test_warnings_and_bars_are_off_inside_and_back_afterwards() -> None:
         watched(logger)
     assert logger.level == level
     assert bars.is_progress_bar_enabled() == drawn
+
+
+def test_torch_logs_no_traceback_of_its_own() -> None:
+    logger = logging.getLogger("torch._subclasses.fake_tensor")
+    level = logger.level
+    with quiet():
+        assert not logger.isEnabledFor(logging.ERROR)
+    assert logger.level == level

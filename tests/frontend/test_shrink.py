@@ -89,6 +89,13 @@ def test_latent_attention_stays_consistent() -> None:
     assert config.n_routed_experts % config.n_group == 0
 
 
+@pytest.mark.parametrize(("experts", "groups"), [(4, 1), (4, 2), (8, 4), (64, 8), (256, 8)])
+def test_a_group_of_experts_has_the_two_that_rank_it(experts: int, groups: int) -> None:
+    config = small("deepseek_v3", n_routed_experts=experts, n_group=groups, topk_group=1)
+    assert config.n_routed_experts // config.n_group >= 2
+    assert (config.n_group == 1) == (groups == 1)
+
+
 def test_rotary_lists_fit_the_small_head() -> None:
     rope = {
         "rope_type": "longrope",
