@@ -9,7 +9,7 @@ how a run can stop after the n-th one.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -20,19 +20,24 @@ from graphopt.ir.shape import evaluate
 from graphopt.ir.verify import verify
 from graphopt.ledger import Ledger, Verdict, accept
 
+from .constants import constant_nodes
 
-class _Ones(dict[str, int]):
-    """Sizes that are 1, those that a function's graph has besides a decoder's included."""
 
-    def __contains__(self, name: object) -> bool:
-        return True
+class _EverySizeOne(Mapping[str, int]):
+    """Any symbol is 1: a function's graph has others than a decoder's."""
 
-    def __missing__(self, name: str) -> int:
+    def __getitem__(self, name: str) -> int:
         return 1
 
+    def __iter__(self) -> Iterator[str]:
+        return iter(())
 
-# Where costs are compared, a step decodes one token of one sequence this far into its context.
-AT_ONE_TOKEN = _Ones(T=1, R=1, S=1, P=1, context=1)
+    def __len__(self) -> int:
+        return 0
+
+
+# Where costs are compared, a step decodes the first token of one sequence.
+AT_ONE_TOKEN = _EverySizeOne()
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,11 +231,16 @@ class _Meter:
         self._known: dict[Node, int] = {}
 
     def bytes(self, graph: Graph) -> int:
-        """Bytes that the nodes read and write when each runs alone, decoding one token."""
-        for node in graph.nodes:
+        """Bytes that the nodes read and write when each runs alone, decoding one token.
+
+        What depends on weights alone runs when the artifact is written, and counts nothing.
+        """
+        made_before = set(constant_nodes(graph))
+        running = [node for node in graph.nodes if node not in made_before]
+        for node in running:
             if node not in self._known:
                 self._known[node] = evaluate(ops.bytes_moved(node), AT_ONE_TOKEN)
-        return sum(self._known[node] for node in graph.nodes)
+        return sum(self._known[node] for node in running)
 
 
 def _run_one(

@@ -90,6 +90,17 @@ def test_reports_and_stages() -> None:
     assert [(r.bytes_before, r.bytes_after) for r in reports] == [(48, 96), (96, 96)]
 
 
+def test_what_is_made_of_weights_alone_moves_no_bytes() -> None:
+    b = GraphBuilder("g")
+    x, (q, k) = (
+        b.input("x", TensorType(DType.F32, (4,))),
+        [b.weight(name, TensorType(DType.F32, (3, 4))) for name in ("q", "k")],
+    )
+    both = b.one("concat", [q, k], {"dim": 0})
+    _, (report,) = run_passes(b.finish([b.one("linear", [x, both])]), [Nothing()])
+    assert report.bytes_before == (4 + 6 * 4 + 6) * 4
+
+
 def test_the_pass_that_breaks_the_graph_is_named() -> None:
     with pytest.raises(CompileError, match="pass breaker broke the graph") as caught:
         run_passes(two_nodes(), [DoubleNegation(), Breaker()])
