@@ -363,8 +363,11 @@ class ArtifactFolder:
         """
         file = f"stages/{name}.ir"
         if file not in self.manifest["files"]:
+            kept = [PurePosixPath(one) for one in self.manifest["files"]]
             raise ArtifactError(
-                f"the artifact has no stage {name}", next="compile it again with --keep-stages"
+                f"the artifact has no stage {name}",
+                expected=", ".join(one.stem for one in kept if one.parent.name == "stages"),
+                next="compile it again with --keep-stages",
             )
         return _load_text(self.path, file)
 
