@@ -17,7 +17,7 @@ from graphopt.ledger import Verdict, accept, refuse
 from graphopt.region import base_of
 from graphopt.target import Target
 
-from .fusion_legal import space_of
+from .fusion_legal import family_of, space_of
 from .groups import Group, Groups
 from .manager import AT_ONE_TOKEN
 
@@ -66,7 +66,7 @@ def worth(groups: Groups, one: Group, other: Group, model: CostModel) -> Verdict
     if operands > model.operands:
         return refuse(f"the kernel would have {operands} operands, {model.operands} are enough")
     row = max(_row(groups, one), _row(groups, other))
-    if row > model.row_elements and "row" in (one.family, other.family):
+    if row > model.row_elements and (_reduces(groups, one) or _reduces(groups, other)):
         return refuse(f"a row of {row} numbers does not stay at hand between the two")
     saved = _bytes(crossing) + _bytes(shared)
     saved += _bytes(value for value in crossing if value in inner)
@@ -89,6 +89,12 @@ def _leaves(groups: Groups, value: Value, pair: tuple[Group, Group]) -> bool:
     if groups.is_returned(value):
         return True
     return any(groups.of(node) not in pair for node in groups.outside_readers(pair[0], value))
+
+
+def _reduces(groups: Groups, group: Group) -> bool:
+    """Whether a group's kernel needs whole rows."""
+    families = (family_of(groups.graph, node) for node in groups.nodes(group))
+    return any(found is not None and found[0] == "row" for found in families)
 
 
 def _row(groups: Groups, group: Group) -> int:

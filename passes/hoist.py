@@ -82,19 +82,27 @@ def _sources(graph: Graph) -> Mapping[Value, tuple[Value, ...]]:
 def _affordable(
     graph: Graph, sources: Mapping[Value, tuple[Value, ...]], ledger: Ledger
 ) -> tuple[Node, ...]:
-    """The constant nodes that are computed once; the last are looked at first."""
+    """The constant nodes that are computed once.
+
+    The last are looked at first, and all again after a refusal: what it leaves in the graph reads
+    weights that others counted on nobody reading.
+    """
     nodes = constant_nodes(graph)
     constant = set(nodes)
     read = {value for node in graph.nodes if node not in constant for value in node.inputs}
     read.update(graph.outputs)
     kept: set[Node] = set()
-    for node in reversed(nodes):
-        if not any(value in read for value in node.outputs):
-            continue  # only constants read it, and they are computed once
-        if reason := _why_not(node, sources, read):
-            ledger.record("hoist", place_of(node), refuse(reason, node.output))
-            kept.add(node)
-            read.update(node.inputs)
+    refused = True
+    while refused:
+        refused = False
+        for node in reversed(nodes):
+            if node in kept or not any(value in read for value in node.outputs):
+                continue  # only constants read it, and they are computed once
+            if reason := _why_not(node, sources, read):
+                ledger.record("hoist", place_of(node), refuse(reason, node.output))
+                kept.add(node)
+                read.update(node.inputs)
+                refused = True
     return tuple(node for node in nodes if node not in kept)
 
 

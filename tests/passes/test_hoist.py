@@ -126,3 +126,18 @@ def test_weights_that_change_are_worked_on_in_every_step() -> None:
     verify(found.constants)
     assert found.graph is graph
     assert found.constants.outputs == ()
+
+
+def test_a_refusal_is_heard_by_what_was_accepted_before_it() -> None:
+    """The widened copy stays in the graph and reads the weight, so no turned copy is made of it."""
+    b = GraphBuilder("g")
+    w = b.weight("w", TensorType(DType.BF16, (LARGE, LARGE)))
+    x = b.input("x", TensorType(DType.F32, (T, LARGE)))
+    y = b.input("y", TensorType(DType.BF16, (T, LARGE)))
+    wide = b.one("cast", [w], {"dtype": DType.F32})
+    turned = b.one("permute", [w], {"dims": (1, 0)})
+    ops, constants, _ = check(
+        b.finish([b.one("linear", [x, wide]), b.one("linear", [y, turned])]), 1
+    )
+    assert constants == []
+    assert ops == ["cast", "permute", "linear", "linear"]
