@@ -319,8 +319,12 @@ def _captured(
 def _marking(
     target: Callable[..., Any], run: Callable[..., Any], *, varies: bool
 ) -> Callable[..., Any]:
-    """``run``, told before each call what may vary; inside another capture, plain ``target``."""
+    """``run``, told before each call what may vary; inside another capture, plain ``target``.
+
+    Hooks of modules are guarded, too: PyTorch leaves that out unless it is asked.
+    """
     import torch
+    import torch._dynamo.config
     from torch.utils import _pytree as pytree
 
     def call(*arguments: Any, **named: Any) -> Any:
@@ -329,7 +333,8 @@ def _marking(
         if varies:
             for leaf in pytree.arg_tree_leaves(*arguments, **named):
                 _let_vary(leaf)
-        return run(*arguments, **named)
+        with torch._dynamo.config.patch(skip_nnmodule_hook_guards=False):
+            return run(*arguments, **named)
 
     return wraps(target)(call) if hasattr(target, "__name__") else call
 

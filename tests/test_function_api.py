@@ -170,6 +170,23 @@ def test_what_changed_since_is_seen(caplog: pytest.LogCaptureFixture) -> None:
     assert not warned(caplog)
 
 
+def test_hooks_that_come_and_go_are_seen(caplog: pytest.LogCaptureFixture) -> None:
+    block = nn.Sequential(nn.Linear(8, 8), nn.ReLU()).eval()
+    compiled, call = graphopt.compile(block), (torch.randn(3, 8),)
+    agrees(block, call, compiled=compiled)
+    inner = block[0].register_forward_hook(lambda module, given, made: made + 1)
+    agrees(block, call, compiled=compiled)
+    block[0].register_forward_pre_hook(lambda module, given: (given[0] * 2,))
+    agrees(block, call, compiled=compiled)
+    outer = block.register_forward_hook(lambda module, given, made: made * 3)
+    agrees(block, call, compiled=compiled)
+    outer.remove()
+    agrees(block, call, compiled=compiled)
+    inner.remove()
+    agrees(block, call, compiled=compiled)
+    assert not warned(caplog)
+
+
 def test_convolutions_keep_pytorchs_operators(caplog: pytest.LogCaptureFixture) -> None:
     picture = Picture().eval()
     agrees(picture, (torch.randn(3, 3, 9, 9),), (torch.randn(2, 3, 9, 9),), tol=1e-4)
