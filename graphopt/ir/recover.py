@@ -35,14 +35,43 @@ def recover(constants: Graph, folded: Mapping[Value, Tensor]) -> dict[str, Tenso
         constants: a graph without inputs.
         folded: the tensor of each output.
     """
-    known: dict[Value, Tensor] = dict(folded)
-    parts: dict[Value, _Parts] = {}
+    told = _Told(constants, folded)
     for node in reversed(constants.nodes):
-        if all(value in known for value in node.outputs):
-            _back(node, known, parts)
+        if all(value in told.known for value in node.outputs):
+            _back(node, told)
         elif node.op == "split":
-            _back_some(node, known, parts)
-    return {weight.name: known[weight] for weight in constants.weights if weight in known}
+            _back_some(node, told)
+    return {weight.name: told.known[weight] for weight in constants.weights if weight in told.known}
+
+
+class _Told:
+    """What is known of a graph's values, and of the parts of some."""
+
+    def __init__(self, graph: Graph, folded: Mapping[Value, Tensor]) -> None:
+        self.known: dict[Value, Tensor] = dict(folded)
+        self._graph = graph
+        self._parts: dict[Value, _Parts] = {}
+        self._near: set[Value] = set()
+
+    def tell(self, node: Node, value: Value, tensor: Tensor, *, near: bool = False) -> None:
+        """``value``, an input of ``node``, is ``tensor``, or near it and gives the same outputs.
+
+        What is only near is no answer for a value that something else reads too.
+        """
+        near = self.only_near(node) or near
+        if value in self.known or (near and len(self._graph.users[value]) > 1):
+            return
+        self.known[value] = tensor
+        if near:
+            self._near.add(value)
+
+    def only_near(self, node: Node) -> bool:
+        """Whether the outputs of ``node`` are only near what they were."""
+        return not self._near.isdisjoint(node.outputs)
+
+    def parts(self, value: Value) -> _Parts:
+        """What is known of the parts of ``value``."""
+        return self._parts.setdefault(value, _Parts(value))
 
 
 class _Parts:
@@ -57,47 +86,47 @@ class _Parts:
         self.seen = torch.zeros(sizes, dtype=torch.bool)
 
 
-def _back(node: Node, known: dict[Value, Tensor], parts: dict[Value, _Parts]) -> None:
+def _back(node: Node, told: _Told) -> None:
     """What the inputs of a node must have been, given its outputs."""
-    found = known[node.output]
+    found = told.known[node.output]
     match node.op:
         case "concat":
             dim = int_of(node.attrs, "dim")
             sizes = [_shape(value)[dim] for value in node.inputs]
             for value, part in zip(node.inputs, torch.split(found, sizes, dim), strict=True):
-                known.setdefault(value, part)
+                told.tell(node, value, part)
         case "reshape":
-            known.setdefault(node.inputs[0], found.reshape(_shape(node.inputs[0])))
+            told.tell(node, node.inputs[0], found.reshape(_shape(node.inputs[0])))
         case "permute":
             dims = ints_of(node.attrs, "dims")
             back = sorted(range(len(dims)), key=dims.__getitem__)
-            known.setdefault(node.inputs[0], found.permute(back))
+            told.tell(node, node.inputs[0], found.permute(back))
         case "cast" if _widens(node):
             narrow = found.to(_dtype(node.inputs[0]))
             if torch.equal(narrow.to(found.dtype), found):
-                known.setdefault(node.inputs[0], narrow)
+                told.tell(node, node.inputs[0], narrow)
         case "mul" if (factor := _exact_factor(node)) is not None and _is_unrounded(found):
-            known.setdefault(node.inputs[0], found / factor)
+            told.tell(node, node.inputs[0], found / factor)
         case "add" if isinstance(term := node.attrs.get("scalar"), int | float):
             without = found - term
             if torch.equal(without + term, found):
-                known.setdefault(node.inputs[0], without)
+                told.tell(node, node.inputs[0], without, near=True)
         case "split" | "slice" | "select":
-            _back_some(node, known, parts)
+            _back_some(node, told)
 
 
-def _back_some(node: Node, known: dict[Value, Tensor], parts: dict[Value, _Parts]) -> None:
+def _back_some(node: Node, told: _Told) -> None:
     """Put the known outputs of a node that takes parts into what it takes them from."""
     source = node.inputs[0]
-    if source in known:
+    if source in told.known or told.only_near(node):
         return
-    whole = parts.setdefault(source, _Parts(source))
+    whole = told.parts(source)
     for index, value in enumerate(node.outputs):
-        if value in known:
-            _view(node, index, whole.data).copy_(known[value])
+        if value in told.known:
+            _view(node, index, whole.data).copy_(told.known[value])
             _view(node, index, whole.seen).fill_(True)
     if bool(whole.seen.all()):
-        known[source] = whole.data
+        told.tell(node, source, whole.data)
 
 
 def _view(node: Node, index: int, whole: Tensor) -> Tensor:

@@ -123,3 +123,22 @@ def test_a_factor_is_divided_out_where_no_digit_was_lost(
     found = recover(graph, dict(zip(graph.outputs, outputs, strict=True)))
     assert ("w" in found) is told_exactly
     assert not found or found["w"].equal(tensor)
+
+
+@pytest.mark.parametrize("exact_first", [True, False])
+def test_a_weight_that_was_added_to_is_told_by_what_kept_its_digits(exact_first: bool) -> None:
+    b = GraphBuilder("g")
+    w = b.weight("w", TensorType(DType.BF16, (3, 5)))
+    moved = [
+        b.one("permute", [w], {"dims": (1, 0)}),
+        b.one("add", [b.one("reshape", [w], {"shape": (15,)})], {"scalar": 1.0}),
+    ]
+    assert same(b.finish(moved if exact_first else moved[::-1]))
+
+
+def test_a_weight_that_two_numbers_were_added_to_is_not_told() -> None:
+    """One that gives the first sum need not give the second."""
+    b = GraphBuilder("g")
+    w = b.weight("w", TensorType(DType.BF16, (64,)))
+    sums = [b.one("add", [w], {"scalar": scalar}) for scalar in (1.0, 2.5)]
+    assert told(b.finish(sums))[1] == {}
