@@ -107,7 +107,8 @@ def _bytes(array: npt.NDArray[np.generic], tensor: onnx.TensorProto) -> bytes:
 
 @contextmanager
 def _replacing(path: Path) -> Iterator[IO[bytes]]:
-    """A file that takes the place of ``path`` once it is complete."""
+    """A file that takes the place of ``path`` once it is complete; its folder is made."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     try:
         with os.fdopen(handle, "wb") as stream:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from graphopt.api import compile_checkpoint, compile_options, compute_dtype, versions
 from graphopt.artifact import Artifact, read_artifact
 from graphopt.config import CompileOptions
-from graphopt.errors import CompileError, GraphoptError, UsageError
+from graphopt.errors import CompileError, GraphoptError, UnsupportedError, UsageError
 from graphopt.ir.dtype import DType
 from graphopt.ir.graph import Graph
 from graphopt.ir.types import StateType
@@ -206,10 +206,17 @@ def bisect_artifact(
 
     Raises:
         UsageError: the checkpoint is not there.
+        UnsupportedError: the artifact was made from an ONNX model.
     """
     artifact = read_artifact(path)
     factors = artifact.manifest["factors"]
     place = Path(reference if reference is not None else factors.get("checkpoint", ""))
+    if reference is None and artifact.model.architecture == "ONNX":
+        raise UnsupportedError(
+            "the passes of an ONNX model cannot be searched",
+            where=str(path),
+            next="graphopt verify ARTIFACT compares the plan; --disable-pass leaves a pass out",
+        )
     if reference is None and not (factors.get("checkpoint") and place.is_dir()):
         raise UsageError(
             "the checkpoint that the artifact was made from is not there",

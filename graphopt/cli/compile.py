@@ -15,6 +15,7 @@ from .options import (
     given,
     json_option,
     pass_options,
+    refuse,
 )
 from .output import print_json, print_rows, print_table
 from .progress import ProgressReport
@@ -92,6 +93,9 @@ def command(
     start = time.monotonic()
     chosen = given(options, (*COMPILE_OPTIONS, *PASS_OPTIONS))
     if is_onnx(checkpoint):
+        looks = {"--verify-passes": verify_passes, "--dump-after": dump_after}
+        looks |= {"--dump-dir": dump_dir, "--keep-stages": keep_stages, "--verbose": verbose}
+        refuse("for an ONNX model yet", looks)
         compile_model(checkpoint, output, as_json=as_json, **chosen)
         return
     names = api.pass_names() if dump_after else ()

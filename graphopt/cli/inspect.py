@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .options import debug_option, json_option
+from .options import debug_option, json_option, needs
 from .output import print_json, print_rows, print_table
 
 if TYPE_CHECKING:
@@ -68,8 +68,8 @@ def command(
 
     from . import summary
 
-    _needs(ledger, "--ledger", {"--all": each, "--rule": rule, "--refused": refused})
-    _needs(report, "--report", {"-o": output})
+    needs(ledger, "--ledger", {"--all": each, "--rule": rule, "--refused": refused})
+    needs(report, "--report", {"-o": output})
     opened = read_artifact(artifact, check_digests=check)
     views: dict[str, Any] = {}
     if graph:
@@ -101,17 +101,6 @@ def command(
         print_rows(summary.inspect_rows(summary.summarize(opened)))
 
 
-def _needs(given: bool, option: str, dependent: dict[str, object]) -> None:
-    """Refuse options that mean nothing without another one."""
-    from graphopt.errors import UsageError
-
-    alone = [name for name, value in dependent.items() if value not in (None, False)]
-    if alone and not given:
-        raise UsageError(
-            f"{alone[0]} means nothing without {option}", next=f"add {option}, or leave it out"
-        )
-
-
 def _print_ledger(entries: list[Entry], *, each: bool) -> None:
     from . import summary
 
@@ -138,6 +127,7 @@ def write_report(opened: Artifact, output: str) -> dict[str, object]:
 
     page = report_page(source_of(opened)).encode()
     try:
+        Path(output).parent.mkdir(parents=True, exist_ok=True)
         Path(output).write_bytes(page)
     except OSError as error:
         raise MachineError(

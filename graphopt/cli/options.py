@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import click
 
 from graphopt.config import COMPUTE_DTYPES
+from graphopt.errors import UsageError
 
 from .parsing import byte_size, logit_bias, token_count, token_ids
 
@@ -248,3 +249,16 @@ def given(options: Mapping[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
     if "logit_bias" in chosen:
         chosen["logit_bias"] = dict(chosen["logit_bias"])
     return chosen
+
+
+def needs(given: bool, option: str, dependent: Mapping[str, object]) -> None:
+    """Refuse options that mean nothing without another one."""
+    if not given:
+        refuse(f"without {option}", dependent, next=f"add {option}, or leave it out")
+
+
+def refuse(place: str, options: Mapping[str, object], *, next: str = "leave it out") -> None:
+    """Refuse options that mean nothing in a place."""
+    alone = [name for name, value in options.items() if value not in (None, False, ())]
+    if alone:
+        raise UsageError(f"{alone[0]} means nothing {place}", next=next)

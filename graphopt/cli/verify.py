@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from .options import debug_option, json_option
+from .options import debug_option, json_option, needs, refuse
 from .output import print_json, print_table
 from .parsing import token_ids
 from .progress import ProgressReport
@@ -62,7 +62,9 @@ def command(
 
     from . import verdict
 
+    needs(search, "--bisect", {"--repro": output})
     if search:
+        refuse("beside --bisect", {"--text": text, "--token-ids": tokens})
         from graphopt import bisect_api
 
         from .bisect import show

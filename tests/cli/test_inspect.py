@@ -162,7 +162,10 @@ def test_report(run: Run, tmp_path: Path) -> None:
     assert page.read_text().startswith("<!doctype html>")
     found = json.loads(run("inspect", folder, "--report", "-o", page, "--json").stdout)
     assert found["report"] == {"file": str(page), "bytes": page.stat().st_size}
-    result = run("inspect", folder, "--report", "-o", tmp_path / "none" / "page.html")
+    new = tmp_path / "new" / "page.html"
+    assert run("inspect", folder, "--report", "-o", new).exit_code == 0
+    assert new.is_file()
+    result = run("inspect", folder, "--report", "-o", new / "page.html")
     assert result.exit_code == 9
     assert "the report cannot be written" in result.stderr
 

@@ -35,6 +35,24 @@ def test_a_decoder(tmp_path: Path) -> None:
     assert (facts["kind"], facts["architecture"]) == ("decoder", "ONNX")
 
 
+@pytest.mark.parametrize(
+    "words", [["-v"], ["--verify-passes"], ["--dump-after", "all"], ["--keep-stages"]]
+)
+def test_what_shows_the_passes_of_a_checkpoint_is_refused(tmp_path: Path, words: list[str]) -> None:
+    path = saved(tmp_path, exported())
+    done = CliRunner().invoke(cli, ["compile", str(path), *words])
+    assert done.exit_code == 2
+    assert "means nothing for an ONNX model" in done.stderr
+
+
+def test_its_passes_are_not_searched(tmp_path: Path) -> None:
+    path, output = saved(tmp_path, exported()), tmp_path / "d.gopt"
+    compiled(path, output)
+    done = CliRunner().invoke(cli, ["verify", str(output), "--bisect"])
+    assert done.exit_code == 4
+    assert "ONNX" in done.stderr
+
+
 @pytest.mark.parametrize("words", [[], ["--json"]])
 def test_a_damaged_model(tmp_path: Path, words: list[str]) -> None:
     (tmp_path / "bad.onnx").write_bytes(b"nonsense")

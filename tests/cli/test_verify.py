@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 
+import pytest
 from click.testing import Result
 
 from graphopt.runtime.executors.verification import Row, VerifyReport
@@ -61,3 +62,17 @@ def test_input(run: Run, fake: FakeAPI) -> None:
     fake.report = GOOD
     run("verify", "m.gopt", "--reference", "c", "--text", "hello", "--token-ids", "1,2")
     assert fake.calls[0][2] == {"reference": "c", "text": "hello", "tokens": [1, 2]}
+
+
+@pytest.mark.parametrize(
+    ("words", "place"),
+    [
+        (["--repro", "here"], "--repro means nothing without --bisect"),
+        (["--bisect", "--text", "hi"], "--text means nothing beside --bisect"),
+        (["--bisect", "--token-ids", "1,2"], "--token-ids means nothing beside --bisect"),
+    ],
+)
+def test_options_that_mean_nothing_together(run: Run, words: list[str], place: str) -> None:
+    result = run("verify", "m.gopt", *words)
+    assert result.exit_code == 2
+    assert place in result.stderr

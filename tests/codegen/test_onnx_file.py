@@ -69,8 +69,9 @@ def test_weights_are_asked_for_one_at_a_time_and_start_on_pages(tmp_path: Path) 
 
 def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:
     graph = tiny_decoder.decoder()
+    (tmp_path / "file").touch()
     with pytest.raises(MachineError, match="cannot be written"):
-        save(export_decoder(graph, {}), tmp_path / "none" / "model.onnx", lambda name: np.zeros(1))
+        save(export_decoder(graph, {}), tmp_path / "file" / "model.onnx", lambda name: np.zeros(1))
 
 
 @pytest.mark.parametrize("limit", [0, 1 << 20])
