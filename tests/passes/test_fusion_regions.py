@@ -162,8 +162,8 @@ def check_cover(graph: Graph, regions: tuple[Region, ...]) -> None:
     assert set(graph.outputs) <= made
 
 
-def run_regions(graph: Graph, regions: tuple[Region, ...], inputs, weights, env):  # type: ignore[no-untyped-def]
-    """Each region on its inputs alone, as a kernel would run."""
+def run_regions(graph: Graph, regions: tuple[Region, ...], inputs, weights, env, stored=None):  # type: ignore[no-untyped-def]
+    """Each region on its inputs alone, as a kernel would run; ``stored`` is done to its results."""
     memory = {value: inputs[value.name] for value in graph.inputs}
     memory.update((value, weights[value.name]) for value in graph.weights)
     for region in regions:
@@ -172,7 +172,9 @@ def run_regions(graph: Graph, regions: tuple[Region, ...], inputs, weights, env)
             node = graph.nodes[place]
             results = prepare(node)([inside[value] for value in node.inputs], env)
             inside.update(zip(node.outputs, results, strict=True))
-        memory.update((value, inside[value]) for value in region.outputs)
+        for value in region.outputs:
+            is_tensor = stored is not None and isinstance(value.type, TensorType)
+            memory[value] = stored(inside[value]) if is_tensor else inside[value]
     return [memory[value] for value in graph.outputs]
 
 
