@@ -107,7 +107,7 @@ def _back(node: Node, told: _Told) -> None:
                 told.tell(node, node.inputs[0], narrow)
         case "mul" if (factor := _exact_factor(node)) is not None and _is_unrounded(found):
             told.tell(node, node.inputs[0], found / factor)
-        case "add" if isinstance(term := node.attrs.get("scalar"), int | float):
+        case "add" if (term := _term(node)) is not None:
             without = found - term
             if torch.equal(without + term, found):
                 told.tell(node, node.inputs[0], without, near=True)
@@ -172,6 +172,12 @@ def _exact_factor(node: Node) -> float | None:
         return None
     is_power = math.frexp(factor)[0] in (0.5, -0.5)
     return factor if is_power and LEAST <= abs(factor) <= 1 / LEAST else None
+
+
+def _term(node: Node) -> float | None:
+    """The number that a node adds; truth values are not added to."""
+    term = node.attrs.get("scalar")
+    return term if isinstance(term, int | float) and _dtype(node.output) is not torch.bool else None
 
 
 def _is_unrounded(product: Tensor) -> bool:

@@ -142,3 +142,9 @@ def test_a_weight_that_two_numbers_were_added_to_is_not_told() -> None:
     w = b.weight("w", TensorType(DType.BF16, (64,)))
     sums = [b.one("add", [w], {"scalar": scalar}) for scalar in (1.0, 2.5)]
     assert told(b.finish(sums))[1] == {}
+
+
+def test_truth_values_are_not_told_from_sums() -> None:
+    b = GraphBuilder("g")
+    w = b.weight("w", TensorType(DType.BOOL, (4,)))
+    assert told(b.finish([b.one("add", [w], {"scalar": True})]))[1] == {}
