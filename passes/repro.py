@@ -205,11 +205,10 @@ def run_repro(folder: Path, pipeline_for: Pipeline) -> Repro | None:
     Raises:
         UsageError: the folder is no repro, or its pass does not exist.
     """
-    data = _read(folder)
-    graph = parse_graph((folder / GRAPH).read_text(encoding="utf-8"))
+    data, text, trial = _read(folder)
+    graph = parse_graph(text)
     verify(graph)
     one = _named(pipeline_for(data["scalars"]), str(data["pass"]))
-    trial = Trial.from_json(data["trial"]) if data["trial"] else None
     comparer = Comparer(graph)
     after, failed = _apply(one, graph)
     fault = failed
@@ -227,23 +226,37 @@ def is_repro(folder: Path) -> bool:
     return (folder / RECIPE).is_file()
 
 
-def _read(folder: Path) -> dict[str, Any]:
-    wanted = {"pass", "rewrite", "is_own", "trial", "scalars"}
+def _read(folder: Path) -> tuple[dict[str, Any], str, Trial | None]:
+    """The recipe, the graph's text and the trial."""
     try:
-        data = json.loads((folder / RECIPE).read_text(encoding="utf-8"))
-        fault = "" if isinstance(data, dict) and data.get("schema") == SCHEMA else "another schema"
-        missing = sorted(wanted - data.keys()) if not fault else []
-    except (OSError, ValueError) as error:
-        fault, missing = str(error), []
-    if fault or missing:
+        data = _recipe(json.loads((folder / RECIPE).read_text(encoding="utf-8")))
+        trial = Trial.from_json(data["trial"]) if data["trial"] else None
+        return data, (folder / GRAPH).read_text(encoding="utf-8"), trial
+    except (OSError, ValueError, RecursionError) as error:
         raise UsageError(
             "this is not a repro",
             where=str(folder),
-            got=fault or f"no {', '.join(missing)}",
-            expected=f"a folder with {RECIPE}, schema {SCHEMA}",
+            got=error,
+            expected=f"a folder with {RECIPE}, schema {SCHEMA}, and {GRAPH}",
             next="graphopt bisect CHECKPOINT writes one",
-        )
-    return dict(data)
+        ) from error
+
+
+def _recipe(data: Any) -> dict[str, Any]:
+    """``data``, whose form was checked but for the trial's.
+
+    Raises:
+        ValueError: it is no recipe.
+    """
+    if not isinstance(data, dict) or data.get("schema") != SCHEMA:
+        raise ValueError("another schema")
+    if missing := sorted({"pass", "rewrite", "is_own", "trial", "scalars"} - data.keys()):
+        raise ValueError(f"no {', '.join(missing)}")
+    scalars = data["scalars"]
+    numbers = scalars.values() if isinstance(scalars, dict) else [None]
+    if not all(isinstance(number, int | float) for number in numbers):
+        raise ValueError(f"scalars {scalars!r}")
+    return data
 
 
 def _named(pipeline: Sequence[Pass], name: str) -> Pass:

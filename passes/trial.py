@@ -85,9 +85,23 @@ class Trial:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Trial:
-        """The trial that ``to_json`` wrote."""
-        spreads = {name: Spread(**row) for name, row in data["spreads"].items()}
-        return cls(int(data["seed"]), float(data["gain"]), bool(data["is_uneven"]), spreads)
+        """The trial that ``to_json`` wrote.
+
+        Raises:
+            ValueError: it wrote something else.
+        """
+        try:
+            spreads = {
+                name: Spread(**{key: float(number) for key, number in row.items()})
+                for name, row in data["spreads"].items()
+            }
+            seed, gain = int(data["seed"]), float(data["gain"])
+            uneven = bool(data["is_uneven"])
+        except (AttributeError, KeyError, TypeError, OverflowError) as error:
+            raise ValueError(f"the trial is not readable: {error!r}") from error
+        if not 0 <= seed < 1 << 63:
+            raise ValueError(f"the seed {seed} is out of range")
+        return cls(seed, gain, uneven, spreads)
 
     def weights(self, graph: Graph, constants: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """A tensor for each weight: the one in ``constants``, else random numbers.

@@ -145,3 +145,32 @@ def test_folders_that_are_no_repro(tmp_path: Path) -> None:
     (tmp_path / "repro.json").write_text('{"schema": 99}')
     with pytest.raises(UsageError, match="not a repro"):
         run_repro(tmp_path, lambda scalars: [])
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("trial", 3),
+        ("trial", "x"),
+        ("trial", {"seed": 0}),
+        ("trial", {"seed": None, "gain": 1, "is_uneven": False, "spreads": {}}),
+        ("trial", {"seed": 10**30, "gain": 1, "is_uneven": False, "spreads": {}}),
+        ("trial", {"seed": 0, "gain": 1, "is_uneven": False, "spreads": [1]}),
+        ("trial", {"seed": 0, "gain": 1, "is_uneven": False, "spreads": {"x": {"mean": "y"}}}),
+        ("scalars", [1]),
+        ("scalars", {"eps": "x"}),
+    ],
+)
+def test_edited_recipes_are_refused(tmp_path: Path, key: str, value: object) -> None:
+    write_repro(tmp_path, minimal(wrong.decoder(), wrong.Silent()), command="", versions={})
+    recipe = json.loads((tmp_path / "repro.json").read_text())
+    (tmp_path / "repro.json").write_text(json.dumps({**recipe, key: value}))
+    with pytest.raises(UsageError, match="not a repro"):
+        run_repro(tmp_path, lambda scalars: [wrong.Silent()])
+
+
+def test_a_repro_without_its_graph_is_refused(tmp_path: Path) -> None:
+    write_repro(tmp_path, minimal(wrong.decoder(), wrong.Silent()), command="", versions={})
+    (tmp_path / "before.ir").unlink()
+    with pytest.raises(UsageError, match="not a repro"):
+        run_repro(tmp_path, lambda scalars: [wrong.Silent()])
