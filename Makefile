@@ -33,8 +33,9 @@ lint: setup ## style, format, types, the habits of the house (bare imports of pa
 	$(BIN)/mypy examples tools benchmarks
 	$(BIN)/python -m tools.house
 
-bench: setup ## start-up and throughput on this machine
+bench: setup ## start-up, throughput and compile times on this machine
 	$(BIN)/python -m benchmarks.startup
+	$(BIN)/python -m benchmarks.compile_time
 
 families: setup ## the table of model families: agree, or refused with a reason
 	$(BIN)/python -m tests.models.families
