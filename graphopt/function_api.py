@@ -32,6 +32,10 @@ _LOG = logging.getLogger("graphopt")
 _ORIGINAL = "__graphopt_original__"  # what a compiled function was made from
 
 
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
+
+
 @dataclass(frozen=True, slots=True)
 class CapturedGraph:
     """One graph that was captured.
@@ -80,8 +84,8 @@ class Explanation:
         applied = sum(entry.applied for entry in self.ledger.entries)
         refused = len(self.ledger.entries) - applied
         lines = [
-            f"{self.name}: {len(self.graphs)} graphs, {len(self.breaks)} graph breaks; "
-            f"ledger: {applied} applied, {refused} refused"
+            f"{self.name}: {_count(len(self.graphs), 'graph')}, "
+            f"{_count(len(self.breaks), 'graph break')}; ledger: {applied} applied, {refused} refused"
         ]
         lines += [f"  {line}" for graph in self.graphs for line in str(graph).split("\n")]
         lines += [f"  break: {reason}" for reason in self.breaks]

@@ -573,7 +573,7 @@ def test_an_explanation_says_what_was_made_and_what_broke() -> None:
     assert len(explained.breaks) == 1
     refused = [entry for entry in explained.ledger.entries if not entry.applied]
     assert any("random" in entry.reason for entry in refused)
-    for part in ("2 graphs", "1 graph breaks", "compiled: 1 add", "print", "random"):
+    for part in ("2 graphs", "1 graph break;", "compiled: 1 add", "print", "random"):
         assert part in str(explained)
 
 
