@@ -85,7 +85,8 @@ class Explanation:
         refused = len(self.ledger.entries) - applied
         lines = [
             f"{self.name}: {_count(len(self.graphs), 'graph')}, "
-            f"{_count(len(self.breaks), 'graph break')}; ledger: {applied} applied, {refused} refused"
+            f"{_count(len(self.breaks), 'graph break')}; "
+            f"ledger: {applied} applied, {refused} refused"
         ]
         lines += [f"  {line}" for graph in self.graphs for line in str(graph).split("\n")]
         lines += [f"  break: {reason}" for reason in self.breaks]
