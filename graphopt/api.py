@@ -30,7 +30,7 @@ from graphopt.errors import ArtifactError, MachineError, UsageError
 from graphopt.ir.dtype import DType
 from graphopt.ir.graph import Graph, Value
 from graphopt.ir.types import StateType, TensorType
-from graphopt.ledger import Ledger
+from graphopt.ledger import Ledger, PassReport
 from graphopt.plan import Limits, Plan
 from graphopt.progress import ProgressFn, silent, weighed
 from graphopt.reuse import reused
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from graphopt.frontend.checkpoint import Checkpoint
     from graphopt.frontend.hf import Decoder
     from graphopt.frontend.trace import Traced
-    from graphopt.passes.manager import Observe, PassReport
+    from graphopt.passes.manager import Observe
     from graphopt.runtime.executors.verification import VerifyReport
 
 # Logits of one step take at most this many bytes, which bounds the rows that scoring asks for.
@@ -434,30 +434,18 @@ def _report_files(compiled: Compiled) -> dict[str, bytes]:
     """The report, and what it needs to be written again."""
     from graphopt.ir.parser import parse_graph
     from graphopt.report.page import report_page
-    from graphopt.report.source import PASSES, REPORT, PassRow, ReportSource, passes_to_json
+    from graphopt.report.source import PASSES, REPORT, ReportSource, passes_to_json
 
-    passes = tuple(
-        PassRow(
-            one.name,
-            one.rewrites,
-            one.seconds,
-            one.nodes_before,
-            one.nodes_after,
-            one.bytes_before,
-            one.bytes_after,
-        )
-        for one in compiled.reports
-    )
     source = ReportSource(
         compiled.plan,
         compiled.graph,
         parse_graph(compiled.stages["traced"]),
         compiled.ledger,
         compiled.model,
-        passes,
+        compiled.reports,
         versions(),
     )
-    return {PASSES: passes_to_json(passes), REPORT: report_page(source).encode()}
+    return {PASSES: passes_to_json(compiled.reports), REPORT: report_page(source).encode()}
 
 
 def _tokenizer_files(checkpoint: Path) -> dict[str, bytes]:

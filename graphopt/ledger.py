@@ -50,6 +50,31 @@ class Entry:
     culprits: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class PassReport:
+    """What one pass did.
+
+    Attributes:
+        name: the pass.
+        modified: whether the graph changed.
+        rewrites: how many rewrites it applied.
+        seconds: how long it took, verification included.
+        nodes_before: number of nodes it was given.
+        nodes_after: number of nodes it gave back.
+        bytes_before: bytes that the nodes move when each runs alone, decoding one token.
+        bytes_after: the same for its result.
+    """
+
+    name: str
+    modified: bool
+    rewrites: int
+    seconds: float
+    nodes_before: int
+    nodes_after: int
+    bytes_before: int
+    bytes_after: int
+
+
 @dataclass(slots=True)
 class Ledger:
     """Decisions in the order they were taken."""

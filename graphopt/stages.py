@@ -15,13 +15,14 @@ from typing import TYPE_CHECKING
 
 from graphopt.errors import UsageError
 from graphopt.ir.graph import Graph
+from graphopt.ledger import PassReport
 from graphopt.plan import Piece
 from graphopt.region import Region
 from graphopt.target import Target
 
 if TYPE_CHECKING:
     from graphopt.passes.hoist import Hoisted
-    from graphopt.passes.manager import Observe, Pass, PassContext, PassReport
+    from graphopt.passes.manager import Observe, Pass, PassContext
     from graphopt.passes.memory import MemoryPlan
 
 

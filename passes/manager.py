@@ -18,7 +18,7 @@ from graphopt.ir import ops
 from graphopt.ir.graph import Graph, Node
 from graphopt.ir.shape import evaluate
 from graphopt.ir.verify import verify
-from graphopt.ledger import Ledger, Verdict, accept
+from graphopt.ledger import Ledger, PassReport, Verdict, accept
 
 from .constants import constant_nodes
 
@@ -117,31 +117,6 @@ class Pass(Protocol):
     def __call__(self, graph: Graph, context: PassContext) -> PassResult:
         """The rewritten graph. It asks ``context.decide`` before each rewrite."""
         ...
-
-
-@dataclass(frozen=True, slots=True)
-class PassReport:
-    """What one pass did.
-
-    Attributes:
-        name: the pass.
-        modified: whether the graph changed.
-        rewrites: how many rewrites it applied.
-        seconds: how long it took, verification included.
-        nodes_before: number of nodes it was given.
-        nodes_after: number of nodes it gave back.
-        bytes_before: bytes that the nodes move when each runs alone, decoding one token.
-        bytes_after: the same for its result.
-    """
-
-    name: str
-    modified: bool
-    rewrites: int
-    seconds: float
-    nodes_before: int
-    nodes_after: int
-    bytes_before: int
-    bytes_after: int
 
 
 # Called after a pass with its name, the graph before it and the graph after it.

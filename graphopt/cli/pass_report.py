@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from graphopt.api import Compiled, Outcome
     from graphopt.bisect_api import PassChecks
     from graphopt.ir.graph import Graph
-    from graphopt.passes.manager import PassReport
+    from graphopt.ledger import PassReport
 
 COLUMNS = ("pass", "rewrites", "ms", "nodes", "after", "bytes", "after")
 CHECK_COLUMNS = ("pass", "in", "error", "tolerance", "furthest off")

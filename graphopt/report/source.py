@@ -11,35 +11,12 @@ from graphopt.artifact import Artifact, ModelInfo
 from graphopt.errors import ArtifactError
 from graphopt.ir.graph import Graph
 from graphopt.ir.parser import parse_graph
-from graphopt.ledger import Ledger
+from graphopt.ledger import Ledger, PassReport
 from graphopt.plan import Plan
 
 PASSES, REPORT = "passes.json", "report.html"  # files of an artifact
 TRACED, KERNELS = "traced", "kernels"
 SOURCE_SUFFIXES = frozenset((".c", ".cpp", ".cu", ".h", ".hpp", ".py"))
-
-
-@dataclass(frozen=True, slots=True)
-class PassRow:
-    """What one pass did.
-
-    Attributes:
-        name: the pass.
-        rewrites: how many rewrites it applied.
-        seconds: how long it took.
-        nodes_before: number of nodes it was given.
-        nodes_after: number of nodes it gave back.
-        bytes_before: bytes that the nodes move when each runs alone, decoding one token.
-        bytes_after: the same for its result.
-    """
-
-    name: str
-    rewrites: int
-    seconds: float
-    nodes_before: int
-    nodes_after: int
-    bytes_before: int
-    bytes_after: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,24 +39,24 @@ class ReportSource:
     traced: Graph | None
     ledger: Ledger
     model: ModelInfo
-    passes: tuple[PassRow, ...] = ()
+    passes: tuple[PassReport, ...] = ()
     versions: Mapping[str, str] = field(default_factory=dict)
     kernels: Mapping[str, str] = field(default_factory=dict)
 
 
-def passes_to_json(rows: Iterable[PassRow]) -> bytes:
+def passes_to_json(rows: Iterable[PassReport]) -> bytes:
     """The content of ``passes.json``."""
     return (json.dumps([asdict(row) for row in rows], indent=1) + "\n").encode()
 
 
-def passes_from_json(text: str) -> tuple[PassRow, ...]:
+def passes_from_json(text: str) -> tuple[PassReport, ...]:
     """The rows that ``passes_to_json`` wrote.
 
     Raises:
         ArtifactError: the text holds something else.
     """
     try:
-        return tuple(PassRow(**row) for row in json.loads(text))
+        return tuple(PassReport(**row) for row in json.loads(text))
     except (TypeError, ValueError, RecursionError) as error:
         raise ArtifactError(f"{PASSES} is not readable", got=repr(error)[:200]) from error
 

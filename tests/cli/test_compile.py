@@ -16,8 +16,8 @@ from graphopt.api import Compiled
 from graphopt.bisect_api import PassCheck, PassChecks
 from graphopt.ir.dtype import DType
 from graphopt.ir.printer import print_graph
+from graphopt.ledger import PassReport
 from graphopt.passes.equivalence import Comparer
-from graphopt.passes.manager import PassReport
 from tests.cli.fake_api import FakeAPI
 from tests.passes import wrong
 

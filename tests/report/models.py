@@ -11,10 +11,10 @@ from graphopt.ir.graph import Graph, SourceLocation, Value
 from graphopt.ir.ops import is_view
 from graphopt.ir.shape import sym
 from graphopt.ir.types import LayerState, StateType, TensorType, nbytes
-from graphopt.ledger import Ledger, accept, refuse
+from graphopt.ledger import Ledger, PassReport, accept, refuse
 from graphopt.plan import BufferSlot, Limits, Piece, Plan, Step
 from graphopt.region import make_region, state_root
-from graphopt.report.source import PassRow, ReportSource
+from graphopt.report.source import ReportSource
 
 T, R, S, P = (sym(name) for name in "TRSP")
 BF16, I32, I64 = DType.BF16, DType.I32, DType.I64
@@ -140,7 +140,7 @@ def compiled(
         graph,
         ledger,
         ModelInfo(name, "TinyForCausalLM", "tiny", 1234, ("a note",)),
-        (PassRow("clean", 3, 0.01, len(graph.nodes) + 3, len(graph.nodes), 900, 800),),
+        (PassReport("clean", True, 3, 0.01, len(graph.nodes) + 3, len(graph.nodes), 900, 800),),
         {"graphopt": "0.1.0"},
         {"linear": kernel},
     )

@@ -10,8 +10,8 @@ import pytest
 from graphopt.artifact import read_artifact, write_artifact
 from graphopt.errors import ArtifactError
 from graphopt.ir.printer import print_graph
+from graphopt.ledger import PassReport
 from graphopt.report.source import (
-    PassRow,
     ReportSource,
     passes_from_json,
     passes_to_json,
@@ -21,7 +21,7 @@ from tests.test_artifact import contents
 
 from .models import two_layers
 
-ROWS = (PassRow("clean", 3, 0.25, 20, 17, 900, 800),)
+ROWS = (PassReport("clean", True, 3, 0.25, 20, 17, 900, 800),)
 
 
 def stored(folder: Path, source: ReportSource, **extra: bytes) -> ReportSource:
