@@ -57,10 +57,10 @@ def random_layers(seed: int, layers: int) -> Graph:
 class _Model(Spellings):
     """A graph that grows by one block after the other."""
 
-    def __init__(self, rng: Random, *, layers: int = 2) -> None:
+    def __init__(self, rng: Random, *, layers: int = 0) -> None:
         super().__init__(rng)
         self.state: Value | None = None
-        self.layers = layers
+        self.layers = layers or rng.choice((1, 2))  # of the state; one may be written again
         self.written = 0
         self.keep(self.main)
 
