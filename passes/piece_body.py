@@ -1,12 +1,12 @@
 """A name for what a piece computes, equal for pieces that differ only in what they compute it on.
 
 before:  the steps of a piece
-after:   a hash of them in which slots, weights and states are numbered by first use
+after:   a hash of them in which slots, weights, states and layers are numbered by first use
 
 The hash covers kernels, operators, attributes, types and who reads what. It leaves out names,
-source locations and which slots are freed. The number of a layer is left out too; what that layer
-keeps in the state, such as its window, is put in its place. So the equal layers of a model give few
-bodies, however many layers there are.
+source locations and which slots are freed. Beside the number of a layer stands what that layer keeps
+in the state, such as its window. So the equal layers of a model give few bodies, however many layers
+there are.
 """
 
 from __future__ import annotations
@@ -24,13 +24,16 @@ from graphopt.region import make_region
 def piece_body(graph: Graph, steps: Sequence[Step], *, captured: bool) -> str:
     """The hash of what ``steps``, which are one piece, compute."""
     numbers: dict[Operand, str] = {}
+    layers: dict[int, int] = {}
     lines = ["captured" if captured else "not captured"]
     for step in steps:
-        lines += _lines(graph, step, numbers)
+        lines += _lines(graph, step, numbers, layers)
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:32]
 
 
-def _lines(graph: Graph, step: Step, numbers: dict[Operand, str]) -> Iterator[str]:
+def _lines(
+    graph: Graph, step: Step, numbers: dict[Operand, str], layers: dict[int, int]
+) -> Iterator[str]:
     region = make_region(graph, step.nodes)
     names: dict[Value, str] = {}
     for value, operand in zip(region.inputs, step.operands, strict=True):
@@ -42,7 +45,7 @@ def _lines(graph: Graph, step: Step, numbers: dict[Operand, str]) -> Iterator[st
             names[value] = f"v{len(names)}"
         results = ", ".join(f"{names[value]}: {_type(value)}" for value in node.outputs)
         operands = ", ".join(names[value] for value in node.inputs)
-        yield f"{results} = {node.op}({operands}) {{{', '.join(_attrs(node))}}}"
+        yield f"{results} = {node.op}({operands}) {{{', '.join(_attrs(node, layers))}}}"
     outputs = [value for value in region.outputs if not isinstance(value.type, StateType)]
     stored = zip(outputs, step.results, strict=True)
     results = ", ".join(f"{_number(slot, numbers)} = {names[value]}" for value, slot in stored)
@@ -58,10 +61,11 @@ def _type(value: Value) -> str:
     return value.type.kind if isinstance(value.type, StateType) else str(value.type)
 
 
-def _attrs(node: Node) -> Iterator[str]:
+def _attrs(node: Node, layers: dict[int, int]) -> Iterator[str]:
     states = [value.type for value in node.inputs if isinstance(value.type, StateType)]
     for name, attr in node.attrs.items():
         if name == "layer" and states and isinstance(attr, int):
-            yield f"layer = {states[0].layers[attr]}"
+            number = layers.setdefault(attr, len(layers))
+            yield f"layer {number} = {states[0].layers[attr]}"
         else:
             yield f"{name} = {print_attr(attr)}"

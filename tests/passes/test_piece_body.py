@@ -15,6 +15,7 @@ from graphopt.ir.shape import sym
 from graphopt.ir.types import LayerState, StateType, TensorType
 from graphopt.passes.memory import plan_memory
 from graphopt.passes.piece_body import piece_body
+from graphopt.region import make_region
 from tests.passes.plans import CUDA, node_regions, planned, traced
 
 T, S, P = sym("T"), sym("S"), sym("P")
@@ -128,3 +129,19 @@ def test_what_is_computed_in_place_matters() -> None:
         piece_body(graph, [step], captured=True) for step in (memory.steps[place], apart)
     )
     assert before != after
+
+
+def test_two_layers_are_not_one_twice() -> None:
+    def written(*layers: int) -> str:
+        b = GraphBuilder("g")
+        kv = b.input("kv", StateType("kv", (LayerState(1, 4, 4, DType.F32),) * 3))
+        k = b.input("k", TensorType(DType.F32, (T, 1, 4)))
+        slots = b.input("slots", TensorType(DType.I64, (T,)))
+        for layer in layers:
+            kv = b.one("kv_write", [kv, k, k, slots], {"layer": layer})
+        graph = b.finish([b.one("neg", [k])])
+        regions = [make_region(graph, [place]) for place in range(len(graph.nodes))]
+        steps = plan_memory(graph, regions, [("kernels", "k")] * len(regions)).steps
+        return piece_body(graph, steps, captured=True)
+
+    assert written(0, 1) == written(1, 2) != written(1, 1)

@@ -102,6 +102,7 @@ _SQUARE = "a value times its own activation"  # of a square of relu, which gates
 # What is refused, or nearly matched, and why that is right. No other family leaves anything.
 REFUSED: Mapping[str, str] = {
     "arcee": _SQUARE,
+    "llama4_text": "the second factor is no single matrix",  # all experts at once
     "nanochat": _SQUARE,
     "nemotron": _SQUARE,
     "persimmon": _SQUARE,
