@@ -4,9 +4,9 @@ before:  the steps of a piece
 after:   a hash of them in which slots, weights, states and layers are numbered by first use
 
 The hash covers kernels, operators, attributes, types and who reads what. It leaves out names,
-source locations and which slots are freed. Beside the number of a layer stands what that layer keeps
-in the state, such as its window. So the equal layers of a model give few bodies, however many layers
-there are.
+source locations and which slots are freed. Beside the number of a layer stands what that layer
+keeps in the state, such as its window. So the equal layers of a model give few bodies, however
+many there are.
 """
 
 from __future__ import annotations
