@@ -16,6 +16,7 @@ from .raise_layer_norm import raise_layer_norm
 from .raise_linear import raise_linear
 from .raise_mla import RaiseMla
 from .raise_moe_router import raise_moe_router
+from .raise_outer_product import raise_outer_product
 from .raise_rms_norm import raise_rms_norm
 from .raise_rope import RaiseRope
 from .raise_silu import raise_silu
@@ -36,6 +37,7 @@ def decoder_pipeline(scalars: Mapping[str, float | int] | None = None) -> tuple[
         InlineScalars(scalars or {}),
         RemoveIdentities(),
         ShareCommon(),
+        raise_outer_product(),
         SinkPermutes(),
         RemoveIdentities("remove-moves"),
         # Raise: what the model spelled out becomes what it meant.
