@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from graphopt.passes.memory import MemoryPlan
 
 
+HOIST = "hoist"  # the name of computing constants once, for ``--disable-pass``
+
+
 @dataclass(frozen=True, slots=True)
 class Formed:
     """A graph in regions, each with its kernel.
@@ -64,10 +67,10 @@ class Lowered(Formed):
 
 
 def stage_names(pipeline: Sequence[Pass]) -> tuple[str, ...]:
-    """What ``--disable-pass`` takes: the passes, then the fusions."""
+    """What ``--disable-pass`` takes: the passes, hoisting, then the fusions."""
     from graphopt.passes.fusion_regions import FUSIONS
 
-    return (*(one.name for one in pipeline), *FUSIONS)
+    return (*(one.name for one in pipeline), HOIST, *FUSIONS)
 
 
 def check_names(pipeline: Sequence[Pass], disabled: frozenset[str]) -> None:
@@ -115,11 +118,13 @@ def form(
 
     check_names(pipeline, disabled)
     check_pipeline(pipeline)
+    names = {one.name for one in pipeline}
     final, reports = run_passes(
-        graph, pipeline, context, disabled=disabled - set(FUSIONS), observe=observe
+        graph, pipeline, context, disabled=disabled & names, observe=observe
     )
     clock = _Clock()
-    hoisted = hoist(final, context.ledger) if fixed_weights else not_hoisted(final)
+    once = fixed_weights and HOIST not in disabled
+    hoisted = hoist(final, context.ledger) if once else not_hoisted(final)
     clock.lap("hoist")
     regions = fuse_regions(hoisted.graph, cost_model(target), context, disabled & set(FUSIONS))
     clock.lap("regions")

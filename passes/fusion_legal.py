@@ -12,12 +12,13 @@ from collections.abc import Set as AbstractSet
 from graphopt.ir.graph import Graph, Node, Value
 from graphopt.ir.ops import is_pointwise, is_view
 from graphopt.ir.ops_spec import int_of, ints_of
-from graphopt.ir.shape import Dim, product
+from graphopt.ir.shape import Dim, evaluate, product
 from graphopt.ledger import Verdict, accept, refuse
 from graphopt.region import base_of, is_alias
 
 from .groups import Group, Groups
 from .layout import moves_only_ones
+from .manager import AT_ONE_TOKEN
 from .typed import shape_of
 
 Shape = tuple[Dim, ...]
@@ -93,7 +94,10 @@ def may_join(groups: Groups, one: Group, other: Group) -> Verdict:
     first, second = _space(groups, one), _space(groups, other)
     if family == "pointwise":
         if not (
-            product(first) == product(second) or _fills(first, second) or _fills(second, first)
+            product(first) == product(second)
+            or _fills(first, second)
+            or _fills(second, first)
+            or _fills_as_read(groups, one, other)
         ):
             return refuse(
                 f"they walk over {_text(first)} and {_text(second)}", *_results(groups, one)
@@ -189,13 +193,9 @@ def _reduces_rows(node: Node) -> bool:
 
 
 def _space(groups: Groups, group: Group) -> Shape:
-    """The largest space that a node of the group walks over."""
-    best: Shape = ()
-    for node in groups.nodes(group):
-        space = space_of(node)
-        if not best or (product(best) != product(space) and _fills(best, space)):
-            best = space
-    return best
+    """The space with the most elements that a node of the group walks over, the first of equals."""
+    spaces = [space_of(node) for node in groups.nodes(group)]
+    return max(spaces, key=lambda space: evaluate(product(space), AT_ONE_TOKEN))
 
 
 def _fills(small: Shape, large: Shape) -> bool:
@@ -203,6 +203,19 @@ def _fills(small: Shape, large: Shape) -> bool:
     padded = (1,) * (len(large) - len(small)) + small
     return len(padded) == len(large) and all(
         a in (1, b) for a, b in zip(padded, large, strict=True)
+    )
+
+
+def _fills_as_read(groups: Groups, one: Group, other: Group) -> bool:
+    """Whether all that one group makes, under the shapes that another reads it by, fills its space.
+
+    A column that was made as a row is read as a column.
+    """
+    space = _space(groups, other)
+    read = [v for n in groups.nodes(other) for v in n.inputs if groups.maker(v) is one]
+    return bool(read) and all(
+        product(shape_of(value)) == product(_space(groups, one)) and _fills(shape_of(value), space)
+        for value in read
     )
 
 

@@ -94,6 +94,18 @@ def test_pointwise_work_of_other_sizes_does_not() -> None:
     assert verdict.reason == "they walk over [T, 8] and [T, 4]"
 
 
+def test_a_row_that_is_read_as_a_column_fills_what_reads_it() -> None:
+    bench = Bench()
+    row = bench("exp", bench.b.input("p", TensorType(DType.F32, (1, T))))
+    out = bench("mul", bench("reshape", row, shape=(T, 1)), bench.v)
+    across = bench(
+        "mul", bench("reshape", row, shape=(1, T)), bench("reshape", bench.x, shape=(8, T))
+    )
+    groups = bench.groups(out, across)
+    assert may_join(groups, of(groups, row), of(groups, out)).accepted
+    assert may_join(groups, of(groups, row), of(groups, across)).accepted
+
+
 def test_rows_join_rows_and_what_is_one_number_a_row() -> None:
     bench = Bench()
     total = bench("sum", bench.x, dims=(1,), keepdim=True)
