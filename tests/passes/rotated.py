@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from graphopt.passes.manager import Pass
 from graphopt.passes.raise_moe_router import raise_moe_router
+from graphopt.passes.raise_outer_product import raise_outer_product
 from graphopt.passes.raise_rope import RaiseRope
 from graphopt.passes.remove_identities import RemoveIdentities
 from graphopt.passes.share_common import ShareCommon
@@ -17,6 +18,7 @@ def passes() -> tuple[Pass, ...]:
     return (
         RemoveIdentities(),
         ShareCommon(),
+        raise_outer_product(),
         SinkPermutes(),
         RemoveIdentities(),
         raise_moe_router(),

@@ -1,0 +1,170 @@
+"""C++ sources to a shared object: compiled side by side, each object kept by its content.
+
+before:  sources by name, and an instruction set
+after:   the bytes of a shared object that needs nothing but the C and C++ libraries and libgomp
+
+An object's key is the hash of its source, of the headers, of the flags and of the compiler's own
+version, so a kernel that several artifacts share is compiled once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from graphopt.cache import cache_folder
+from graphopt.errors import CompileError, MachineError
+from graphopt.isa import Isa
+
+HEADERS = Path(__file__).parent.parent / "templates" / "cpp"
+# Contraction is what `fma` in vec.h asks for; nothing else may change a number, so no -ffast-math.
+FLAGS = (
+    "-std=c++20",
+    "-O3",
+    "-fPIC",
+    "-fopenmp",
+    "-fno-math-errno",
+    "-fno-trapping-math",
+    "-fno-exceptions",
+    "-fno-rtti",
+    "-fvisibility=hidden",
+)
+_LINK = ("-shared", "-fopenmp", "-Wl,--build-id=none", "-Wl,-O1", "-s")
+_TIMEOUT_S = 600
+
+
+@dataclass(frozen=True, slots=True)
+class Compiler:
+    """A C++ compiler: its command, and what it says of its version."""
+
+    command: tuple[str, ...]
+    version: str
+
+
+@cache
+def find_compiler(named: str | None = None) -> Compiler | None:
+    """A C++20 compiler with OpenMP: ``named``, or ``$CXX``, g++ or clang++; None without one.
+
+    Clang has to use the same OpenMP library as everything else here, libgomp.
+    """
+    wanted = named or os.environ.get("CXX")
+    for name in (wanted,) if wanted else ("g++", "c++", "clang++"):
+        command = tuple(name.split())
+        if not command or shutil.which(command[0]) is None:
+            continue
+        answer = subprocess.run([*command, "--version"], capture_output=True, text=True)
+        if answer.returncode:
+            continue
+        version = answer.stdout.splitlines()[0] if answer.stdout else "unknown"
+        extra = ("-fopenmp=libgomp",) if "clang" in version else ()
+        compiler = Compiler((*command, *extra), version)
+        if _compiles(compiler):
+            return compiler
+    return None
+
+
+def _compiles(compiler: Compiler) -> bool:
+    """Whether ``compiler`` knows C++20 and can link with OpenMP."""
+    source = "#include <bit>\n#include <omp.h>\nint f() { return omp_get_max_threads(); }\n"
+    with tempfile.TemporaryDirectory() as folder:
+        answer = subprocess.run(
+            [*compiler.command, "-std=c++20", "-fPIC", "-shared", "-fopenmp", "-x", "c++", "-"]
+            + ["-o", f"{folder}/probe.so"],
+            input=source,
+            capture_output=True,
+            text=True,
+        )
+    return answer.returncode == 0
+
+
+def build(
+    sources: Mapping[str, str],
+    isa: Isa,
+    *,
+    compiler: Compiler | None = None,
+    flags: Sequence[str] = (),
+    jobs: int | None = None,
+) -> bytes:
+    """Compile and link ``sources``.
+
+    Args:
+        sources: C++ text by a name that messages use; they may include the headers by name.
+        isa: what to compile for.
+        compiler: by default whatever :func:`find_compiler` finds.
+        flags: further flags, for compiling and linking.
+        jobs: compilers that run at once; by default one per CPU.
+
+    Raises:
+        MachineError: there is no compiler.
+        CompileError: it refuses a source.
+    """
+    compiler = compiler or find_compiler()
+    if compiler is None:
+        raise MachineError(
+            "there is no C++ compiler",
+            expected="g++ 11 or later, or clang++ with OpenMP",
+            next="install g++, or name another with CXX",
+        )
+    command = (*compiler.command, *FLAGS, *isa.flags, *flags)
+    seed = hashlib.sha256(repr((compiler, command, headers_digest())).encode())
+    store = cache_folder() / "objects"
+    store.mkdir(parents=True, exist_ok=True)
+
+    def object_of(item: tuple[str, str]) -> Path:
+        name, source = item
+        key = seed.copy()
+        key.update(source.encode())
+        place = store / f"{key.hexdigest()[:32]}.o"
+        if not place.is_file():
+            _compile(command, name, source, place)
+        return place
+
+    with ThreadPoolExecutor(jobs or os.cpu_count()) as pool:
+        objects = list(pool.map(object_of, sources.items()))
+    with tempfile.TemporaryDirectory() as folder:
+        output = Path(folder) / "kernels.so"
+        _run([*compiler.command, *_LINK, *flags, *map(str, objects), "-o", str(output)], "linking")
+        return output.read_bytes()
+
+
+def _compile(command: Sequence[str], name: str, source: str, place: Path) -> None:
+    """Compile one source to ``place``, which appears whole or not at all."""
+    with tempfile.TemporaryDirectory(dir=place.parent, prefix=".build-") as folder:
+        file = Path(folder) / f"{name}.cpp"
+        file.write_text(source)
+        output = Path(folder) / "out.o"
+        _run([*command, f"-I{HEADERS}", "-c", str(file), "-o", str(output)], name)
+        output.replace(place)
+
+
+def _run(command: Sequence[str], what: str) -> None:
+    try:
+        answer = subprocess.run(command, capture_output=True, text=True, timeout=_TIMEOUT_S)
+    except subprocess.TimeoutExpired as error:
+        raise CompileError(
+            f"the C++ compiler does not come to an end with {what}", got=f"{_TIMEOUT_S} s"
+        ) from error
+    if answer.returncode:
+        raise CompileError(
+            f"the C++ compiler fails at {what}",
+            where=" ".join(command[:1]),
+            got="\n".join(answer.stderr.strip().splitlines()[:20]),
+            next="this is a defect of graphopt if the compiler knows C++20; please report it",
+        )
+
+
+@cache
+def headers_digest() -> str:
+    """Hash of all headers, by name."""
+    digest = hashlib.sha256()
+    for file in sorted(HEADERS.glob("*.h")):
+        digest.update(file.name.encode() + b"\0" + file.read_bytes())
+    return digest.hexdigest()
