@@ -35,26 +35,29 @@ class Isa:
     width: int
 
 
+_AVX2 = frozenset({"avx2", "fma", "f16c", "bmi2"})
+_AVX512 = frozenset({"avx512f", "avx512bw", "avx512vl", "avx512dq", "avx512_bf16", "avx512_vnni"})
 # Best first. Features are spelled as in /proc/cpuinfo, flags as in GCC's manual, section "x86
 # Options".
 ISAS = (
     Isa(
         "avx512",
-        frozenset(
-            "avx512f avx512bw avx512vl avx512dq avx512_bf16 avx512_vnni fma f16c bmi2".split()
-        ),
-        tuple(
-            "-mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx512bf16 -mavx512vnni -mfma -mf16c "
-            "-mbmi2 -mprefer-vector-width=512".split()
+        _AVX512 | _AVX2,
+        (
+            "-mavx512f",
+            "-mavx512bw",
+            "-mavx512vl",
+            "-mavx512dq",
+            "-mavx512bf16",
+            "-mavx512vnni",
+            "-mfma",
+            "-mf16c",
+            "-mbmi2",
+            "-mprefer-vector-width=512",
         ),
         16,
     ),
-    Isa(
-        "avx2",
-        frozenset("avx2 fma f16c bmi2".split()),
-        ("-mavx2", "-mfma", "-mf16c", "-mbmi2"),
-        8,
-    ),
+    Isa("avx2", _AVX2, ("-mavx2", "-mfma", "-mf16c", "-mbmi2"), 8),
     Isa("portable", frozenset(), (), 4),
 )
 

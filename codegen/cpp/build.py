@@ -75,9 +75,9 @@ def _compiles(compiler: Compiler) -> bool:
     """Whether ``compiler`` knows C++20 and can link with OpenMP."""
     source = "#include <bit>\n#include <omp.h>\nint f() { return omp_get_max_threads(); }\n"
     with tempfile.TemporaryDirectory() as folder:
+        flags = ("-std=c++20", "-fPIC", "-shared", "-fopenmp", "-x", "c++")
         answer = subprocess.run(
-            [*compiler.command, "-std=c++20", "-fPIC", "-shared", "-fopenmp", "-x", "c++", "-"]
-            + ["-o", f"{folder}/probe.so"],
+            [*compiler.command, *flags, "-", "-o", f"{folder}/probe.so"],
             input=source,
             capture_output=True,
             text=True,

@@ -12,6 +12,7 @@ from graphopt.ledger import Entry
 from graphopt.passes.inline_scalars import InlineScalars
 from graphopt.passes.manager import Pass
 from graphopt.passes.pipeline import raising as rules
+from graphopt.passes.raise_outer_product import raise_outer_product
 from graphopt.passes.remove_identities import RemoveIdentities
 from graphopt.passes.share_common import ShareCommon
 from tests.models.families import small_config
@@ -32,6 +33,7 @@ def raising(decoder: Decoder) -> tuple[Pass, ...]:
         RemoveIdentities(),
         ShareCommon(),
         InlineScalars(decoder.scalars),
+        raise_outer_product(),
         *rules(),
     )
 

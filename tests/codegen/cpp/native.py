@@ -46,6 +46,8 @@ class Step(ctypes.Structure):
         ("scratch", ctypes.c_void_p),
         ("scratch_stride", ctypes.c_int64),
         ("threads", ctypes.c_int32),
+        ("first", ctypes.c_int32),
+        ("last", ctypes.c_int32),
     ]
 
 
@@ -92,6 +94,6 @@ def run_team(
     """
     stride = -(-scratch_bytes // 64) * 64
     scratch = aligned(stride * threads)
-    step = Step(*sizes, scratch.ctypes.data, stride, threads)
+    step = Step(*sizes, scratch.ctypes.data, stride, threads, 0, 1)
     pointers = (ctypes.c_void_p * max(1, len(arrays)))(*(array.ctypes.data for array in arrays))
     getattr(library, f"run_{kernel}")(ctypes.byref(step), pointers)
