@@ -27,6 +27,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "signature",
         "plan",
         "arena",
+        "kv_layout",
         "artifact",
         "function_plan",
         "reuse",

@@ -17,6 +17,7 @@ struct Step {
   int64_t scratch_stride;  // bytes of it that each thread has, a multiple of 64
   int32_t threads;
   int32_t first, last;     // run the piece's kernels from the first to before the last
+  int64_t block_size;      // slots in a block of keys and values
 };
 
 // What the threads of a region share. A thread that waits spins for some microseconds, since the

@@ -48,6 +48,7 @@ class Step(ctypes.Structure):
         ("threads", ctypes.c_int32),
         ("first", ctypes.c_int32),
         ("last", ctypes.c_int32),
+        ("block_size", ctypes.c_int64),
     ]
 
 
@@ -81,6 +82,7 @@ def run_team(
     sizes: tuple[int, int, int, int] = (1, 1, 1, 1),
     threads: int = 1,
     scratch_bytes: int = 1 << 16,
+    block_size: int = 16,
 ) -> None:
     """Run ``kernel`` on ``threads`` threads; ``arrays`` are its operands, results and workspace.
 
@@ -91,9 +93,10 @@ def run_team(
         sizes: T, R, S and P.
         threads: size of the team.
         scratch_bytes: of each thread, filled with NaN before.
+        block_size: slots in a block of keys and values.
     """
     stride = -(-scratch_bytes // 64) * 64
     scratch = aligned(stride * threads)
-    step = Step(*sizes, scratch.ctypes.data, stride, threads, 0, 1)
+    step = Step(*sizes, scratch.ctypes.data, stride, threads, 0, 1, block_size)
     pointers = (ctypes.c_void_p * max(1, len(arrays)))(*(array.ctypes.data for array in arrays))
     getattr(library, f"run_{kernel}")(ctypes.byref(step), pointers)
