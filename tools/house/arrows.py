@@ -31,6 +31,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "artifact",
         "function_plan",
         "reuse",
+        "packing",
         "report",
     ),
     ("frontend", "passes", "codegen", "runtime"),

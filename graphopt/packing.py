@@ -1,0 +1,243 @@
+"""Weights as C++ kernels read them: panels of sixteen rows, the same for every instruction set.
+
+before:  a matrix ``[N, K]``, or one per expert or head ``[batch, N, K]``
+after:   panels ``[batch, panels, K/pair, 16, pair]``, where ``pair`` elements fill four bytes
+
+A panel is contiguous, and a step through it gives sixteen rows the next ``pair`` columns each, so
+that one register of a kernel holds sixteen sums. Rows are padded with zeros to whole panels,
+columns to whole pairs. A layout may take the rows in parts, such as the gate and the up projection
+of one matrix; each begins with a panel of its own.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from .errors import ArtifactError, IRError
+from .ir.dtype import DType
+
+PANEL = 16  # rows
+UNIT_BYTES = 4  # of one row, that stand together
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Quant:
+    """Weights in few bits: groups along ``K`` with a scale each.
+
+    Attributes:
+        bits: of one weight.
+        group: columns that share a scale.
+    """
+
+    bits: int
+    group: int
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """How a weight is stored.
+
+    Attributes:
+        rows: N, of one matrix.
+        columns: K.
+        parts: selections of rows as (start, stop, step); together they take every row once.
+        batch: matrices: experts, or heads.
+        quant: how the weights are quantized; None for floats.
+    """
+
+    rows: int
+    columns: int
+    parts: tuple[tuple[int, int, int], ...]
+    batch: int = 1
+    quant: Quant | None = None
+
+    def __post_init__(self) -> None:
+        if min(self.rows, self.columns, self.batch) < 1:
+            raise IRError("a packed weight has no elements", got=self)
+        taken = np.zeros(self.rows, dtype=np.int64)
+        for start, stop, step in self.parts:
+            if not (0 <= start < stop <= self.rows and step >= 1):
+                raise IRError(
+                    "a part of a packed weight has no such rows",
+                    got=f"rows {start}:{stop}:{step}",
+                    expected=f"a selection of 0:{self.rows}",
+                )
+            taken[start:stop:step] += 1
+        if np.any(taken != 1):
+            raise IRError(
+                "the parts of a packed weight do not take every row once",
+                got=self.parts,
+                expected=f"a partition of {self.rows} rows",
+            )
+
+    @classmethod
+    def whole(
+        cls, rows: int, columns: int, *, batch: int = 1, quant: Quant | None = None
+    ) -> Layout:
+        """The layout of a matrix that is one part."""
+        return cls(rows, columns, ((0, rows, 1),), batch, quant)
+
+    @property
+    def part_rows(self) -> tuple[int, ...]:
+        """Rows of each part."""
+        return tuple(len(range(*part)) for part in self.parts)
+
+    @property
+    def part_panels(self) -> tuple[int, ...]:
+        """Panels of each part; they follow one another in this order."""
+        return tuple(-(-rows // PANEL) for rows in self.part_rows)
+
+    @property
+    def panels(self) -> int:
+        """Panels of one matrix."""
+        return sum(self.part_panels)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data for ``plan.json``."""
+        quant = self.quant and {"bits": self.quant.bits, "group": self.quant.group}
+        return {
+            "rows": self.rows,
+            "columns": self.columns,
+            "parts": [list(part) for part in self.parts],
+            "batch": self.batch,
+            "quant": quant,
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Layout:
+        """The layout that ``to_json`` wrote.
+
+        Raises:
+            ArtifactError: the data is not a layout.
+        """
+        try:
+            quant = data["quant"]
+            return cls(
+                rows=_integer(data["rows"]),
+                columns=_integer(data["columns"]),
+                parts=tuple(_part(part) for part in data["parts"]),
+                batch=_integer(data["batch"]),
+                quant=quant and Quant(_integer(quant["bits"]), _integer(quant["group"])),
+            )
+        except (KeyError, TypeError, ValueError, AttributeError, IRError) as error:
+            raise ArtifactError(
+                "layout of a weight is not readable", got=f"{type(error).__name__}: {error}"
+            ) from error
+
+
+def _integer(value: object) -> int:
+    if type(value) is not int:
+        raise TypeError(f"{value!r} is no integer")
+    return value
+
+
+def _part(values: Any) -> tuple[int, int, int]:
+    start, stop, step = map(_integer, values)
+    return start, stop, step
+
+
+def pair_of(dtype: DType) -> int:
+    """Elements of one row that stand together.
+
+    Raises:
+        IRError: kernels read no weights of this type.
+    """
+    if dtype not in (DType.F32, DType.BF16, DType.F16):
+        raise IRError("weights of this type are not packed", got=dtype, expected="f32, bf16 or f16")
+    return UNIT_BYTES // dtype.nbytes
+
+
+def stored_type(layout: Layout, dtype: DType) -> tuple[DType, tuple[int, ...]]:
+    """Element type and shape of the stored array of a weight of ``dtype``."""
+    pair = pair_of(dtype)
+    return dtype, (layout.batch, layout.panels, -(-layout.columns // pair), PANEL, pair)
+
+
+def pack(array: Array, layout: Layout) -> Array:
+    """The stored array of a weight.
+
+    Args:
+        array: ``[N, K]`` or ``[batch, N, K]``, of f32, f16, or bf16 as uint16.
+        layout: has the same N, K and batch, and no quantization.
+
+    Returns:
+        ``[batch, panels, K/pair, 16, pair]``, of the same type.
+    """
+    pair = _array_pair(array, layout)
+    matrices = array.reshape(layout.batch, layout.rows, layout.columns)
+    units = -(-layout.columns // pair)
+    stored = np.empty((layout.batch, layout.panels, units, PANEL, pair), dtype=array.dtype)
+    whole = _as_units(stored)[..., 0]
+    first = 0
+    for part, rows, panels in zip(layout.parts, layout.part_rows, layout.part_panels, strict=True):
+        full = rows // PANEL
+        for matrix, target in zip(matrices, whole[:, first : first + panels], strict=True):
+            source = _units_of(matrix[slice(*part)], pair)
+            target[:full] = _turned(source[: full * PANEL].reshape(full, PANEL, units))
+            if full < panels:
+                target[full] = 0
+                target[full, :, : rows % PANEL] = source[full * PANEL :].T
+        first += panels
+    return stored
+
+
+def unpack(stored: Array, layout: Layout) -> Array:
+    """The weight that ``pack`` stored: ``[N, K]``, or ``[batch, N, K]`` of a batch of several."""
+    pair = _array_pair(stored, layout)
+    units = -(-layout.columns // pair)
+    whole = _as_units(
+        np.ascontiguousarray(stored).reshape(layout.batch, layout.panels, units, PANEL, pair)
+    )[..., 0]
+    padded = np.empty((layout.batch, layout.rows, units * pair), dtype=stored.dtype)
+    matrices = _as_units(padded)
+    first = 0
+    for part, rows, panels in zip(layout.parts, layout.part_rows, layout.part_panels, strict=True):
+        for source, matrix in zip(whole[:, first : first + panels], matrices, strict=True):
+            straight = np.ascontiguousarray(_turned(source)).reshape(panels * PANEL, units)
+            matrix[slice(*part)] = straight[:rows]
+        first += panels
+    result = padded[..., : layout.columns]
+    return np.ascontiguousarray(result if layout.batch > 1 else result[0])
+
+
+def _array_pair(array: Array, layout: Layout) -> int:
+    """Elements of ``array`` that stand together; refuses what these two functions cannot pack."""
+    if layout.quant is not None or array.dtype not in (np.float32, np.float16, np.uint16):
+        raise IRError(
+            "only weights of f32, f16 and bf16 are packed as they are",
+            got=f"{array.dtype} for {layout}",
+            expected="float32, float16, or uint16 with the bits of bf16; no quantization",
+        )
+    return UNIT_BYTES // array.dtype.itemsize
+
+
+def _as_units(array: Array) -> Array:
+    """``array`` with the elements that stand together as one integer; its last axis is whole."""
+    return array.view(np.uint32)
+
+
+def _units_of(matrix: Array, pair: int) -> Array:
+    """The rows of a matrix ``[n, K]`` as ``[n, K/pair]`` units, padded with zero columns."""
+    odd = -matrix.shape[1] % pair
+    if odd:
+        matrix = np.pad(matrix, ((0, 0), (0, odd)))
+    if matrix.strides[1] != matrix.itemsize:
+        matrix = np.ascontiguousarray(matrix)
+    return _as_units(matrix)
+
+
+def _turned(panels: Array) -> Array:
+    return panels.transpose(0, 2, 1)
+
+
+def stored_bytes(layout: Layout, dtype: DType) -> int:
+    """Bytes of the stored array."""
+    kind, shape = stored_type(layout, dtype)
+    return kind.nbytes * math.prod(shape)
