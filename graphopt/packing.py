@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .errors import ArtifactError, IRError
-from .ir.dtype import DType
+from graphopt.errors import ArtifactError, IRError
+from graphopt.ir.dtype import DType
 
 PANEL = 16  # rows
 UNIT_BYTES = 4  # of one row, that stand together

@@ -20,7 +20,7 @@ from .tree import Source
 
 FLOORS: tuple[tuple[str, ...], ...] = (
     ("errors", "progress", "target", "config"),
-    ("ir", "safetensors_io", "cache"),
+    ("ir", "packing", "safetensors_io", "cache"),
     (
         "ledger",
         "region",
@@ -31,7 +31,6 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "artifact",
         "function_plan",
         "reuse",
-        "packing",
         "report",
     ),
     ("frontend", "passes", "codegen", "runtime"),
