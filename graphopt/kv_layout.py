@@ -6,8 +6,8 @@ A block of ``B`` tokens is padded to whole panels of 16 tokens, keys to whole pa
 
 from __future__ import annotations
 
-from .errors import UsageError
-from .ir.types import LayerState
+from graphopt.errors import UsageError
+from graphopt.ir.types import LayerState
 
 PANEL = 16
 LANES = 16

@@ -1,0 +1,393 @@
+// Attention of a step's queries to the keys and values of their sequences, in pages.
+//
+//   out[t, h] = sum_j softmax_j(scale * q[t, h] . k[j, h / group]) v[j, h / group]
+//
+// over the positions j that token t sees; see `ops_state.py` for what window, softcap, alibi and
+// sinks add. q: [T, Hq, D] with any strides, out: [T, Hq, DV]; keys and values are the layer's
+// memory, f32, bf16 or f16 (kv.h). Where the state is bf16 and there is dpbf16, queries and
+// probabilities are rounded to bf16; the sum of the probabilities is that of the rounded ones, so
+// they still weigh to one. Everything else is float.
+//
+// A thread takes tiles of query rows (attention_walk.h) through their panels, a chunk at a time:
+// scores, the running maximum and sum of each row, products with the values. Keys and values are
+// read once for all heads that share them. Bound by that reading in decoding, by arithmetic in
+// prefill. A tile that ends in another thread's share is finished after one barrier, from the
+// partial results in the threads' scratch.
+#pragma once
+
+#include "attention_tiles.h"
+#include "attention_walk.h"
+
+namespace gopt {
+
+template <class Q>
+struct Queries {
+  const Q* data;
+  int64_t row_stride, head_stride;  // in elements
+};
+
+struct AttentionShape {
+  int64_t heads, kv_heads, key_size, value_size;
+  int64_t window;  // 0: all tokens are seen
+  float scale;
+  float softcap;  // 0: none
+  bool latent;    // values are the first entries of the keys
+
+  int64_t group() const { return heads / kv_heads; }
+};
+
+// What a kernel may add. One that adds something derives from it, says so with a flag and defines
+// the function. Positions are exact as floats: they stay below 2^24.
+struct PlainAttention {
+  static constexpr bool HAS_SINKS = false, HAS_ALIBI = false, HAS_SCORE = false, HAS_MASK = false;
+
+  float sink(int64_t) const { return 0; }
+  float slope(int64_t) const { return 0; }
+  // The score in place of `score`, and whether it counts, of a query and 16 keys.
+  f32x16 score(f32x16 score, float, f32x16, float, float) const { return score; }
+  i32x16 mask(float, f32x16, float, float) const { return splat_int(-1); }
+};
+
+// ---- Scratch ------------------------------------------------------------------------------------
+
+constexpr int64_t CHUNK_KEYS = ATTENTION_CHUNK * KV_PANEL;
+
+// What a thread has computed of a tile: for each row the greatest score, the sum of e^(score -
+// greatest), and the values weighted so.
+struct Partial {
+  float *top, *sum, *values;
+
+  static constexpr int64_t bytes(int64_t value_size) {
+    return ATTENTION_ROWS * (2 + round_up(value_size, LANES)) * sizeof(float);
+  }
+  // A thread has two: of a tile that began in another's share, and of any other.
+  static Partial in(char* scratch, int which, int64_t value_size) {
+    float* memory = reinterpret_cast<float*>(scratch + which * bytes(value_size));
+    return {memory, memory + ATTENTION_ROWS, memory + 2 * ATTENTION_ROWS};
+  }
+};
+
+// Bytes of scratch that a thread needs.
+constexpr int64_t attention_scratch(int64_t key_size, int64_t value_size) {
+  return 2 * Partial::bytes(value_size) +
+         ATTENTION_ROWS * (1 + round_up(key_size, LANES) + 2 * CHUNK_KEYS) * sizeof(float) +
+         CHUNK_KEYS * round_up(value_size, LANES) * sizeof(float);
+}
+
+// ---- One thread's work --------------------------------------------------------------------------
+
+// Sixteen tokens in a chunk.
+template <class T>
+struct Panel {
+  const T *keys, *values;
+  int64_t position;  // of its first token
+  int first, last;   // tokens in it that any row sees
+};
+
+template <class Q, class T, class Variant>
+struct AttentionThread {
+  static constexpr int64_t PAIR = KV_PAIR<T>;
+
+  const AttentionWalk& walk;
+  const AttentionShape& shape;
+  const Variant& variant;
+  Queries<Q> queries;
+  const T *keys, *values;
+  const int32_t* tables;
+  int64_t table_stride;
+  Q* out;
+
+  int64_t key_padded, value_padded;
+  float *rescale, *scores;
+  Factor<T>*packed, *weights;
+  T* copies;  // of values that cannot be read in place
+  Panel<T> panels[ATTENTION_CHUNK];
+  int64_t count;  // of them
+
+  void place(char* scratch) {
+    key_padded = round_up(shape.key_size, PAIR);
+    value_padded = round_up(shape.value_size, LANES);
+    rescale = reinterpret_cast<float*>(scratch + 2 * Partial::bytes(shape.value_size));
+    scores = rescale + ATTENTION_ROWS;
+    float* next = scores + ATTENTION_ROWS * CHUNK_KEYS;
+    weights = reinterpret_cast<Factor<T>*>(next);
+    next += ATTENTION_ROWS * CHUNK_KEYS;
+    packed = reinterpret_cast<Factor<T>*>(next);
+    next += ATTENTION_ROWS * round_up(shape.key_size, LANES);
+    copies = reinterpret_cast<T*>(next);
+  }
+
+  // Calls f(r, token, head) for each row of a tile.
+  template <class F>
+  GOPT_INLINE void for_rows(const AttentionTile& tile, const F& f) const {
+    const int64_t group = shape.group();
+    int64_t token = tile.row / group, member = tile.row % group;
+    for (int64_t r = 0; r < tile.rows; ++r) {
+      f(r, token, tile.kv_head * group + member);
+      if (++member == group) member = 0, ++token;
+    }
+  }
+
+  void pack_queries(const AttentionTile& tile) {
+    const int64_t start = walk.batch.starts[tile.sequence];
+    for_rows(tile, [&](int64_t r, int64_t token, int64_t head) {
+      const Q* row = queries.data + (start + token) * queries.row_stride + head * queries.head_stride;
+      Factor<T>* to = packed + r * key_padded;
+      for (int64_t d = 0; d < shape.key_size; d += LANES) {
+        const int left = int(shape.key_size - d < LANES ? shape.key_size - d : LANES);
+        store_n(to + d, load_n(row + d, left), left);
+      }
+      if (key_padded > shape.key_size) to[shape.key_size] = from_float<Factor<T>>(0);
+    });
+  }
+
+  // The chunk of a tile that begins at its panel `first`.
+  void locate(const AttentionTile& tile, int64_t first, int64_t last) {
+    count = last - first < ATTENTION_CHUNK ? last - first : ATTENTION_CHUNK;
+    const int64_t in_block = walk.panels_per_block(), block_size = walk.block_size;
+    for (int64_t i = 0; i < count; ++i) {
+      const int64_t panel = tile.panel + first + i, block = panel / in_block;
+      const int64_t inside = panel % in_block;
+      const int64_t base = tables[tile.sequence * table_stride + block] * shape.kv_heads;
+      const int64_t position = block * block_size + inside * KV_PANEL;
+      const int64_t low = tile.low - position, high = tile.high - position;
+      const int64_t held = block_size - inside * KV_PANEL;
+      Panel<T>& p = panels[i];
+      p.position = position;
+      p.first = int(low > 0 ? low : 0);
+      p.last = int(high < held ? high : held);
+      if (p.last > KV_PANEL) p.last = KV_PANEL;
+      p.keys = keys + (base + tile.kv_head) * key_elements<T>(block_size, shape.key_size) +
+               inside * KV_PANEL * key_padded;
+      if (!shape.latent) {
+        p.values = values + (base + tile.kv_head) * value_elements<T>(block_size, shape.value_size) +
+                   inside * KV_PANEL * value_padded;
+        if (p.first % PAIR == 0 && p.last % PAIR == 0) continue;
+      }
+      T* copy = copies + i * KV_PANEL * value_padded;
+      shape.latent ? copy_latent(p, copy) : copy_values(p, copy);
+      p.values = copy;
+    }
+  }
+
+  // Values of the pairs that are seen in part or whole, zeros for the other tokens in them.
+  void copy_values(const Panel<T>& p, T* copy) const {
+    for (int64_t token = p.first / PAIR * PAIR; token < round_up(p.last, PAIR); ++token) {
+      const int64_t row = token / PAIR * PAIR * value_padded + token % PAIR;
+      const bool seen = p.first <= token && token < p.last;
+      for (int64_t d = 0; d < shape.value_size; ++d)
+        copy[row + d * PAIR] = seen ? p.values[row + d * PAIR] : from_float<T>(0);
+    }
+  }
+  void copy_latent(const Panel<T>& p, T* copy) const {
+    for (int64_t token = p.first / PAIR * PAIR; token < round_up(p.last, PAIR); ++token) {
+      T* row = copy + token / PAIR * PAIR * value_padded + token % PAIR;
+      const T* from = p.keys + token * PAIR;
+      const bool seen = p.first <= token && token < p.last;
+      for (int64_t d = 0; d < shape.value_size; ++d)
+        row[d * PAIR] = seen ? from[d / PAIR * PAIR * KV_PANEL + d % PAIR] : from_float<T>(0);
+    }
+  }
+
+  // scores[r][key] of the chunk.
+  void multiply_keys(int64_t rows) {
+    constexpr int64_t STRIDE = KV_PANEL * PAIR;
+    const int64_t steps = key_padded / PAIR;
+    const auto tiles = [&]<int COLUMNS>(int64_t i, std::integral_constant<int, COLUMNS>) {
+      for_row_tiles(rows, [&]<int ROWS>(int64_t row) {
+        const T* from[COLUMNS];
+        for (int c = 0; c < COLUMNS; ++c) from[c] = panels[i + c].keys;
+        f32x16 sum[ROWS][COLUMNS] = {};
+        multiply<T>(packed + row * key_padded, key_padded, from, STRIDE, steps, sum);
+        for (int r = 0; r < ROWS; ++r)
+          for (int c = 0; c < COLUMNS; ++c)
+            store(scores + (row + r) * CHUNK_KEYS + (i + c) * KV_PANEL, sum[r][c]);
+      });
+    };
+    int64_t i = 0;
+    for (; i + TILE_COLUMNS <= count; i += TILE_COLUMNS)
+      tiles(i, std::integral_constant<int, TILE_COLUMNS>());
+    for (; i < count; ++i) tiles(i, std::integral_constant<int, 1>());
+  }
+
+  // Scores of one row's query with a panel's keys, -inf where it does not see them.
+  GOPT_INLINE f32x16 shaped(f32x16 score, const Panel<T>& p, int64_t own, int64_t head,
+                            int64_t sequence) const {
+    score = score * shape.scale;
+    if (shape.softcap > 0) score = tanh_bounded(score / shape.softcap) * shape.softcap;
+    const f32x16 lane = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+    const f32x16 position = lane + float(p.position);
+    if constexpr (Variant::HAS_ALIBI) score = fma(position, splat(variant.slope(head)), score);
+    if constexpr (Variant::HAS_SCORE)
+      score = variant.score(score, float(own), position, float(head), float(sequence));
+    const f32x16 hidden = splat(-INFINITY);
+    if constexpr (Variant::HAS_MASK)
+      score = select(variant.mask(float(own), position, float(head), float(sequence)), score, hidden);
+    int64_t first = p.first, last = p.last;
+    if (own + 1 - p.position < last) last = own + 1 - p.position;
+    if (shape.window > 0 && own + 1 - shape.window - p.position > first)
+      first = own + 1 - shape.window - p.position;
+    if (first > 0) score = select(lane < splat(float(first)), hidden, score);
+    if (last < KV_PANEL) score = select(lane < splat(float(last)), score, hidden);
+    return score;
+  }
+
+  // Scores to weights[r][key] = e^(score - top), with the tops and sums brought up to date.
+  void weigh(const AttentionTile& tile, const Partial& partial) {
+    const int64_t position = walk.first_position(tile.sequence);
+    for_rows(tile, [&](int64_t r, int64_t token, int64_t head) {
+      float* row = scores + r * CHUNK_KEYS;
+      f32x16 greatest = splat(-INFINITY);
+      for (int64_t i = 0; i < count; ++i) {
+        const f32x16 score =
+            shaped(load(row + i * KV_PANEL), panels[i], position + token, head, tile.sequence);
+        store(row + i * KV_PANEL, score);
+        greatest = fast_max(greatest, score);
+      }
+      const float before = partial.top[r], here = largest(greatest);
+      const float top = before > here ? before : here;
+      const float base = top == -INFINITY ? 0 : top;  // all hidden so far: all weights are zero
+      f32x16 total = zeros();
+      for (int64_t i = 0; i < count; ++i) {
+        Factor<T>* weight = weights + r * CHUNK_KEYS + i * KV_PANEL;
+        store(weight, exp_negative(load(row + i * KV_PANEL) - base));
+        total += load(weight);
+      }
+      partial.top[r] = top;
+      rescale[r] = before - base;
+      row[0] = sum(total);
+    });
+    for (int64_t r = 0; r < tile.rows; r += LANES)
+      store(rescale + r, exp_negative(load(rescale + r)));
+    for (int64_t r = 0; r < tile.rows; ++r)
+      partial.sum[r] = partial.sum[r] * rescale[r] + scores[r * CHUNK_KEYS];
+  }
+
+  // values[r] = rescale[r] * values[r] + sum over the chunk of weights[r][key] * value[key].
+  void multiply_values(int64_t rows, const Partial& partial, bool fresh) {
+    const int64_t stride = value_padded * PAIR;
+    const auto tiles = [&]<int COLUMNS>(int64_t column, std::integral_constant<int, COLUMNS>) {
+      for_row_tiles(rows, [&]<int ROWS>(int64_t row) {
+        f32x16 sum[ROWS][COLUMNS];
+        float* to = partial.values + row * value_padded + column;
+        for (int r = 0; r < ROWS; ++r)
+          for (int c = 0; c < COLUMNS; ++c)
+            sum[r][c] = fresh ? zeros() : load(to + r * value_padded + c * LANES) * rescale[row + r];
+        for (int64_t i = 0; i < count; ++i) {
+          const Panel<T>& p = panels[i];
+          const int64_t first = p.first / PAIR, steps = (p.last + PAIR - 1) / PAIR - first;
+          const T* from[COLUMNS];
+          for (int c = 0; c < COLUMNS; ++c)
+            from[c] = p.values + first * stride + (column + c * LANES) * PAIR;
+          multiply<T>(weights + row * CHUNK_KEYS + i * KV_PANEL + first * PAIR, CHUNK_KEYS, from,
+                      stride, steps, sum);
+        }
+        for (int r = 0; r < ROWS; ++r)
+          for (int c = 0; c < COLUMNS; ++c) store(to + r * value_padded + c * LANES, sum[r][c]);
+      });
+    };
+    int64_t column = 0;
+    for (; column + TILE_COLUMNS * LANES <= value_padded; column += TILE_COLUMNS * LANES)
+      tiles(column, std::integral_constant<int, TILE_COLUMNS>());
+    for (; column < value_padded; column += LANES) tiles(column, std::integral_constant<int, 1>());
+  }
+
+  // The panels [first, last) of a tile.
+  void compute(const AttentionTile& tile, int64_t first, int64_t last, const Partial& partial) {
+    pack_queries(tile);
+    for (int64_t r = 0; r < tile.rows; ++r) partial.top[r] = -INFINITY, partial.sum[r] = 0;
+    for (int64_t panel = first; panel < last; panel += ATTENTION_CHUNK) {
+      locate(tile, panel, last);
+      multiply_keys(tile.rows);
+      weigh(tile, partial);
+      multiply_values(tile.rows, partial, panel == first);
+    }
+  }
+
+  // Adds to `partial` what another thread has of the same tile.
+  void merge(const AttentionTile& tile, const Partial& partial, const Partial& other) const {
+    for (int64_t r = 0; r < tile.rows; ++r) {
+      const float top = partial.top[r] > other.top[r] ? partial.top[r] : other.top[r];
+      const float base = top == -INFINITY ? 0 : top;
+      const float mine = scalar_exp(partial.top[r] - base), theirs = scalar_exp(other.top[r] - base);
+      partial.top[r] = top;
+      partial.sum[r] = partial.sum[r] * mine + other.sum[r] * theirs;
+      float* to = partial.values + r * value_padded;
+      for (int64_t d = 0; d < value_padded; d += LANES)
+        store(to + d, load(to + d) * mine + load(other.values + r * value_padded + d) * theirs);
+    }
+  }
+  static float scalar_exp(float x) {
+    float y[LANES];
+    store(y, exp_negative(splat(x)));
+    return y[0];
+  }
+
+  // Divides a tile's weighted values by their sums, into the output.
+  void finish(const AttentionTile& tile, const Partial& partial) const {
+    const int64_t start = walk.batch.starts[tile.sequence];
+    for_rows(tile, [&](int64_t r, int64_t token, int64_t head) {
+      float total = partial.sum[r], scale = 1;
+      if constexpr (Variant::HAS_SINKS) {
+        const float sink = variant.sink(head);
+        const float top = partial.top[r] > sink ? partial.top[r] : sink;
+        const float base = top == -INFINITY ? 0 : top;
+        scale = scalar_exp(partial.top[r] - base);
+        total = total * scale + scalar_exp(sink - base);
+      }
+      const float factor = total == 0 ? 0 : scale / total;
+      Q* to = out + ((start + token) * shape.heads + head) * shape.value_size;
+      const float* from = partial.values + r * value_padded;
+      for (int64_t d = 0; d < shape.value_size; d += LANES) {
+        const int left = int(shape.value_size - d < LANES ? shape.value_size - d : LANES);
+        store_n(to + d, load(from + d) * factor, left);
+      }
+    });
+  }
+};
+
+// Zeros for the rows of no sequence.
+template <class Q>
+void clear_rows(const Step& step, const Team& team, const int32_t* starts, int64_t width, Q* out) {
+  const int64_t begin = starts[0], end = starts[step.S];
+  int64_t first, last;
+  team.share(begin + step.T - end, 1, first, last);
+  for (int64_t i = first; i < last; ++i)
+    std::memset(out + (i < begin ? i : end + i - begin) * width, 0, width * sizeof(Q));
+}
+
+// T: the state's element type; memory: of one layer; out: [T, Hq, DV], contiguous.
+template <class T, class Q, class Variant = PlainAttention>
+void attention(const Step& step, Team& team, const AttentionShape& shape, const Queries<Q>& queries,
+               const KvLayer& memory, const AttentionBatch& batch, Q* out,
+               const Variant& variant = Variant()) {
+  clear_rows(step, team, batch.starts, shape.heads * shape.value_size, out);
+  const AttentionWalk walk{batch,        step.S,            shape.kv_heads, shape.group(),
+                           shape.window, memory.block_size, team.size};
+  const int64_t length = walk.length();
+  AttentionThread<Q, T, Variant> thread{walk, shape, variant, queries,
+                                        static_cast<const T*>(memory.keys),
+                                        static_cast<const T*>(memory.values),
+                                        batch.tables, step.P, out};
+  thread.place(team.scratch);
+  AttentionTile open{};  // the last tile, if its end is in another share
+  walk.visit_share(length, team.rank, [&](const AttentionTile& tile, int64_t first, int64_t last) {
+    const Partial partial = Partial::in(team.scratch, first == 0, shape.value_size);
+    thread.compute(tile, first, last, partial);
+    if (first == 0 && last == tile.panels) thread.finish(tile, partial);
+    if (first == 0 && last < tile.panels) open = tile;
+  });
+  team.barrier();
+  if (open.rows == 0) return;
+  const Partial partial = Partial::in(team.scratch, 1, shape.value_size);
+  int64_t done = walk.before(open, walk.border(length, team.rank + 1));
+  for (int rank = team.rank + 1; done < open.panels; ++rank) {
+    const int64_t next = walk.before(open, walk.border(length, rank + 1));
+    char* scratch = step.scratch + rank * step.scratch_stride;
+    if (next > done) thread.merge(open, partial, Partial::in(scratch, 0, shape.value_size));
+    done = next;
+  }
+  thread.finish(open, partial);
+}
+
+}  // namespace gopt

@@ -1,0 +1,120 @@
+// Who computes what in attention: a step's work as one line of equal shares, one share a thread.
+//
+// A sequence's query rows are its new tokens times the heads that share a KV head, heads varying
+// fastest; a tile is up to ATTENTION_ROWS of them. A tile sees a run of panels, each 16 tokens of a
+// block. Sequences, KV heads and tiles in this order make a line, on which a panel of a tile is as
+// long as its time: what reading it costs, and what each row costs. A share begins and ends anywhere
+// on the line, so one long sequence keeps all threads busy; a tile that several threads compute is
+// put together after a barrier. Every thread walks the whole line, O(S + tiles), and comes to the
+// same answer.
+#pragma once
+
+#include "kv.h"
+#include "parallel.h"
+
+namespace gopt {
+
+constexpr int64_t ATTENTION_ROWS = 64;
+// Panels whose scores are computed at once, and what tiles are cut into.
+constexpr int64_t ATTENTION_CHUNK = 8;
+// Reading a panel of keys and values costs as much as computing so many rows of it.
+constexpr int64_t READING_ROWS = 8;
+
+// Whose rows are whose; see the IR's `attention`.
+struct AttentionBatch {
+  const int32_t* starts;   // [S + 1]
+  const int32_t* lengths;  // [S]
+  const int32_t* tables;   // [S, P]
+};
+
+struct AttentionTile {
+  int64_t sequence, kv_head;
+  int64_t row, rows;         // of the sequence's query rows, the first and how many
+  int64_t low, high;         // positions that any of the rows sees
+  int64_t panel, panels;     // the first of the sequence's panels, and how many
+  int64_t place;             // where it begins on the line
+};
+
+struct AttentionWalk {
+  const AttentionBatch& batch;
+  int64_t sequences, kv_heads, group, window, block_size;
+  int size;  // threads
+
+  int64_t panels_per_block() const { return (block_size + KV_PANEL - 1) / KV_PANEL; }
+  int64_t panel_of(int64_t position) const {
+    return position / block_size * panels_per_block() + position % block_size / KV_PANEL;
+  }
+  int64_t query_rows(int64_t s) const {
+    return (batch.starts[s + 1] - int64_t(batch.starts[s])) * group;
+  }
+  // Position of a sequence's first new token.
+  int64_t first_position(int64_t s) const {
+    return batch.lengths[s] - (batch.starts[s + 1] - int64_t(batch.starts[s]));
+  }
+
+  // The tile of sequence s whose first row is `row`, of any KV head and place.
+  AttentionTile tile_at(int64_t s, int64_t row) const {
+    AttentionTile tile{s, 0, row, query_rows(s) - row, 0, 0, 0, 0, 0};
+    if (tile.rows > ATTENTION_ROWS) tile.rows = ATTENTION_ROWS;
+    const int64_t first = first_position(s) + row / group;
+    tile.high = first_position(s) + (row + tile.rows - 1) / group + 1;
+    if (window > 0 && first >= window) tile.low = first - window + 1;
+    tile.panel = panel_of(tile.low);
+    tile.panels = panel_of(tile.high - 1) - tile.panel + 1;
+    return tile;
+  }
+  // How long one of its panels is on the line.
+  static int64_t unit(const AttentionTile& tile) { return tile.rows + READING_ROWS; }
+
+  int64_t length_of(int64_t s) const {
+    int64_t length = 0;
+    for (int64_t row = 0; row < query_rows(s); row += ATTENTION_ROWS) {
+      const AttentionTile tile = tile_at(s, row);
+      length += tile.panels * unit(tile);
+    }
+    return length;
+  }
+  int64_t length() const {
+    int64_t length = 0;
+    for (int64_t s = 0; s < sequences; ++s) length += length_of(s);
+    return length * kv_heads;
+  }
+  int64_t border(int64_t length, int rank) const {
+    return length / size * rank + length % size * rank / size;
+  }
+
+  // How many of a tile's panels lie before a border. All threads cut a tile at the same panels.
+  static int64_t before(const AttentionTile& tile, int64_t border) {
+    if (border <= tile.place) return 0;
+    if (border >= tile.place + tile.panels * unit(tile)) return tile.panels;
+    const int64_t panel = (border - tile.place) / unit(tile);
+    const int64_t cut = (panel + ATTENTION_CHUNK / 2) / ATTENTION_CHUNK * ATTENTION_CHUNK;
+    return cut < tile.panels ? cut : tile.panels;
+  }
+
+  // Calls visit(tile, first, last) for the panels of each tile that are this thread's.
+  template <class Visit>
+  void visit_share(int64_t length, int rank, const Visit& visit) const {
+    const int64_t begin = border(length, rank), end = border(length, rank + 1);
+    int64_t place = 0;
+    for (int64_t s = 0; s < sequences && place < end; ++s) {
+      const int64_t head_length = length_of(s);
+      for (int64_t head = 0; head < kv_heads && place < end; ++head) {
+        if (place + head_length <= begin) {
+          place += head_length;
+          continue;
+        }
+        for (int64_t row = 0; row < query_rows(s) && place < end; row += ATTENTION_ROWS) {
+          AttentionTile tile = tile_at(s, row);
+          tile.kv_head = head;
+          tile.place = place;
+          place += tile.panels * unit(tile);
+          const int64_t first = before(tile, begin), last = before(tile, end);
+          if (first < last) visit(tile, first, last);
+        }
+      }
+    }
+  }
+};
+
+}  // namespace gopt

@@ -1,0 +1,214 @@
+"""Every instruction set against the reference in float64, on mixed batches in pages of NaN."""
+
+from __future__ import annotations
+
+from random import Random
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from graphopt.ir.dtype import DType
+from graphopt.ir.types import LayerState
+
+from .attention_batch import (
+    Array,
+    Batch,
+    Case,
+    decoded,
+    encoded,
+    make_batch,
+    memory_of,
+    relative_error,
+)
+from .native import ISAS, compile_source, run_team
+
+_SOURCE = """
+#include "attention.h"
+using namespace gopt;
+
+struct Full : PlainAttention {
+  static constexpr bool HAS_SINKS = true, HAS_ALIBI = true;
+  const float *sinks, *slopes;
+  float sink(int64_t head) const { return sinks[head]; }
+  float slope(int64_t head) const { return slopes[head]; }
+};
+
+// a: sizes, factors, queries, slots, keys, values, memory of both, starts, lengths, tables, sinks,
+// slopes, out
+template <class Q, class E>
+static void attend(const Step& step, Team& team, void* const* a) {
+  const int64_t* n = static_cast<const int64_t*>(a[0]);
+  const float* factors = static_cast<const float*>(a[1]);
+  const AttentionShape shape{n[0], n[1], n[2], n[3], n[4], factors[0], factors[1], n[5] != 0};
+  const Queries<Q> queries{static_cast<const Q*>(a[2]), n[6], n[7]};
+  const KvLayer layer{a[6], a[7], step.block_size};
+  int64_t first, last;
+  team.share(n[8], 1, first, last);
+  for (int64_t t = first; t < last; ++t) {
+    const int64_t slot = static_cast<const int64_t*>(a[3])[t];
+    const float* key = static_cast<const float*>(a[4]) + t * n[1] * n[2];
+    const float* value = static_cast<const float*>(a[5]) + t * n[1] * n[3];
+    if (shape.latent) {
+      write_latent<E>(layer, n[1], n[2], slot, key);
+    } else {
+      write_keys<E>(layer, n[1], n[2], slot, key);
+      write_values<E>(layer, n[1], n[3], slot, value);
+    }
+  }
+  team.barrier();
+  const AttentionBatch batch{(const int32_t*)a[8], (const int32_t*)a[9], (const int32_t*)a[10]};
+  if (n[9] == 0) {
+    attention<E>(step, team, shape, queries, layer, batch, static_cast<Q*>(a[13]));
+  } else {
+    Full full;
+    full.sinks = static_cast<const float*>(a[11]);
+    full.slopes = static_cast<const float*>(a[12]);
+    attention<E>(step, team, shape, queries, layer, batch, static_cast<Q*>(a[13]), full);
+  }
+}
+static void scratch(const Step&, Team&, void* const* a) {
+  int64_t* n = static_cast<int64_t*>(a[0]);
+  n[2] = attention_scratch(n[0], n[1]);
+}
+"""
+_TYPES = {DType.F32: "float", DType.BF16: "bf16", DType.F16: "f16"}
+_PAIRS = (
+    (DType.F32, DType.F32),
+    (DType.BF16, DType.BF16),
+    (DType.F16, DType.F16),
+    (DType.F32, DType.BF16),
+)
+_KERNELS = tuple(f"attend_{query}_{state}" for query, state in _PAIRS)
+_ENTRIES = "".join(
+    f"static void {name}(const Step& s, Team& t, void* const* a) "
+    f"{{ attend<{_TYPES[query]}, {_TYPES[state]}>(s, t, a); }}\n"
+    for name, (query, state) in zip(_KERNELS, _PAIRS, strict=True)
+)
+# Of the result, against float64 of the same rounded inputs. A bf16 result alone is 1.7e-3 off, a
+# f16 one 2e-4; probabilities in bf16 add as much again.
+_TOLERANCE = {DType.F32: 2e-6, DType.BF16: 3.2e-3, DType.F16: 3e-4}
+
+
+def run(isa: str, batch: Batch, threads: int, *, gap: int = 0) -> Array:
+    """The kernel's result, float64; queries have a gap of so many heads after each row."""
+    case, layer = batch.case, batch.case.layer
+    tokens, wide = batch.queries.shape[0], case.heads + gap
+    queries = np.full((tokens, wide, layer.key_size), np.nan)
+    queries[:, : case.heads] = batch.queries
+    out = encoded(np.full((tokens, case.heads, layer.value_size), np.nan), case.query)
+    plain = not (case.sinks or case.alibi)
+    sizes = [case.heads, layer.heads, layer.key_size, layer.value_size, case.window, case.latent]
+    sizes += [wide * layer.key_size, layer.key_size, len(batch.slots), not plain]
+    sinks = batch.sinks if case.sinks else np.full(case.heads, -np.inf)
+    slopes = batch.slopes if case.alibi else np.zeros(case.heads)
+    library = compile_source(_SOURCE + _ENTRIES, isa, kernels=(*_KERNELS, "scratch"))
+    measure = np.array([layer.key_size, layer.value_size, 0], np.int64)
+    run_team(library, "scratch", [measure])
+    run_team(
+        library,
+        f"attend_{case.query}_{layer.dtype}",
+        [
+            np.array(sizes, np.int64),
+            np.array([case.scale, case.softcap], np.float32),
+            encoded(queries, case.query),
+            batch.slots,
+            batch.keys,
+            batch.values,
+            *memory_of(case, batch.blocks),
+            batch.starts,
+            batch.lengths,
+            batch.tables,
+            sinks.astype(np.float32),
+            slopes.astype(np.float32),
+            out,
+        ],
+        sizes=(tokens, 1, len(batch.lengths), batch.tables.shape[1]),
+        threads=threads,
+        scratch_bytes=int(measure[2]),
+        block_size=case.block,
+    )
+    return decoded(out, case.query)
+
+
+def check(isa: str, batch: Batch, threads: int, *, gap: int = 0) -> None:
+    out, expected = run(isa, batch, threads, gap=gap), batch.expected()
+    tolerance = _TOLERANCE[batch.case.query]
+    if batch.case.layer.dtype is DType.BF16:
+        tolerance = _TOLERANCE[DType.BF16]
+    assert relative_error(out, expected) < tolerance
+    assert not out[sum(np.diff(batch.starts)) :].any()
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@settings(max_examples=50, deadline=None)
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    pair=st.sampled_from(_PAIRS),
+    latent=st.booleans(),
+    kv_heads=st.sampled_from((1, 2, 3)),
+    group=st.sampled_from((1, 2, 3, 7, 8, 20, 70)),
+    key_size=st.sampled_from((1, 2, 7, 16, 33, 64, 80)),
+    value_size=st.sampled_from((1, 6, 16, 40, 64)),
+    block=st.sampled_from((1, 3, 16, 16, 19, 32)),
+    window=st.sampled_from((0, 0, 1, 4, 17, 33)),
+    softcap=st.sampled_from((0.0, 1.5)),
+    sinks=st.booleans(),
+    alibi=st.booleans(),
+    threads=st.sampled_from((1, 2, 3)),
+)
+def test_mixed_batches(
+    isa: str,
+    seed: int,
+    pair: tuple[DType, DType],
+    latent: bool,
+    kv_heads: int,
+    group: int,
+    key_size: int,
+    value_size: int,
+    block: int,
+    window: int,
+    softcap: float,
+    sinks: bool,
+    alibi: bool,
+    threads: int,
+) -> None:
+    rng = Random(seed)
+    if latent:
+        value_size = min(value_size, key_size)
+    layer = LayerState(kv_heads, key_size, value_size, pair[1])
+    case = Case(
+        layer,
+        kv_heads * group,
+        block,
+        pair[0],
+        latent,
+        window=window,
+        softcap=softcap,
+        sinks=sinks,
+        alibi=alibi,
+    )
+    lengths = [rng.choice((0, 1, 2, 5, 17, 33, 150, 300)) for _ in range(rng.randint(0, 4))]
+    counts = [rng.choice((0, min(1, n), min(1, n), rng.randint(0, min(n, 40)))) for n in lengths]
+    check(isa, make_batch(case, lengths, counts, seed), threads, gap=rng.choice((0, 1)))
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("threads", [1, 2, 3, 7])
+def test_one_long_sequence_is_cut_among_threads(isa: str, threads: int) -> None:
+    case = Case(LayerState(1, 64, 64, DType.F32), 4, 16, DType.F32)
+    check(isa, make_batch(case, [3001], [1], 5), threads)
+    check(isa, make_batch(case, [1701, 900], [33, 1], 6), threads)
+
+
+@pytest.mark.parametrize("isa", ISAS)
+def test_multi_head_latent_attention_at_full_size(isa: str) -> None:
+    case = Case(LayerState(1, 576, 512, DType.BF16), 128, 16, DType.BF16, latent=True, scale=0.05)
+    check(isa, make_batch(case, [70, 9], [1, 2], 5), 2)
+
+
+@pytest.mark.parametrize("isa", ISAS)
+def test_large_scores_do_not_overflow(isa: str) -> None:
+    case = Case(LayerState(2, 8, 8, DType.F32), 4, 16, DType.F32, scale=300.0)
+    check(isa, make_batch(case, [200, 40], [1, 20], 5), 2)
