@@ -7,17 +7,14 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from graphopt.artifact import (
     Artifact,
-    Contents,
     ModelInfo,
     is_artifact,
     read_artifact,
@@ -26,22 +23,20 @@ from graphopt.artifact import (
 )
 from graphopt.cache import ArtifactCache, checkpoint_factors, source_factor
 from graphopt.config import CompileOptions
+from graphopt.contents_api import Compiled, contents_of, parameters, versions
 from graphopt.errors import ArtifactError, MachineError, UsageError
 from graphopt.ir.dtype import DType
-from graphopt.ir.graph import Graph, Value
+from graphopt.ir.graph import Graph
 from graphopt.ir.types import StateType, TensorType
-from graphopt.ledger import Ledger, PassReport
+from graphopt.isa import isas_of
 from graphopt.plan import Limits, Plan
-from graphopt.progress import ProgressFn, silent, weighed
+from graphopt.progress import ProgressFn, silent
 from graphopt.reuse import reused
 from graphopt.runtime import llm
 from graphopt.stages import Lowered, check_names, lower
 from graphopt.target import Target
 
 if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
-
     from graphopt.frontend.checkpoint import Checkpoint
     from graphopt.frontend.hf import Decoder
     from graphopt.frontend.trace import Traced
@@ -51,40 +46,13 @@ if TYPE_CHECKING:
 # Logits of one step take at most this many bytes, which bounds the rows that scoring asks for.
 MAX_LOGITS_BYTES = 1 << 28
 MAX_ROWS = 1024
-_COMPILE_OPTIONS = {"target", "dtype", "block_size", "quantize", "allow_unproven"}
+_COMPILE_OPTIONS = {"target", "dtype", "block_size", "quantize", "isa", "allow_unproven"}
 # What verification runs when it is given nothing: prose, code, digits and a sign outside ASCII.
 VERIFICATION_TEXT = (
     "Return the number of items in a container, such as a list or 3.14 naïve strings.\n"
     "def main(argv=None):\n    for name in sorted(argv or []):\n        print(name)\n"
 )
 VERIFICATION_TOKENS = 48
-
-
-@dataclass(frozen=True)
-class Compiled:
-    """A checkpoint after the last pass: everything of the artifact but the weights' bytes.
-
-    Attributes:
-        plan: what runs.
-        graph: what the plan computes.
-        stages: text of the graph after each stage, the traced one first.
-        ledger: what was decided.
-        model: what the model is.
-        load: gives the bytes of the weight called so.
-        reports: what each pass did.
-        last_rewrite: the latest rewrite that was applied, as ``rule at place``.
-        seconds: how long the other stages took, by name.
-    """
-
-    plan: Plan
-    graph: Graph
-    stages: Mapping[str, str]
-    ledger: Ledger
-    model: ModelInfo
-    load: Callable[[str], npt.NDArray[np.generic]]
-    reports: tuple[PassReport, ...]
-    last_rewrite: str
-    seconds: Mapping[str, float]
 
 
 @dataclass(frozen=True)
@@ -107,6 +75,7 @@ def compile_options(
     max_model_len: int | None = None,
     block_size: int = 16,
     quantize: str | None = None,
+    isa: str = "host",
     allow_unproven: bool = False,
     disabled_passes: Sequence[str] = (),
     pass_fuel: int | None = None,
@@ -123,6 +92,7 @@ def compile_options(
         max_model_len,
         block_size,
         quantize,
+        isa,
         allow_unproven,
         tuple(sorted(set(disabled_passes))),
         pass_fuel,
@@ -224,7 +194,10 @@ def compile_reported(
     compiled = compile_graph(
         source, chosen, keep_stages=keep_stages, observe=observe, progress=progress
     )
-    write_artifact(path, contents_of(source, compiled, factors, progress or silent))
+    contents = contents_of(
+        source, compiled, factors, isas_of(chosen.target.arch, chosen.isa), progress or silent
+    )
+    write_artifact(path, contents)
     return Outcome(read_artifact(path, check_digests=False), compiled)
 
 
@@ -283,6 +256,7 @@ def compile_graph(
         lowered.reports,
         context.last,
         {"tracing": tracing, **lowered.seconds},
+        kernel_sources(lowered),
     )
 
 
@@ -321,7 +295,14 @@ def plan_of(
         output=memory.output,
         slots=memory.slots,
         pieces=lowered.pieces,
+        layouts=lowered.native.layouts if lowered.native else {},
+        scratch_bytes=lowered.native.scratch_bytes(lowered.pieces) if lowered.native else 0,
     )
+
+
+def kernel_sources(lowered: Lowered) -> dict[str, str]:
+    """Source files of a lowered model's kernels, by name."""
+    return lowered.native.sources(lowered.pieces) if lowered.native else {}
 
 
 def _passes_on(decoder: Decoder, *, disabled: frozenset[str], fuel: int | None) -> Graph:
@@ -372,101 +353,19 @@ def factors_of(checkpoint: Path, options: CompileOptions) -> dict[str, str]:
     return {
         **checkpoint_factors(checkpoint),
         **options.factors(),
+        "isa": ", ".join(isa.name for isa in isas_of(options.target.arch, options.isa)),
         **versions(),
+        "compiler": compiler_version(),
         "source": source_factor(),
     }
 
 
-def versions() -> dict[str, str]:
-    """Versions of what compiles: a part of the cache key."""
-    found = {}
-    for name in ("graphopt", "torch", "transformers"):
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            found[name] = "absent"
-    return found
+def compiler_version() -> str:
+    """What compiles kernels here: a part of the cache key."""
+    from graphopt.codegen.cpp.build import find_compiler
 
-
-class Source(Protocol):
-    """Where a model comes from: a folder, which may hold a tokenizer, and sampling defaults."""
-
-    @property
-    def folder(self) -> Path: ...  # noqa: D102
-
-    @property
-    def generation_config(self) -> Mapping[str, Any]: ...  # noqa: D102
-
-
-def contents_of(
-    source: Source, compiled: Compiled, factors: Mapping[str, str], progress: ProgressFn
-) -> Contents:
-    """What goes into the artifact of a compiled model; weights are read as they are written."""
-    from graphopt.ir.printer import print_graph
-
-    weights = [_spec(value) for value in compiled.graph.weights]
-    sizes = [_nbytes(spec) for spec in weights]
-
-    def arrays() -> Iterator[npt.NDArray[np.generic]]:
-        pairs = ((spec[0], size) for spec, size in zip(weights, sizes, strict=True))
-        for name in weighed(pairs, "writing the weights", sum(sizes), progress):
-            yield compiled.load(name)
-
-    return Contents(
-        plan=compiled.plan,
-        graph_text=print_graph(compiled.graph),
-        ledger=compiled.ledger,
-        model=compiled.model,
-        weights=weights,
-        weight_arrays=arrays(),
-        tokenizer_files=_tokenizer_files(source.folder),
-        generation_defaults=source.generation_config,
-        versions=versions(),
-        factors=factors,
-        extra_files={
-            **{f"stages/{k}.ir": text.encode() for k, text in compiled.stages.items()},
-            **_report_files(compiled),
-        },
-    )
-
-
-def _report_files(compiled: Compiled) -> dict[str, bytes]:
-    """The report, and what it needs to be written again."""
-    from graphopt.ir.parser import parse_graph
-    from graphopt.report.page import report_page
-    from graphopt.report.source import PASSES, REPORT, ReportSource, passes_to_json
-
-    source = ReportSource(
-        compiled.plan,
-        compiled.graph,
-        parse_graph(compiled.stages["traced"]),
-        compiled.ledger,
-        compiled.model,
-        compiled.reports,
-        versions(),
-    )
-    return {PASSES: passes_to_json(compiled.reports), REPORT: report_page(source).encode()}
-
-
-def _tokenizer_files(checkpoint: Path) -> dict[str, bytes]:
-    from graphopt.frontend.tokenizer import export_tokenizer
-
-    with TemporaryDirectory() as folder:
-        export_tokenizer(checkpoint, Path(folder))
-        return {file.name: file.read_bytes() for file in sorted(Path(folder).iterdir())}
-
-
-def _spec(value: Value) -> tuple[str, DType, tuple[int, ...]]:
-    shape = value.type.shape if isinstance(value.type, TensorType) else ()
-    dtype = value.type.dtype if isinstance(value.type, TensorType) else DType.U8
-    return value.name, dtype, tuple(int(str(dim)) for dim in shape)
-
-
-def _nbytes(spec: tuple[str, DType, tuple[int, ...]]) -> int:
-    total = spec[1].nbytes
-    for dim in spec[2]:
-        total *= dim
-    return total
+    compiler = find_compiler()
+    return compiler.version if compiler else "none"
 
 
 def _state(graph: Graph) -> StateType:
@@ -485,11 +384,6 @@ def _model_info(source: Checkpoint, graph: Graph, notes: Sequence[str]) -> Model
     return ModelInfo(
         source.folder.name, source.model_class, source.model_type, parameters(graph), tuple(notes)
     )
-
-
-def parameters(graph: Graph) -> int:
-    """How many numbers a graph's weights hold."""
-    return sum(_nbytes(_spec(value)) // _spec(value)[1].nbytes for value in graph.weights)
 
 
 class LLM(llm.LLM):

@@ -6,6 +6,7 @@
     manifest.json.sha256   digest of the manifest
     plan.json  graph.ir  ledger.json
     weights/weights-0000.safetensors …
+    kernels/avx512.so …    compiled kernels, one file for each instruction set, and their sources
     tokenizer/             tokenizer.json and friends, if the checkpoint has any
     generation_config.json the checkpoint's sampling defaults
 
@@ -21,7 +22,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -35,6 +36,8 @@ import numpy.typing as npt
 from graphopt.errors import ArtifactError, MachineError
 from graphopt.ir.dtype import DType
 from graphopt.ledger import Ledger
+from graphopt.manifest import DIGEST_CHUNK_BYTES, fault_of
+from graphopt.packing import Layout
 from graphopt.plan import Plan, WrittenPlan
 from graphopt.safetensors_io import MappedFile, Weights, write_stream
 
@@ -43,18 +46,10 @@ MANIFEST = "manifest.json"
 MANIFEST_DIGEST = "manifest.json.sha256"
 PLAN, GRAPH, LEDGER = "plan.json", "graph.ir", "ledger.json"
 GENERATION = "generation_config.json"
-DIGEST_CHUNK_BYTES = 16 << 20
+KERNELS = "kernels"  # folder of shared objects, ISA.so, and of the sources they were made from
 MAX_WEIGHT_FILE_BYTES = 4 << 30
 # Writers of one artifact at the same moment that are waited out before giving up.
 _MOST_RIVALS = 100
-# Fields of the manifest's model, which are those of ModelInfo, and their types in JSON.
-_MODEL: Mapping[str, type] = {
-    "name": str,
-    "architecture": str,
-    "model_type": str,
-    "parameters": int,
-    "notes": list,
-}
 
 TensorSpec = tuple[str, DType, tuple[int, ...]]
 
@@ -325,7 +320,21 @@ class ArtifactFolder:
     def weights(self) -> Weights:
         """The weights, mapped when first asked for."""
         names = [name for name in self.manifest["files"] if name.startswith("weights/")]
-        return Weights([MappedFile(self.path / name) for name in names])
+        return Weights([MappedFile(self.path / name) for name in names], self._layouts())
+
+    def _layouts(self) -> Mapping[str, Layout]:
+        """How packed weights are stored."""
+        return {}
+
+    @property
+    def kernels(self) -> dict[str, Path]:
+        """The shared object with the compiled kernels, by instruction set."""
+        files = (PurePosixPath(name) for name in self.manifest["files"])
+        return {
+            file.stem: self.path / file
+            for file in files
+            if file.parent.name == KERNELS and file.suffix == ".so"
+        }
 
     @property
     def weight_bytes(self) -> int:
@@ -386,6 +395,9 @@ class Artifact(ArtifactFolder):
 
     plan: Plan
 
+    def _layouts(self) -> Mapping[str, Layout]:
+        return self.plan.layouts
+
 
 def read_artifact(
     path: str | Path, *, expect: Mapping[str, str] | None = None, check_digests: bool = True
@@ -420,7 +432,7 @@ def open_folder(
             next="compile the checkpoint again with "
             + ("this version" if manifest.get("schema") != ARTIFACT_SCHEMA else "these options"),
         )
-    fault = _fault_of(manifest, (PLAN, GRAPH, LEDGER, GENERATION))
+    fault = fault_of(manifest, (PLAN, GRAPH, LEDGER, GENERATION))
     if fault is not None:
         raise _damaged(folder, MANIFEST, fault)
     _check_files(folder, manifest["files"], check_digests)
@@ -451,56 +463,6 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
     if not isinstance(manifest, dict):
         raise _damaged(folder, MANIFEST, "it holds no object")
     return manifest
-
-
-def _fault_of(manifest: Mapping[str, Any], required: Collection[str]) -> str | None:
-    """Why ``manifest``, which must list ``required``, cannot be used; None if it can."""
-    for name in ("target", "dtype"):
-        if not isinstance(manifest.get(name), str):
-            return f"it has no {name}"
-    for name in ("versions", "factors"):
-        if not _is_text_by_name(manifest.get(name)):
-            return f"its {name} are not text by name"
-    files = manifest.get("files")
-    if not isinstance(files, dict):
-        return "it lists no files"
-    missing = sorted(set(required) - files.keys())
-    if missing:
-        return f"it does not list {', '.join(missing)}"
-    return _model_fault(manifest.get("model")) or next(
-        (fault for name, row in files.items() if (fault := _file_fault(name, row))), None
-    )
-
-
-def _model_fault(model: object) -> str | None:
-    if not isinstance(model, dict) or model.keys() != _MODEL.keys():
-        return f"its model has other fields than {', '.join(_MODEL)}"
-    for name, kind in _MODEL.items():
-        if not isinstance(model[name], kind):
-            return f"its model's {name} is of another type"
-    if not all(isinstance(note, str) for note in model["notes"]):
-        return "its model's notes are not text"
-    return None
-
-
-def _file_fault(name: str, row: object) -> str | None:
-    path = PurePosixPath(name)
-    if path.is_absolute() or ".." in path.parts or not path.parts or "\0" in name:
-        return f"it names a file outside the artifact: {name!r}"
-    size = row.get("bytes") if isinstance(row, dict) else None
-    digests = row.get("sha256") if isinstance(row, dict) else None
-    if not isinstance(size, int) or isinstance(size, bool) or size < 0:
-        return f"it gives no size of {name}"
-    if not isinstance(digests, list) or not all(isinstance(one, str) for one in digests):
-        return f"it gives no digests of {name}"
-    chunks = -(-size // DIGEST_CHUNK_BYTES)
-    if len(digests) != chunks:
-        return f"it gives {len(digests)} digests of {name} instead of {chunks}"
-    return None
-
-
-def _is_text_by_name(value: object) -> bool:
-    return isinstance(value, dict) and all(isinstance(text, str) for text in value.values())
 
 
 def _mismatches(manifest: Mapping[str, Any], expect: Mapping[str, str]) -> list[str]:

@@ -13,9 +13,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from graphopt.api import compile_checkpoint, compile_options, compute_dtype, versions
+from graphopt.api import compile_checkpoint, compile_options, compute_dtype
 from graphopt.artifact import Artifact, read_artifact
 from graphopt.config import CompileOptions
+from graphopt.contents_api import versions
 from graphopt.errors import CompileError, GraphoptError, UnsupportedError, UsageError
 from graphopt.ir.dtype import DType
 from graphopt.ir.graph import Graph

@@ -20,6 +20,8 @@ class CompileOptions:
         max_model_len: longest context in tokens; None for the model's own limit.
         block_size: KV slots in a block, a positive number.
         quantize: None; kernels for quantized weights do not exist yet.
+        isa: ``host`` for the best instruction set that this CPU has, or the target's; ``all`` to
+            ship to other machines.
         allow_unproven: compile a model whose agreement with transformers could not be tested.
         disabled_passes: names of passes and fusions to leave out, in alphabetical order.
         pass_fuel: rewrites after which passes stop; None for no end.
@@ -30,6 +32,7 @@ class CompileOptions:
     max_model_len: int | None = None
     block_size: int = 16
     quantize: str | None = None
+    isa: str = "host"
     allow_unproven: bool = False
     disabled_passes: tuple[str, ...] = ()
     pass_fuel: int | None = None
@@ -53,6 +56,13 @@ class CompileOptions:
             raise UsageError("max_model_len must be positive", got=self.max_model_len)
         if not 1 <= self.block_size <= 1024:
             raise UsageError("block_size is out of range", got=self.block_size, expected="1..1024")
+        if self.isa not in ("host", "all"):
+            raise UsageError(
+                "unknown choice of instruction sets",
+                got=self.isa,
+                expected="host or all",
+                next="name one by the target, such as --target cpu:avx2",
+            )
         if self.pass_fuel is not None and self.pass_fuel < 0:
             raise UsageError("pass_fuel must not be negative", got=self.pass_fuel)
         if self.quantize is not None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from .errors import MachineError, UsageError
+from graphopt.errors import MachineError, UsageError
 
 FORCE = "GRAPHOPT_ISA"
 CPUINFO = Path("/proc/cpuinfo")
@@ -116,3 +116,15 @@ def host_isa() -> Isa:
             expected=", ".join(one.name for one in host_isas()),
         )
     return isa
+
+
+def isas_of(arch: str, wanted: str) -> tuple[Isa, ...]:
+    """The instruction sets that an artifact gets kernels for.
+
+    Args:
+        arch: the target's, empty for whatever the host has.
+        wanted: ``host``, or ``all``.
+    """
+    if wanted == "all":
+        return ISAS
+    return (isa_named(arch) if arch else host_isa(),)

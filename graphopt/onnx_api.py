@@ -17,13 +17,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from graphopt.api import (
-    Compiled,
     compile_options,
-    contents_of,
+    kernel_sources,
     open_artifact,
-    parameters,
     plan_of,
-    versions,
 )
 from graphopt.artifact import (
     Artifact,
@@ -36,11 +33,13 @@ from graphopt.artifact import (
 )
 from graphopt.cache import ArtifactCache, checkpoint_factors, source_factor
 from graphopt.config import CompileOptions
+from graphopt.contents_api import Compiled, contents_of, parameters, spec_of, versions
 from graphopt.errors import UsageError
 from graphopt.function_plan import FunctionArtifact, FunctionPlan, FunctionStep, read_function
 from graphopt.ir.dtype import DType
-from graphopt.ir.graph import Graph, Value
+from graphopt.ir.graph import Graph
 from graphopt.ir.types import TensorType, Type
+from graphopt.isa import isas_of
 from graphopt.progress import ProgressFn, silent
 from graphopt.stages import form, lower
 
@@ -206,7 +205,8 @@ def compile_onnx(
     if isinstance(model, OnnxDecoder):
         source = OnnxSource(file)
         compiled = compile_decoder(model, chosen, progress=report)
-        write_artifact(place, contents_of(source, compiled, factors, report))
+        isas = isas_of(chosen.target.arch, chosen.isa)
+        write_artifact(place, contents_of(source, compiled, factors, isas, report))
         return read_artifact(place, check_digests=False)
     write_artifact(place, _function_contents(model, chosen, factors, report))
     return read_function(place, check_digests=False)
@@ -247,6 +247,7 @@ def compile_decoder(
         lowered.reports,
         context.last,
         lowered.seconds,
+        kernel_sources(lowered),
     )
 
 
@@ -285,7 +286,7 @@ def _function_contents(
         graph_text=print_graph(graph),
         ledger=context.ledger,
         model=ModelInfo(name, "ONNX", "function", parameters(graph)),
-        weights=[_spec(value) for value in graph.weights],
+        weights=[spec_of(value) for value in graph.weights],
         weight_arrays=(load(value.name) for value in graph.weights),
         versions=versions(),
         factors=factors,
@@ -314,7 +315,7 @@ class _Tensors(Mapping[str, "torch.Tensor"]):
 def _dtype(graph: Graph) -> DType:
     """The element type of most of a graph's weights; f32 if none of them is a float."""
     sizes: Counter[DType] = Counter()
-    for _, dtype, shape in map(_spec, graph.weights):
+    for _, dtype, shape in map(spec_of, graph.weights):
         if dtype.is_float:
             sizes[dtype] += 1 + len(shape) * max((1, *shape))
     return sizes.most_common(1)[0][0] if sizes else DType.F32
@@ -328,13 +329,6 @@ def _check_dtype(options: CompileOptions, dtype: DType) -> None:
             expected=f"auto or {dtype.torch_name}",
             next="export it again in the type you want",
         )
-
-
-def _spec(value: Value) -> tuple[str, DType, tuple[int, ...]]:
-    type_ = value.type
-    if not isinstance(type_, TensorType):
-        return value.name, DType.U8, ()
-    return value.name, type_.dtype, tuple(int(str(dim)) for dim in type_.shape)
 
 
 # -- call -----------------------------------------------------------------------------------------

@@ -9,16 +9,20 @@ memory. ``to_json`` and ``from_json`` are inverse to each other.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from graphopt.errors import ArtifactError, IRError
 from graphopt.ir.dtype import DType
 from graphopt.ir.shape import Dim, parse_dim
 from graphopt.ir.types import LayerState, StateType
+from graphopt.kv_layout import kv_bytes
+from graphopt.packing import Layout
 
-PLAN_SCHEMA = 3
+PLAN_SCHEMA = 4
 
+# The backend whose kernels are compiled into the artifact's shared object.
+CPP = "cpp"
 # What the plan of a function says that it is; see function_plan.py.
 FUNCTION = "function"
 
@@ -134,6 +138,8 @@ class Plan:
         output: slot of the logits.
         slots: the buffers.
         pieces: in running order.
+        layouts: how packed weights lie in memory, by name; the others lie row after row.
+        scratch_bytes: private memory of each thread that runs a compiled piece.
     """
 
     name: str
@@ -146,10 +152,16 @@ class Plan:
     output: int
     slots: tuple[BufferSlot, ...]
     pieces: tuple[Piece, ...]
+    layouts: Mapping[str, Layout] = field(default_factory=dict)
+    scratch_bytes: int = 0
 
     @property
     def bytes_per_block(self) -> int:
         """Bytes of one KV block over all layers."""
+        if CPP in self.backends():
+            latent = self.state.kind == "latent"
+            layers = (kv_bytes(one, self.block_size, is_latent=latent) for one in self.state.layers)
+            return sum(map(sum, layers))
         return self.block_size * self.state.bytes_per_token
 
     def steps(self) -> Iterator[Step]:
@@ -179,6 +191,8 @@ class Plan:
             "output": self.output,
             "slots": [_slot_to_json(slot) for slot in self.slots],
             "pieces": [_piece_to_json(piece) for piece in self.pieces],
+            "layouts": {name: layout.to_json() for name, layout in self.layouts.items()},
+            "scratch_bytes": self.scratch_bytes,
         }
 
     @classmethod
@@ -223,6 +237,8 @@ def _plan_from_json(data: Mapping[str, Any]) -> Plan:
         output=_integer(data["output"], 0, last),
         slots=slots,
         pieces=pieces,
+        layouts={_text(name): Layout.from_json(row) for name, row in data["layouts"].items()},
+        scratch_bytes=_integer(data["scratch_bytes"], 0),
     )
 
 

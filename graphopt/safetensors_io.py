@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import mmap
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -19,6 +19,7 @@ import numpy.typing as npt
 
 from graphopt.errors import ArtifactError
 from graphopt.ir.dtype import DType
+from graphopt.packing import Layout, stored_type, unpack
 
 ALIGNMENT = 64
 HEADER_ALIGNMENT = 4096
@@ -51,7 +52,7 @@ class TensorEntry:
     stop: int
 
 
-def layout(
+def file_layout(
     tensors: Sequence[tuple[str, DType, tuple[int, ...]]],
 ) -> tuple[bytes, list[TensorEntry]]:
     """The header of a file that holds ``tensors`` in this order, and where each one starts."""
@@ -93,7 +94,7 @@ def write_stream(
     Raises:
         ArtifactError: a content's size is not what its type says.
     """
-    header, entries = layout(tensors)
+    header, entries = file_layout(tensors)
     file.write(header)
     position = len(header)
     for entry, content in zip(entries, contents, strict=True):
@@ -141,6 +142,11 @@ def read_header(path: Path) -> Iterator[TensorEntry]:
         ) from error
 
 
+def numpy_dtype(dtype: DType) -> npt.DTypeLike:
+    """What numpy calls ``dtype``; an integer of the same size where it has no name for it."""
+    return _NUMPY[dtype]
+
+
 class MappedFile:
     """A safetensors file in memory, page by page as it is read.
 
@@ -161,10 +167,18 @@ class MappedFile:
 
 
 class Weights:
-    """The tensors of an artifact, by name, as views of mapped files."""
+    """The tensors of an artifact, by name, as views of mapped files.
 
-    def __init__(self, files: Sequence[MappedFile]) -> None:
+    Args:
+        files: hold them.
+        layouts: how packed ones are stored; the others lie row after row.
+    """
+
+    def __init__(
+        self, files: Sequence[MappedFile], layouts: Mapping[str, Layout] | None = None
+    ) -> None:
         self._file_of = {name: file for file in files for name in file.entries}
+        self.layouts = dict(layouts or {})
 
     def names(self) -> Iterable[str]:
         """Names of all tensors."""
@@ -175,8 +189,29 @@ class Weights:
         return self._file(name).entries[name].dtype
 
     def view(self, name: str) -> npt.NDArray[np.generic]:
-        """The tensor as an array; bf16 and f8 come as unsigned integers of the same size."""
-        return self._file(name).view(name)
+        """The tensor as an array; bf16 and f8 come as unsigned integers of the same size.
+
+        A packed one is unpacked, into memory of its own.
+        """
+        stored = self.stored(name)
+        return unpack(stored, self.layouts[name]) if name in self.layouts else stored
+
+    def stored(self, name: str) -> npt.NDArray[np.generic]:
+        """What the file holds of the tensor, packed or not.
+
+        Raises:
+            ArtifactError: it does not have the shape that its layout gives it.
+        """
+        found = self._file(name).view(name)
+        if (layout := self.layouts.get(name)) is not None:
+            _, shape = stored_type(layout, self.dtype(name))
+            if found.shape != shape:
+                raise ArtifactError(
+                    f"weight {name} is not packed as the plan says",
+                    got=list(found.shape),
+                    expected=list(shape),
+                )
+        return found
 
     def _file(self, name: str) -> MappedFile:
         if name not in self._file_of:

@@ -21,6 +21,7 @@ from graphopt.region import Region
 from graphopt.target import Target
 
 if TYPE_CHECKING:
+    from graphopt.codegen.cpp.backend import CppBackend
     from graphopt.passes.hoist import Hoisted
     from graphopt.passes.manager import Observe, Pass, PassContext
     from graphopt.passes.memory import MemoryPlan
@@ -39,6 +40,7 @@ class Formed:
         kernels: backend and kernel name of each region.
         reports: what each pass did.
         seconds: how long the stages after the passes took, by name.
+        native: has the text of the kernels, if there are any.
     """
 
     hoisted: Hoisted
@@ -46,6 +48,7 @@ class Formed:
     kernels: tuple[tuple[str, str], ...]
     reports: tuple[PassReport, ...]
     seconds: Mapping[str, float]
+    native: CppBackend | None
 
     @property
     def graph(self) -> Graph:
@@ -93,6 +96,7 @@ def form(
     disabled: frozenset[str] = frozenset(),
     observe: Observe | None = None,
     fixed_weights: bool = True,
+    native: bool = False,
 ) -> Formed:
     """Take ``graph`` through the passes, into regions and to kernels.
 
@@ -104,12 +108,13 @@ def form(
         disabled: names of passes and fusions to leave out.
         observe: called after each pass.
         fixed_weights: whether the weights never change, so that work on them is done once.
+        native: whether to make kernels; PyTorch runs every region otherwise.
 
     Raises:
         UsageError: a disabled name is unknown.
         CompileError: a stage failed; the message names it.
     """
-    from graphopt.codegen.backend import assign
+    from graphopt.codegen.backend import Backend, assign
     from graphopt.codegen.torch import TorchBackend
     from graphopt.passes.fusion_cost import cost_model
     from graphopt.passes.fusion_regions import FUSIONS, fuse_regions
@@ -128,9 +133,11 @@ def form(
     clock.lap("hoist")
     regions = fuse_regions(hoisted.graph, cost_model(target), context, disabled & set(FUSIONS))
     clock.lap("regions")
-    kernels = assign(hoisted.graph, regions, [TorchBackend()], context.ledger)
+    cpp = _cpp_backend(hoisted.graph, regions) if native else None
+    backends: list[Backend] = [*([cpp] if cpp else []), TorchBackend()]
+    kernels = assign(hoisted.graph, regions, backends, context.ledger)
     clock.lap("kernels")
-    return Formed(hoisted, regions, kernels, reports, clock.laps)
+    return Formed(hoisted, regions, kernels, reports, clock.laps, cpp)
 
 
 def lower(
@@ -141,23 +148,35 @@ def lower(
     *,
     disabled: frozenset[str] = frozenset(),
     observe: Observe | None = None,
+    native: bool = False,
 ) -> Lowered:
     """Take ``graph`` through all stages, to slots and pieces. As :func:`form`."""
     from graphopt.passes.memory import plan_memory
     from graphopt.passes.partition import in_few_pieces, partition, why_not_on
 
-    formed = form(graph, pipeline, target, context, disabled=disabled, observe=observe)
+    native = native and target.kind == "cpu"
+    formed = form(
+        graph, pipeline, target, context, disabled=disabled, observe=observe, native=native
+    )
     clock, why_not = _Clock(), why_not_on(target)
     regions, kernels = in_few_pieces(formed.graph, formed.regions, formed.kernels, why_not)
     clock.lap("order")
-    memory = plan_memory(formed.graph, regions, kernels)
+    cpp = formed.native
+    workspaces = cpp.workspaces(kernels) if cpp else ()
+    memory = plan_memory(formed.graph, regions, kernels, workspaces)
     clock.lap("memory")
     pieces = partition(formed.graph, memory.steps, why_not)
     clock.lap("pieces")
     seconds = {**formed.seconds, **clock.laps}
-    return Lowered(
-        formed.hoisted, regions, kernels, formed.reports, seconds, memory=memory, pieces=pieces
-    )
+    return Lowered(formed.hoisted, regions, kernels, formed.reports, seconds, cpp, memory, pieces)
+
+
+def _cpp_backend(graph: Graph, regions: Sequence[Region]) -> CppBackend | None:
+    """The C++ backend; None where there is no compiler."""
+    from graphopt.codegen.cpp.backend import CppBackend
+    from graphopt.codegen.cpp.build import find_compiler
+
+    return CppBackend(graph, regions) if find_compiler() else None
 
 
 class _Clock:

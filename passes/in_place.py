@@ -15,8 +15,10 @@ of the region's family does in which order decides the rest:
   pointwise.
 - ``row`` goes over a row several times: reductions over the last dimension, then a last pass that
   stores. Besides pointwise nodes those reductions and what they give per row may depend on the
-  operand. With two results the pass that stores the first may come before one that still reads, so
-  there must be only one.
+  operand.
+
+With two results a kernel may store the first before it reads an operand for the second, so there
+must be only one.
 
 Other families (attention, heads, gather, experts, opaque) promise no order: never. A view of the
 operand that the region reads besides would be another operand on the same memory; the caller
@@ -43,7 +45,7 @@ def reads_where_it_writes(graph: Graph, region: Region, operand: Value, result: 
     if region.family not in FAMILIES or type_ != result.type or not isinstance(type_, TensorType):
         return False
     by_row = region.family == "row"
-    if by_row and (len(region.outputs) != 1 or not type_.shape):
+    if len(region.outputs) != 1 or (by_row and not type_.shape):
         return False
     shapes = {type_.shape, (*type_.shape[:-1], 1)} if by_row else {type_.shape}
     if any(shape_of(value) not in shapes for value in region.outputs):

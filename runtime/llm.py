@@ -22,7 +22,7 @@ from typing import Any, Protocol
 
 from graphopt.artifact import Artifact, read_artifact
 from graphopt.errors import ArtifactError, RequestError, UsageError
-from graphopt.plan import Plan
+from graphopt.plan import CPP, Plan
 from graphopt.progress import ProgressFn, silent
 
 from .engine import Engine, EngineConfig
@@ -481,6 +481,10 @@ def _without_foreign_eos(defaults: Mapping[str, Any], vocab_size: int) -> Mappin
 def _executor_for(model: Model) -> Executor:
     """The executor that runs all of the plan's steps."""
     backends = model.plan.backends()
+    if CPP in backends and backends <= {CPP, "torch"} and isinstance(model, Artifact):
+        from .executors.cpp import CppExecutor
+
+        return CppExecutor(model)
     if backends <= {"torch"} and isinstance(model, Artifact):
         from .executors.torch import TorchExecutor
 
@@ -488,6 +492,6 @@ def _executor_for(model: Model) -> Executor:
     raise ArtifactError(
         "there is no executor for this plan",
         got=", ".join(sorted(backends)),
-        expected="torch",
+        expected="cpp, torch",
         next="compile the checkpoint again with this version",
     )

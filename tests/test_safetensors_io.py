@@ -16,7 +16,7 @@ from graphopt.safetensors_io import (
     ALIGNMENT,
     HEADER_ALIGNMENT,
     MappedFile,
-    layout,
+    file_layout,
     read_header,
     write_stream,
 )
@@ -43,7 +43,7 @@ def test_any_tensors_round_trip(
 
 
 def test_the_header_fills_whole_pages() -> None:
-    header, entries = layout([("a", DType.F32, (3,)), ("b", DType.U8, (5,))])
+    header, entries = file_layout([("a", DType.F32, (3,)), ("b", DType.U8, (5,))])
     assert len(header) % HEADER_ALIGNMENT == 0
     assert entries[0].start == len(header)
     assert entries[1].start == len(header) + 64

@@ -48,7 +48,15 @@ def _all(*options: Decorator[Any]) -> Decorator[Any]:
     return decorate
 
 
-COMPILE_OPTIONS = ("target", "dtype", "max_model_len", "block_size", "quantize", "allow_unproven")
+COMPILE_OPTIONS = (
+    "target",
+    "dtype",
+    "max_model_len",
+    "block_size",
+    "quantize",
+    "isa",
+    "allow_unproven",
+)
 
 compile_options = _all(
     click.option(
@@ -79,6 +87,12 @@ compile_options = _all(
         "--quantize",
         metavar="SCHEME",
         help="Quantize the weights. Default: leave them.",
+    ),
+    click.option(
+        "--isa",
+        type=click.Choice(("host", "all")),
+        help="Instruction sets that CPU kernels are compiled for: this CPU's best, or all, to "
+        "ship the artifact to other machines. Default: host.",
     ),
     click.option(
         "--allow-unproven",

@@ -14,8 +14,9 @@ from graphopt.errors import MachineError, UsageError
 from .output import human_bytes
 
 if TYPE_CHECKING:
-    from graphopt.api import Compiled, Outcome
+    from graphopt.api import Outcome
     from graphopt.bisect_api import PassChecks
+    from graphopt.contents_api import Compiled
     from graphopt.ir.graph import Graph
     from graphopt.ledger import PassReport
 

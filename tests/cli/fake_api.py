@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from graphopt.api import Compiled, Outcome
+from graphopt.api import Outcome
 from graphopt.artifact import Artifact, read_artifact, write_artifact
+from graphopt.contents_api import Compiled
 from graphopt.errors import CheckpointError, GraphoptError
 from graphopt.ir.graph import Graph
 from graphopt.progress import ProgressFn

@@ -12,8 +12,8 @@ import pytest
 from click.testing import Result
 
 from graphopt import api, bisect_api
-from graphopt.api import Compiled
 from graphopt.bisect_api import PassCheck, PassChecks
+from graphopt.contents_api import Compiled
 from graphopt.ir.dtype import DType
 from graphopt.ir.printer import print_graph
 from graphopt.ledger import PassReport
@@ -50,7 +50,7 @@ def compiled() -> Compiled:
         PassReport("second", False, 0, 0.5, 80, 80, 2048, 2048),
     )
     plain: Any = None
-    return Compiled(plain, plain, {}, plain, plain, plain, reports, "rule at %7", {"tracing": 1.0})
+    return Compiled(plain, plain, {}, plain, plain, plain, reports, "rule at %7", {"tracing": 1.0}, {})
 
 
 def test_verbose_says_what_passes_did(run: Run, fake: FakeAPI) -> None:

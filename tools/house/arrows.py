@@ -19,15 +19,17 @@ import networkx
 from .tree import Source
 
 FLOORS: tuple[tuple[str, ...], ...] = (
-    ("errors", "progress", "target", "config"),
-    ("ir", "packing", "safetensors_io", "cache"),
+    ("errors", "progress", "target", "isa", "config"),
+    ("ir", "packing", "quantization", "safetensors_io", "cache"),
     (
         "ledger",
         "region",
         "signature",
         "kv_layout",
         "plan",
+        "plan_arguments",
         "arena",
+        "manifest",
         "artifact",
         "function_plan",
         "reuse",
@@ -36,6 +38,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("frontend", "passes", "codegen", "runtime"),
     (
         "stages",
+        "contents_api",
         "api",
         "bisect_api",
         "cache_api",
