@@ -1,6 +1,6 @@
 """Weights as C++ kernels read them: panels of sixteen rows, the same for every instruction set.
 
-before:  a matrix ``[N, K]``, or one per expert or head ``[batch, N, K]``
+before:  a matrix ``[N, K]``, or one per expert or head ``[batch, N, K]``; or ``[.., K, N]``
 after:   panels ``[batch, panels, K/pair, 16, pair]``, where ``pair`` elements fill four bytes
 
 A panel is contiguous, and a step through it gives sixteen rows the next ``pair`` columns each, so
@@ -50,6 +50,7 @@ class Layout:
         parts: selections of rows as (start, stop, step); together they take every row once.
         batch: matrices: experts, or heads.
         quant: how the weights are quantized; None for floats.
+        transposed: whether the model has it as ``[K, N]``.
     """
 
     rows: int
@@ -57,6 +58,7 @@ class Layout:
     parts: tuple[tuple[int, int, int], ...]
     batch: int = 1
     quant: Quant | None = None
+    transposed: bool = False
 
     def __post_init__(self) -> None:
         if min(self.rows, self.columns, self.batch) < 1:
@@ -79,10 +81,16 @@ class Layout:
 
     @classmethod
     def whole(
-        cls, rows: int, columns: int, *, batch: int = 1, quant: Quant | None = None
+        cls,
+        rows: int,
+        columns: int,
+        *,
+        batch: int = 1,
+        quant: Quant | None = None,
+        transposed: bool = False,
     ) -> Layout:
         """The layout of a matrix that is one part."""
-        return cls(rows, columns, ((0, rows, 1),), batch, quant)
+        return cls(rows, columns, ((0, rows, 1),), batch, quant, transposed)
 
     @property
     def part_rows(self) -> tuple[int, ...]:
@@ -108,6 +116,7 @@ class Layout:
             "parts": [list(part) for part in self.parts],
             "batch": self.batch,
             "quant": quant,
+            "transposed": self.transposed,
         }
 
     @classmethod
@@ -125,6 +134,7 @@ class Layout:
                 parts=tuple(_part(part) for part in data["parts"]),
                 batch=_integer(data["batch"]),
                 quant=quant and Quant(_integer(quant["bits"]), _integer(quant["group"])),
+                transposed=_flag(data["transposed"]),
             )
         except (KeyError, TypeError, ValueError, AttributeError, IRError) as error:
             raise ArtifactError(
@@ -135,6 +145,12 @@ class Layout:
 def _integer(value: object) -> int:
     if type(value) is not int:
         raise TypeError(f"{value!r} is no integer")
+    return value
+
+
+def _flag(value: object) -> bool:
+    if type(value) is not bool:
+        raise TypeError(f"{value!r} is neither true nor false")
     return value
 
 
@@ -164,14 +180,18 @@ def pack(array: Array, layout: Layout) -> Array:
     """The stored array of a weight.
 
     Args:
-        array: ``[N, K]`` or ``[batch, N, K]``, of f32, f16, or bf16 as uint16.
+        array: ``[N, K]`` or ``[batch, N, K]`` (``[.., K, N]`` if the layout is transposed), of
+            f32, f16, or bf16 as uint16.
         layout: has the same N, K and batch, and no quantization.
 
     Returns:
         ``[batch, panels, K/pair, 16, pair]``, of the same type.
     """
     pair = _array_pair(array, layout)
-    matrices = array.reshape(layout.batch, layout.rows, layout.columns)
+    if layout.transposed:
+        matrices = array.reshape(layout.batch, layout.columns, layout.rows).swapaxes(1, 2)
+    else:
+        matrices = array.reshape(layout.batch, layout.rows, layout.columns)
     units = -(-layout.columns // pair)
     stored = np.empty((layout.batch, layout.panels, units, PANEL, pair), dtype=array.dtype)
     whole = _as_units(stored)[..., 0]
@@ -189,7 +209,7 @@ def pack(array: Array, layout: Layout) -> Array:
 
 
 def unpack(stored: Array, layout: Layout) -> Array:
-    """The weight that ``pack`` stored: ``[N, K]``, or ``[batch, N, K]`` of a batch of several."""
+    """The weight that ``pack`` was given; a batch of one has no dimension of its own."""
     pair = _array_pair(stored, layout)
     units = -(-layout.columns // pair)
     whole = _as_units(
@@ -204,6 +224,8 @@ def unpack(stored: Array, layout: Layout) -> Array:
             matrix[slice(*part)] = straight[:rows]
         first += panels
     result = padded[..., : layout.columns]
+    if layout.transposed:
+        result = result.swapaxes(1, 2)
     return np.ascontiguousarray(result if layout.batch > 1 else result[0])
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -23,19 +24,23 @@ def layouts(draw: st.DrawFn) -> Layout:
     columns = draw(st.integers(1, 40))
     batch = draw(st.integers(1, 3))
     kind = draw(st.sampled_from(("whole", "split", "interleaved")))
+    transposed = draw(st.booleans())
     if kind == "split" and rows > 1:
         cut = draw(st.integers(1, rows - 1))
-        return Layout(rows, columns, ((0, cut, 1), (cut, rows, 1)), batch)
+        return Layout(rows, columns, ((0, cut, 1), (cut, rows, 1)), batch, None, transposed)
     if kind == "interleaved" and rows > 1:
         step = draw(st.integers(2, min(3, rows)))
-        return Layout(rows, columns, tuple((i, rows, step) for i in range(step)), batch)
-    return Layout.whole(rows, columns, batch=batch)
+        parts = tuple((i, rows, step) for i in range(step))
+        return Layout(rows, columns, parts, batch, None, transposed)
+    return Layout.whole(rows, columns, batch=batch, transposed=transposed)
 
 
 def by_definition(array: np.ndarray, layout: Layout, pair: int) -> np.ndarray:
     _, shape = stored_type(layout, DType.F32 if pair == 1 else DType.F16)
     stored = np.zeros(shape, dtype=array.dtype)
-    matrices = array.reshape(layout.batch, layout.rows, layout.columns)
+    matrices = array.reshape(layout.batch, *array.shape[-2:])
+    if layout.transposed:
+        matrices = np.transpose(matrices, (0, 2, 1))
     first = 0
     for part in layout.parts:
         rows = range(*part)
@@ -50,7 +55,10 @@ def by_definition(array: np.ndarray, layout: Layout, pair: int) -> np.ndarray:
 @given(layouts(), st.sampled_from(tuple(NUMPY)), st.integers(0, 2**32 - 1))
 def test_panels_are_what_the_definition_says(layout: Layout, dtype: DType, seed: int) -> None:
     generator = np.random.default_rng(seed)
-    shape = (layout.batch, layout.rows, layout.columns)[1 if layout.batch == 1 else 0 :]
+    matrix = (layout.rows, layout.columns)
+    shape = matrix[::-1] if layout.transposed else matrix
+    if layout.batch > 1:
+        shape = (layout.batch, *shape)
     array = generator.integers(1, 60000, shape).astype(NUMPY[dtype])
     stored = pack(array, layout)
     assert (DType.BF16 if stored.dtype == np.uint16 else dtype, stored.shape) == stored_type(
@@ -81,7 +89,7 @@ def test_a_view_of_a_larger_array_packs_like_its_copy() -> None:
 
 @given(layouts(), st.sampled_from((None, Quant(8, 32), Quant(4, 32))))
 def test_json_gives_the_layout_back(layout: Layout, quant: Quant | None) -> None:
-    layout = Layout(layout.rows, layout.columns, layout.parts, layout.batch, quant)
+    layout = replace(layout, quant=quant)
     assert Layout.from_json(json.loads(json.dumps(layout.to_json()))) == layout
 
 
@@ -96,6 +104,7 @@ def test_json_gives_the_layout_back(layout: Layout, quant: Quant | None) -> None
         {"parts": 3},
         {"quant": {"bits": 4}},
         {"quant": 4},
+        {"transposed": 1},
     ],
 )
 def test_damaged_json_is_refused(change: dict[str, object]) -> None:
