@@ -18,6 +18,7 @@ from .graph import Attr, Node, Operand
 from .ops_index import INDEX
 from .ops_nn import EXPERT_FORMS, NN
 from .ops_pointwise import ACTIVATIONS, POINTWISE, broadcast
+from .ops_quant import QUANT
 from .ops_reduce import REDUCE
 from .ops_rope import ROPE
 from .ops_router import ROUTER
@@ -59,7 +60,11 @@ __all__ = [
 ]
 
 OPS: Mapping[str, OpSpec] = MappingProxyType(
-    {spec.name: spec for spec in (*POINTWISE, *REDUCE, *SHAPE, *INDEX, *NN, *ROPE, *ROUTER, *STATE)}
+    {
+        spec.name: spec
+        for table in (POINTWISE, REDUCE, SHAPE, INDEX, NN, QUANT, ROPE, ROUTER, STATE)
+        for spec in table
+    }
 )
 
 # Norms of each row of their first input, over its last dimension or, by ``axes``, several.

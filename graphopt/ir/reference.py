@@ -21,6 +21,7 @@ from .reference_attention import make_attention, make_kv_write, make_latent_writ
 from .reference_common import Device, Maker, Step, torch_dtype
 from .reference_nn import NN
 from .reference_pointwise import POINTWISE, REDUCE
+from .reference_quant import QUANT
 from .reference_rope import ROPE
 from .reference_router import ROUTER
 from .reference_shape import SHAPE, make_full, make_iota
@@ -33,6 +34,7 @@ _MAKERS: Mapping[str, Maker] = {
     **REDUCE,
     **SHAPE,
     **NN,
+    **QUANT,
     **ROPE,
     **ROUTER,
     "kv_write": make_kv_write,

@@ -490,6 +490,39 @@ def _router(rng: Random) -> Sample:
     return Sample(tuple(types), attrs)
 
 
+def _quantized(rng: Random, columns: Dim, attrs: dict[str, Attr]) -> tuple[TensorType, ...]:
+    """A rounded matrix with so many columns, and its scales."""
+    attrs["bits"], attrs["group"] = rng.choice((8, 4)), rng.choice((1, 2, 4, 8))
+    groups = (columns + attrs["group"] - 1) // attrs["group"]  # type: ignore[operator]
+    rows = rng.choice(FIXED)
+    scales = rng.choice((DType.F16, DType.F32, DType.F64))
+    return TensorType(DType.I8, (rows, columns)), TensorType(scales, (rows, groups))
+
+
+def _quantize_weight(rng: Random) -> Sample:
+    w = TensorType(rng.choice(FLOATS), (rng.choice(FIXED), rng.choice(FIXED)))
+    attrs: dict[str, Attr] = {"bits": rng.choice((8, 4)), "group": rng.choice((1, 2, 4, 8))}
+    if rng.random() < 0.5:
+        attrs["dtype"] = rng.choice((DType.F16, DType.F32, DType.F64))
+    return Sample((w,), attrs)
+
+
+def _quantized_linear(rng: Random) -> Sample:
+    x, columns = tensor_of(rng, FLOATS, 0, 2), rng.choice(FIXED)
+    attrs: dict[str, Attr] = {}
+    types = [TensorType(x.dtype, (*x.shape, columns)), *_quantized(rng, columns, attrs)]
+    if rng.random() < 0.5:
+        types.append(TensorType(x.dtype, types[1].shape[:1]))
+    return Sample(tuple(types), attrs)
+
+
+def _quantized_embed(rng: Random) -> Sample:
+    attrs: dict[str, Attr] = {"dtype": rng.choice(FLOATS), "scale": rng.choice((1.0, 0.5))}
+    table = _quantized(rng, rng.choice(FIXED), attrs)
+    ids = TensorType(rng.choice((DType.I64, DType.I32)), shape_of(rng, 0, 2))
+    return Sample((ids, *table), attrs, {0: table[0].shape[0]})
+
+
 _FLOAT_UNARY = "sqrt rsqrt reciprocal exp log sin cos tan tanh sigmoid silu erf softplus"
 _NUMBER_UNARY = "neg abs relu floor ceil round sign"
 _ANY_BINARY = "add mul maximum minimum eq ne lt le gt ge logical_and logical_or"
@@ -543,6 +576,9 @@ SAMPLES: Mapping[str, Make] = {
     "one_hot": _one_hot,
     "linear": _linear,
     "matmul": _matmul,
+    "quantize_weight": _quantize_weight,
+    "quantized_linear": _quantized_linear,
+    "quantized_embed": _quantized_embed,
     "rms_norm": _rms_norm,
     "layer_norm": _layer_norm,
     "conv1d": _conv1d,

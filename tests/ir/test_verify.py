@@ -205,7 +205,7 @@ def dimension_too_far(graph: Graph, rng: Random) -> Graph | None:
 
 
 def missing_input(graph: Graph, rng: Random) -> Graph | None:
-    optional = ("concat", "linear", "conv1d", "rms_norm", "moe_router")
+    optional = ("concat", "linear", "quantized_linear", "conv1d", "rms_norm", "moe_router")
     i = pick(
         graph, rng, lambda node: native(node) and node.op not in optional and node.inputs != ()
     )

@@ -1,0 +1,60 @@
+from __future__ import annotations
+
+from graphopt.ir.dtype import DType
+from graphopt.ir.graph import Attr
+from graphopt.ir.ops import OPS, canonical_attrs
+from graphopt.ir.ops_quant import DIVISORS
+from graphopt.ir.shape import evaluate
+
+from .wrong import inferred, refused, types_of
+
+EIGHT: dict[str, Attr] = {"bits": 8, "group": 64}
+FOUR: dict[str, Attr] = {"bits": 4, "group": 32}
+
+
+def test_inference() -> None:
+    assert inferred("quantize_weight", "bf16[7, 65]", **EIGHT) == "i8[7, 65]; f16[7, 2]"
+    assert inferred("quantize_weight", "f32[7, 32]", **FOUR) == "i8[7, 32]; f16[7, 1]"
+    wide: dict[str, Attr] = {**FOUR, "dtype": DType.F64}
+    assert inferred("quantize_weight", "f64[7, 32]", **wide) == "i8[7, 32]; f64[7, 1]"
+    matrix = "i8[7, 65]; f16[7, 3]"
+    assert inferred("quantized_linear", f"bf16[T, 65]; {matrix}", **FOUR) == "bf16[T, 7]"
+    assert (
+        inferred("quantized_linear", f"f32[T, 2, 65]; {matrix}; f32[7]", **FOUR) == "f32[T, 2, 7]"
+    )
+    embed: dict[str, Attr] = {**FOUR, "dtype": DType.BF16}
+    assert inferred("quantized_embed", f"i64[T]; {matrix}", **embed) == "bf16[T, 65]"
+    assert inferred("quantized_embed", f"i32[T, S]; {matrix}", **embed) == "bf16[T, S, 65]"
+
+
+def test_what_is_refused() -> None:
+    refused("quantize_weight", "i8[7, 64]", "not computed with", **EIGHT)
+    refused("quantize_weight", "f32[7]", "dimensions", **EIGHT)
+    refused("quantize_weight", "f32[7, 64]", "no such number of bits", bits=3, group=32)
+    refused("quantize_weight", "f32[7, 64]", "no columns", bits=4, group=0)
+    linear = "quantized_linear"
+    refused(linear, "f32[T, 64]; f32[7, 64]; f16[7, 1]", "not i8", **EIGHT)
+    refused(linear, "f32[T, 63]; i8[7, 64]; f16[7, 1]", "not the weight's", **EIGHT)
+    refused(linear, "f32[T, 64]; i8[7, 64]; f16[7, 2]", "wrong shape", **EIGHT)
+    refused(linear, "f32[T, 64]; i8[7, 64]; i8[7, 1]", "not computed with", **EIGHT)
+    refused(linear, "f32[T, 64]; i8[7, 64]; f16[7, 1]; f32[8]", "wrong shape", **EIGHT)
+    refused(linear, "f32[T, 64]; i8[7, 64]; f16[7, 1]; f16[7]", "another element type", **EIGHT)
+    embed: dict[str, Attr] = {**EIGHT, "dtype": DType.I32}
+    refused("quantized_embed", "f32[T]; i8[7, 64]; f16[7, 1]", "not an index", **embed)
+    refused("quantized_embed", "i64[T]; i8[7, 64]; f16[7, 1]", "no floats", **embed)
+
+
+def test_four_bits_are_half_a_byte_of_traffic() -> None:
+    for bits in DIVISORS:
+        types = types_of("bf16[T, 64]; i8[10, 64]; f16[10, 2]")
+        attrs = canonical_attrs("quantized_linear", types, {"bits": bits, "group": 32})
+        out = types_of("bf16[T, 10]")
+        found = OPS["quantized_linear"].bytes(types, attrs, out)
+        assert evaluate(found, {"T": 3}) == 3 * 128 + 10 * 64 * bits // 8 + 40 + 3 * 20
+
+
+def test_an_embedding_reads_its_rows_only() -> None:
+    types = types_of("i64[T]; i8[1000, 64]; f16[1000, 2]")
+    attrs = canonical_attrs("quantized_embed", types, {**FOUR, "dtype": DType.F32})
+    found = OPS["quantized_embed"].bytes(types, attrs, types_of("f32[T, 64]"))
+    assert evaluate(found, {"T": 3}) == 3 * (8 + 32 + 4 + 256)
