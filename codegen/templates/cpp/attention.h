@@ -52,8 +52,8 @@ struct PlainAttention {
 
 constexpr int64_t CHUNK_KEYS = ATTENTION_CHUNK * KV_PANEL;
 
-// What a thread has computed of a tile: for each row the greatest score, the sum of e^(score -
-// greatest), and the values weighted so.
+// What a thread has computed of a tile: for each row the greatest score, the sum of the weights
+// 2^(score - greatest), and the values weighted so. Scores are here times log2(e).
 struct Partial {
   float *top, *sum, *values;
 
@@ -74,6 +74,18 @@ constexpr int64_t attention_scratch(int64_t key_size, int64_t value_size) {
          CHUNK_KEYS * round_up(value_size, LANES) * sizeof(float);
 }
 
+constexpr float LANE_NUMBERS[LANES] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+
+// Stores x and returns what was stored.
+GOPT_INLINE f32x16 rounded_store(float* p, f32x16 x) {
+  store(p, x);
+  return x;
+}
+GOPT_INLINE f32x16 rounded_store(bf16* p, f32x16 x) {
+  store(p, x);
+  return load(p);
+}
+
 // ---- One thread's work --------------------------------------------------------------------------
 
 // Sixteen tokens in a chunk.
@@ -82,6 +94,14 @@ struct Panel {
   const T *keys, *values;
   int64_t position;  // of its first token
   int first, last;   // tokens in it that any row sees
+  bool whole;        // every row sees all 16
+};
+
+// Panels whose scores are computed at once.
+template <class T>
+struct Chunk {
+  Panel<T> panels[ATTENTION_CHUNK];
+  int64_t count;
 };
 
 template <class Q, class T, class Variant>
@@ -101,8 +121,7 @@ struct AttentionThread {
   float *rescale, *scores;
   Factor<T>*packed, *weights;
   T* copies;  // of values that cannot be read in place
-  Panel<T> panels[ATTENTION_CHUNK];
-  int64_t count;  // of them
+  Chunk<T> chunk, next;
 
   void place(char* scratch) {
     key_padded = round_up(shape.key_size, PAIR);
@@ -141,29 +160,42 @@ struct AttentionThread {
     });
   }
 
-  // The chunk of a tile that begins at its panel `first`.
-  void locate(const AttentionTile& tile, int64_t first, int64_t last) {
-    count = last - first < ATTENTION_CHUNK ? last - first : ATTENTION_CHUNK;
+  // The chunk that begins at panel `first` of a tile, if that is before `last`.
+  Chunk<T> locate(const AttentionTile& tile, int64_t first, int64_t last) const {
+    Chunk<T> found;
+    found.count = last - first < ATTENTION_CHUNK ? last - first : ATTENTION_CHUNK;
     const int64_t in_block = walk.panels_per_block(), block_size = walk.block_size;
-    for (int64_t i = 0; i < count; ++i) {
+    const int64_t own = walk.first_position(tile.sequence) + tile.row / shape.group();
+    for (int64_t i = 0; i < found.count; ++i) {
       const int64_t panel = tile.panel + first + i, block = panel / in_block;
       const int64_t inside = panel % in_block;
       const int64_t base = tables[tile.sequence * table_stride + block] * shape.kv_heads;
       const int64_t position = block * block_size + inside * KV_PANEL;
       const int64_t low = tile.low - position, high = tile.high - position;
       const int64_t held = block_size - inside * KV_PANEL;
-      Panel<T>& p = panels[i];
+      Panel<T>& p = found.panels[i];
       p.position = position;
       p.first = int(low > 0 ? low : 0);
       p.last = int(high < held ? high : held);
       if (p.last > KV_PANEL) p.last = KV_PANEL;
+      p.whole = p.first == 0 && p.last == KV_PANEL && position + KV_PANEL - 1 <= own &&
+                (shape.window == 0 || position + shape.window >= tile.high);
       p.keys = keys + (base + tile.kv_head) * key_elements<T>(block_size, shape.key_size) +
                inside * KV_PANEL * key_padded;
-      if (!shape.latent) {
-        p.values = values + (base + tile.kv_head) * value_elements<T>(block_size, shape.value_size) +
-                   inside * KV_PANEL * value_padded;
-        if (p.first % PAIR == 0 && p.last % PAIR == 0) continue;
-      }
+      p.values = shape.latent ? p.keys
+                              : values +
+                                    (base + tile.kv_head) *
+                                        value_elements<T>(block_size, shape.value_size) +
+                                    inside * KV_PANEL * value_padded;
+    }
+    return found;
+  }
+
+  // Copies the values of the chunk that cannot be read in place.
+  void settle() {
+    for (int64_t i = 0; i < chunk.count; ++i) {
+      Panel<T>& p = chunk.panels[i];
+      if (!shape.latent && p.first % PAIR == 0 && p.last % PAIR == 0) continue;
       T* copy = copies + i * KV_PANEL * value_padded;
       shape.latent ? copy_latent(p, copy) : copy_values(p, copy);
       p.values = copy;
@@ -195,70 +227,79 @@ struct AttentionThread {
     const int64_t steps = key_padded / PAIR;
     const auto tiles = [&]<int COLUMNS>(int64_t i, std::integral_constant<int, COLUMNS>) {
       for_row_tiles(rows, [&]<int ROWS>(int64_t row) {
-        const T* from[COLUMNS];
-        for (int c = 0; c < COLUMNS; ++c) from[c] = panels[i + c].keys;
+        const T *from[COLUMNS], *ahead[COLUMNS];
+        for (int c = 0; c < COLUMNS; ++c) {
+          from[c] = chunk.panels[i + c].keys;
+          ahead[c] = row == 0 && i + c < next.count ? next.panels[i + c].keys : from[c];
+        }
         f32x16 sum[ROWS][COLUMNS] = {};
-        multiply<T>(packed + row * key_padded, key_padded, from, STRIDE, steps, sum);
+        multiply<T>(packed + row * key_padded, key_padded, from, ahead, STRIDE, steps, sum);
         for (int r = 0; r < ROWS; ++r)
           for (int c = 0; c < COLUMNS; ++c)
             store(scores + (row + r) * CHUNK_KEYS + (i + c) * KV_PANEL, sum[r][c]);
       });
     };
     int64_t i = 0;
-    for (; i + TILE_COLUMNS <= count; i += TILE_COLUMNS)
+    for (; i + TILE_COLUMNS <= chunk.count; i += TILE_COLUMNS)
       tiles(i, std::integral_constant<int, TILE_COLUMNS>());
-    for (; i < count; ++i) tiles(i, std::integral_constant<int, 1>());
+    for (; i < chunk.count; ++i) tiles(i, std::integral_constant<int, 1>());
   }
 
-  // Scores of one row's query with a panel's keys, -inf where it does not see them.
+  // Scores of one row's query with a panel's keys, as powers of two; -inf where it does not see
+  // them.
   GOPT_INLINE f32x16 shaped(f32x16 score, const Panel<T>& p, int64_t own, int64_t head,
                             int64_t sequence) const {
     score = score * shape.scale;
     if (shape.softcap > 0) score = tanh_bounded(score / shape.softcap) * shape.softcap;
-    const f32x16 lane = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+    const f32x16 lane = load(LANE_NUMBERS);
     const f32x16 position = lane + float(p.position);
     if constexpr (Variant::HAS_ALIBI) score = fma(position, splat(variant.slope(head)), score);
     if constexpr (Variant::HAS_SCORE)
       score = variant.score(score, float(own), position, float(head), float(sequence));
+    score = score * LOG2_E;
     const f32x16 hidden = splat(-INFINITY);
     if constexpr (Variant::HAS_MASK)
       score = select(variant.mask(float(own), position, float(head), float(sequence)), score, hidden);
+    if (p.whole) return score;
     int64_t first = p.first, last = p.last;
     if (own + 1 - p.position < last) last = own + 1 - p.position;
     if (shape.window > 0 && own + 1 - shape.window - p.position > first)
       first = own + 1 - shape.window - p.position;
-    if (first > 0) score = select(lane < splat(float(first)), hidden, score);
-    if (last < KV_PANEL) score = select(lane < splat(float(last)), score, hidden);
-    return score;
+    score = select(lane < splat(float(first)), hidden, score);
+    return select(lane < splat(float(last)), score, hidden);
   }
 
-  // Scores to weights[r][key] = e^(score - top), with the tops and sums brought up to date.
+  // Scores to weights[r][key] = 2^(score - top), with the tops and sums brought up to date.
   void weigh(const AttentionTile& tile, const Partial& partial) {
-    const int64_t position = walk.first_position(tile.sequence);
+    constexpr bool SIMPLE = !Variant::HAS_ALIBI && !Variant::HAS_SCORE && !Variant::HAS_MASK;
+    const int64_t position = walk.first_position(tile.sequence), count = chunk.count;
+    const bool simple = SIMPLE && shape.softcap == 0;
+    const f32x16 scale = splat(shape.scale * LOG2_E);
     for_rows(tile, [&](int64_t r, int64_t token, int64_t head) {
       float* row = scores + r * CHUNK_KEYS;
       f32x16 greatest = splat(-INFINITY);
       for (int64_t i = 0; i < count; ++i) {
-        const f32x16 score =
-            shaped(load(row + i * KV_PANEL), panels[i], position + token, head, tile.sequence);
+        const Panel<T>& p = chunk.panels[i];
+        f32x16 score = load(row + i * KV_PANEL);
+        score = simple && p.whole ? score * scale
+                                  : shaped(score, p, position + token, head, tile.sequence);
         store(row + i * KV_PANEL, score);
         greatest = fast_max(greatest, score);
       }
       const float before = partial.top[r], here = largest(greatest);
       const float top = before > here ? before : here;
-      const float base = top == -INFINITY ? 0 : top;  // all hidden so far: all weights are zero
+      const f32x16 base = splat(top == -INFINITY ? 0 : top);  // all hidden: all weights are zero
       f32x16 total = zeros();
       for (int64_t i = 0; i < count; ++i) {
         Factor<T>* weight = weights + r * CHUNK_KEYS + i * KV_PANEL;
-        store(weight, exp_negative(load(row + i * KV_PANEL) - base));
-        total += load(weight);
+        total += rounded_store(weight, exp2_negative(load(row + i * KV_PANEL) - base));
       }
       partial.top[r] = top;
-      rescale[r] = before - base;
+      rescale[r] = before - base.v[0][0];
       row[0] = sum(total);
     });
     for (int64_t r = 0; r < tile.rows; r += LANES)
-      store(rescale + r, exp_negative(load(rescale + r)));
+      store(rescale + r, exp2_negative(load(rescale + r)));
     for (int64_t r = 0; r < tile.rows; ++r)
       partial.sum[r] = partial.sum[r] * rescale[r] + scores[r * CHUNK_KEYS];
   }
@@ -273,14 +314,17 @@ struct AttentionThread {
         for (int r = 0; r < ROWS; ++r)
           for (int c = 0; c < COLUMNS; ++c)
             sum[r][c] = fresh ? zeros() : load(to + r * value_padded + c * LANES) * rescale[row + r];
-        for (int64_t i = 0; i < count; ++i) {
-          const Panel<T>& p = panels[i];
+        for (int64_t i = 0; i < chunk.count; ++i) {
+          const Panel<T>& p = chunk.panels[i];
           const int64_t first = p.first / PAIR, steps = (p.last + PAIR - 1) / PAIR - first;
-          const T* from[COLUMNS];
-          for (int c = 0; c < COLUMNS; ++c)
+          const bool fetch = row == 0 && i < next.count && !shape.latent;
+          const T *from[COLUMNS], *ahead[COLUMNS];
+          for (int c = 0; c < COLUMNS; ++c) {
             from[c] = p.values + first * stride + (column + c * LANES) * PAIR;
+            ahead[c] = fetch ? next.panels[i].values + (column + c * LANES) * PAIR : from[c];
+          }
           multiply<T>(weights + row * CHUNK_KEYS + i * KV_PANEL + first * PAIR, CHUNK_KEYS, from,
-                      stride, steps, sum);
+                      ahead, stride, steps, sum);
         }
         for (int r = 0; r < ROWS; ++r)
           for (int c = 0; c < COLUMNS; ++c) store(to + r * value_padded + c * LANES, sum[r][c]);
@@ -294,13 +338,31 @@ struct AttentionThread {
 
   // The panels [first, last) of a tile.
   void compute(const AttentionTile& tile, int64_t first, int64_t last, const Partial& partial) {
+    next = locate(tile, first, last);
+    fetch_next();
     pack_queries(tile);
     for (int64_t r = 0; r < tile.rows; ++r) partial.top[r] = -INFINITY, partial.sum[r] = 0;
     for (int64_t panel = first; panel < last; panel += ATTENTION_CHUNK) {
-      locate(tile, panel, last);
+      chunk = next;
+      next = locate(tile, panel + ATTENTION_CHUNK, last);
+      settle();
       multiply_keys(tile.rows);
       weigh(tile, partial);
       multiply_values(tile.rows, partial, panel == first);
+    }
+  }
+
+  // Asks for the next chunk's memory.
+  void fetch_next() const {
+    for (int64_t i = 0; i < next.count; ++i) {
+      const Panel<T>& p = next.panels[i];
+      for (int64_t d = 0; d < key_padded / PAIR; ++d)
+        __builtin_prefetch(p.keys + d * KV_PANEL * PAIR);
+    }
+    for (int64_t i = 0; i < next.count && !shape.latent; ++i) {
+      const Panel<T>& p = next.panels[i];
+      for (int64_t d = 0; d < value_padded / PAIR; ++d)
+        __builtin_prefetch(p.values + d * KV_PANEL * PAIR);
     }
   }
 
@@ -309,7 +371,7 @@ struct AttentionThread {
     for (int64_t r = 0; r < tile.rows; ++r) {
       const float top = partial.top[r] > other.top[r] ? partial.top[r] : other.top[r];
       const float base = top == -INFINITY ? 0 : top;
-      const float mine = scalar_exp(partial.top[r] - base), theirs = scalar_exp(other.top[r] - base);
+      const float mine = scalar_exp2(partial.top[r] - base), theirs = scalar_exp2(other.top[r] - base);
       partial.top[r] = top;
       partial.sum[r] = partial.sum[r] * mine + other.sum[r] * theirs;
       float* to = partial.values + r * value_padded;
@@ -317,9 +379,9 @@ struct AttentionThread {
         store(to + d, load(to + d) * mine + load(other.values + r * value_padded + d) * theirs);
     }
   }
-  static float scalar_exp(float x) {
+  static float scalar_exp2(float x) {
     float y[LANES];
-    store(y, exp_negative(splat(x)));
+    store(y, exp2_negative(splat(x)));
     return y[0];
   }
 
@@ -329,11 +391,11 @@ struct AttentionThread {
     for_rows(tile, [&](int64_t r, int64_t token, int64_t head) {
       float total = partial.sum[r], scale = 1;
       if constexpr (Variant::HAS_SINKS) {
-        const float sink = variant.sink(head);
+        const float sink = variant.sink(head) * LOG2_E;
         const float top = partial.top[r] > sink ? partial.top[r] : sink;
         const float base = top == -INFINITY ? 0 : top;
-        scale = scalar_exp(partial.top[r] - base);
-        total = total * scale + scalar_exp(sink - base);
+        scale = scalar_exp2(partial.top[r] - base);
+        total = total * scale + scalar_exp2(sink - base);
       }
       const float factor = total == 0 ? 0 : scale / total;
       Q* to = out + ((start + token) * shape.heads + head) * shape.value_size;

@@ -112,15 +112,19 @@ struct Lanes<f16> : FloatPairs {
 };
 
 // sum[r][c] += sum_k rows[r][k] panel_c[k], over `steps` elements or pairs k; from one to the next
-// a panel goes `stride` elements further.
+// a panel goes `stride` elements further. What will be read later at the same places from `ahead`
+// on is fetched meanwhile.
 template <class T, int ROWS, int COLUMNS>
 GOPT_INLINE void multiply(const Factor<T>* rows, int64_t row_stride,
-                          const T* const (&panels)[COLUMNS], int64_t stride, int64_t steps,
-                          f32x16 (&sum)[ROWS][COLUMNS]) {
+                          const T* const (&panels)[COLUMNS], const T* const (&ahead)[COLUMNS],
+                          int64_t stride, int64_t steps, f32x16 (&sum)[ROWS][COLUMNS]) {
   for (int64_t k = 0; k < steps; ++k) {
     Lanes<T> lanes[COLUMNS];
 #pragma GCC unroll 2
-    for (int c = 0; c < COLUMNS; ++c) lanes[c] = Lanes<T>::at(panels[c] + k * stride);
+    for (int c = 0; c < COLUMNS; ++c) {
+      __builtin_prefetch(ahead[c] + k * stride);
+      lanes[c] = Lanes<T>::at(panels[c] + k * stride);
+    }
 #pragma GCC unroll 8
     for (int r = 0; r < ROWS; ++r) {
       const Factor<T>* factor = rows + r * row_stride + k * KV_PAIR<T>;
@@ -150,31 +154,44 @@ GOPT_INLINE void for_row_tiles(int64_t rows, const F& f) {
 
 // ---- Functions ----------------------------------------------------------------------------------
 
-// e^x for x <= 0, within 2e-7 of it; exactly 0 below -87. NaN stays NaN.
-GOPT_INLINE f32x16 exp_negative(f32x16 x) {
-  const i32x16 tiny = x < splat(-87.f);
+// 2^x for x <= 0, within 2e-7 of it; exactly 0 below -126. NaN stays NaN.
+GOPT_INLINE f32x16 exp2_negative(f32x16 x) {
+#if defined(GOPT_AVX512)
+  // Of two numbers of which one is NaN the second is taken.
+  const __m512 clamped = _mm512_max_ps(_mm512_set1_ps(-200.f), (__m512)x.v[0]);
+  const __m512 n = _mm512_roundscale_ps(clamped, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+  const f32x16 r = {(native)_mm512_sub_ps(clamped, n)};
+#else
+  const i32x16 tiny = x < splat(-126.f);
+  const f32x16 clamped = select(tiny, splat(-126.f), x);
   const f32x16 shift = splat(12582912.f);  // 1.5 * 2^23: adding it rounds to an integer
-  const f32x16 clamped = select(tiny, splat(-87.f), x);
-  const f32x16 shifted = fma(clamped, splat(1.44269504f), shift);
-  const f32x16 n = shifted - shift;
-  const f32x16 r = fma(n, splat(2.12194440e-4f), fma(n, splat(-0.693359375f), clamped));
-  f32x16 y = splat(1.9875691500e-4f);
-  y = fma(y, r, splat(1.3981999507e-3f));
-  y = fma(y, r, splat(8.3334519073e-3f));
-  y = fma(y, r, splat(4.1665795894e-2f));
-  y = fma(y, r, splat(1.6666665459e-1f));
-  y = fma(y, r, splat(5.0000001201e-1f));
-  y = fma(y, r * r, r + 1.f);
-  // n stands in the lowest bits of `shifted`; 2^n has it in the exponent.
+  const f32x16 shifted = clamped + shift;
+  const f32x16 r = clamped - (shifted - shift);
+#endif
+  // Taylor's series of 2^r, |r| <= 1/2, with its last coefficients moved to halve the error.
+  f32x16 y = splat(1.5403530e-4f);
+  y = fma(y, r, splat(1.3333558e-3f));
+  y = fma(y, r, splat(9.6181291e-3f));
+  y = fma(y, r, splat(5.5504109e-2f));
+  y = fma(y, r, splat(2.4022651e-1f));
+  y = fma(y, r, splat(6.9314718e-1f));
+  y = fma(y, r, splat(1.f));
+#if defined(GOPT_AVX512)
+  return {(native)_mm512_scalef_ps((__m512)y.v[0], n)};
+#else
+  // The integer stands in the lowest bits of `shifted`; its power of two has it in the exponent.
   const f32x16 power = bits_to_float(shift_left<23>(float_to_bits(shifted) + splat_int(127)));
   return select(tiny, zeros(), y * power);
+#endif
 }
+
+constexpr float LOG2_E = 1.44269504f;
 
 // tanh(x), within 1e-7 of it.
 GOPT_INLINE f32x16 tanh_bounded(f32x16 x) {
   const i32x16 negative = x < zeros();
   const f32x16 size = select(negative, -x, x);
-  const f32x16 decay = exp_negative(size * -2.f);
+  const f32x16 decay = exp2_negative(size * (-2.f * LOG2_E));
   const f32x16 y = (1.f - decay) / (1.f + decay);
   return select(negative, -y, y);
 }

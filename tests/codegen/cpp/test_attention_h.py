@@ -220,4 +220,6 @@ def test_multi_head_latent_attention_at_full_size(isa: str) -> None:
 @pytest.mark.parametrize("isa", ISAS)
 def test_large_scores_do_not_overflow(isa: str) -> None:
     case = Case(LayerState(2, 8, 8, DType.F32), 4, 16, DType.F32, scale=300.0)
-    check(isa, make_batch(case, [200, 40], [1, 20], 5), 2)
+    batch = make_batch(case, [200, 40], [1, 20], 5)
+    # Scores of thousands are themselves only known to 1e-4.
+    assert relative_error(run(isa, batch, 2), batch.expected()) < 2e-5
