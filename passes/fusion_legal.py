@@ -39,12 +39,14 @@ INDEXED = frozenset(
         "rope",
     }
 )
-GATHERS = frozenset({"embed", "index_select", "gather"})
+GATHERS = frozenset({"embed", "quantized_embed", "index_select", "gather"})
+TABLES = frozenset({"embed", "quantized_embed"})
 REDUCTIONS = frozenset({"sum", "mean", "amax", "amin", "prod", "any", "var"})
 # Operators over a dimension that a kernel keeps whole, by the attribute that names it.
 ALONG = frozenset({"softmax", "log_softmax", "argmax"})
 ANCHORS = {
     "linear": "linear",
+    "quantized_linear": "linear",
     "attention": "attention",
     "kv_write": "heads",
     "latent_write": "heads",
@@ -236,7 +238,7 @@ def _moved_inside(groups: Groups, one: Group, other: Group, family: str) -> Node
     made = _made(groups, one, other)
     for node in (*groups.nodes(one), *groups.nodes(other)):
         if node.op in GATHERS:
-            table = node.inputs[1] if node.op == "embed" else node.inputs[0]
+            table = node.inputs[1] if node.op in TABLES else node.inputs[0]
             if base_of(groups.graph, table) in made:
                 return node
         elif family == "pointwise":

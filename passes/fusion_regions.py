@@ -28,6 +28,7 @@ from graphopt.region import Region, base_of, make_region, readers
 
 from .fusion_cost import CostModel, worth
 from .fusion_legal import (
+    ANCHORS,
     ELEMENTWISE,
     family_of,
     joined_family,
@@ -118,7 +119,7 @@ class _Fusion:
     def epilogues(self) -> None:
         """Let each linear map do the pointwise work on its result, node after node."""
         for node in self.groups.graph.nodes:
-            if node.op == "linear":
+            if ANCHORS.get(node.op) == "linear":
                 group = self.groups.of(node)
                 while (grown := self._with_epilogue(group)) is not None:
                     group = grown
@@ -126,7 +127,7 @@ class _Fusion:
     def prologues(self) -> None:
         """Let each linear map do the work on the rows it reads."""
         for node in self.groups.graph.nodes:
-            if node.op != "linear":
+            if ANCHORS.get(node.op) != "linear":
                 continue
             group, source = self.groups.of(node), node.inputs[0]
             while (maker := self.groups.maker(source)) is not None and maker is not group:

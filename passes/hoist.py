@@ -106,13 +106,20 @@ def _affordable(
     return tuple(node for node in nodes if node not in kept)
 
 
-def why_not_folded(graph: Graph, values: Sequence[Value], readers: Collection[Node]) -> str:
+def why_not_folded(
+    graph: Graph,
+    values: Sequence[Value],
+    readers: Collection[Node],
+    *,
+    made_bytes: int | None = None,
+) -> str:
     """Why one constant made of ``values``, which are constants, would be made in every step.
 
     Args:
         graph: where.
         values: what it would be made of.
         readers: nodes that read ``values`` now, and would read the new constant instead.
+        made_bytes: size of the new constant; None if it has that of ``values`` together.
 
     Returns:
         The reason; nothing if it would be made once.
@@ -123,7 +130,8 @@ def why_not_folded(graph: Graph, values: Sequence[Value], readers: Collection[No
         others = (node for node in graph.users.get(weight, ()) if node not in readers)
         return weight in graph.outputs or any(not is_constant(graph, n.output) for n in others)
 
-    return _costs(sum(map(_bytes, values)), tuple(given), is_read)
+    made = sum(map(_bytes, values)) if made_bytes is None else made_bytes
+    return _costs(made, tuple(given), is_read)
 
 
 def _weights_in(graph: Graph, value: Value) -> Iterator[Value]:

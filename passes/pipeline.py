@@ -9,6 +9,7 @@ from .gather_rows import GatherRows
 from .inline_scalars import InlineScalars
 from .manager import Pass
 from .merge_linears import MergeLinears
+from .quantize import Quantize
 from .raise_embedding_scale import raise_embedding_scale
 from .raise_gelu import raise_gelu
 from .raise_glu import raise_glu
@@ -26,11 +27,17 @@ from .share_common import ShareCommon
 from .sink_permutes import SinkPermutes
 
 
-def decoder_pipeline(scalars: Mapping[str, float | int] | None = None) -> tuple[Pass, ...]:
+def decoder_pipeline(
+    scalars: Mapping[str, float | int] | None = None, quantize: str | None = None
+) -> tuple[Pass, ...]:
     """The passes for a traced decoder.
 
     Args:
         scalars: values of weights without dimensions that are known when compiling, by name.
+        quantize: how to round weights, ``int8`` or ``int4``; None to keep them.
+
+    Raises:
+        UsageError: there is no such way to round weights.
     """
     return (
         # Clean: what tracing left behind, and one layout, a token's heads side by side.
@@ -52,6 +59,8 @@ def decoder_pipeline(scalars: Mapping[str, float | int] | None = None) -> tuple[
         fold_linear(),
         MergeLinears(),
         RemoveIdentities("remove-merged"),
+        # Quantize: fewer bits for what is read in every step, if asked for.
+        *([Quantize(quantize)] if quantize is not None else []),
     )
 
 

@@ -18,11 +18,11 @@ from graphopt.region import make_region
 FAMILY_OPS = (
     ("attention", ("attention",)),
     ("experts", ("moe_experts", "moe_router")),
-    ("linear", ("linear", "matmul", "conv1d")),
+    ("linear", ("linear", "quantized_linear", "matmul", "conv1d")),
     ("state", ("kv_write", "latent_write")),
     ("row", ("rms_norm", "layer_norm", "softmax", "log_softmax", "sum", "mean", "amax", "amin")),
     ("row", ("prod", "any", "var", "argmax", "cumsum", "topk", "sort")),
-    ("gather", ("embed", "gather", "index_select", "scatter", "one_hot")),
+    ("gather", ("embed", "quantized_embed", "gather", "index_select", "scatter", "one_hot")),
     ("gather", ("concat", "pad_constant", "flip", "roll", "repeat_interleave")),
 )
 FAMILIES = (*dict.fromkeys(family for family, _ in FAMILY_OPS), "pointwise", "view", "other")
