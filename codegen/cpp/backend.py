@@ -12,16 +12,19 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 from graphopt.errors import CompileError
+from graphopt.ir.dtype import DType
 from graphopt.ir.graph import Graph
 from graphopt.ir.shape import Dim
-from graphopt.ir.types import StateType
+from graphopt.ir.types import StateType, TensorType
 from graphopt.ledger import Verdict, accept, refuse
 from graphopt.packing import Layout
 from graphopt.plan import CPP, Piece
 from graphopt.region import Region
 
+from ..render import render
 from .attention import attention_kernel
 from .experts import experts_kernel
+from .expression import CTYPES
 from .kernel import Kernel
 from .layouts import layouts_of
 from .linear import linear_kernel
@@ -29,6 +32,8 @@ from .matmul import matmul_kernel
 from .piece import piece_source, scratch_bytes
 from .rows import rows_kernel
 
+# Types of logits that are sampled in C++.
+SAMPLED = (DType.F32, DType.BF16, DType.F16)
 # Makes the kernel of a region, or says why it cannot.
 Maker = Callable[[Graph, Region, Mapping[str, Layout]], Kernel | Verdict]
 MAKERS: Mapping[str, Maker] = {
@@ -58,6 +63,7 @@ class CppBackend:
     name = CPP
 
     def __init__(self, graph: Graph, regions: Sequence[Region]) -> None:
+        self._logits = graph.outputs[0].type
         self.layouts = layouts_of(graph, regions)
         self._made = {region: self._make(graph, region) for region in regions}
         self._kernels: dict[str, Kernel] = {}
@@ -91,12 +97,17 @@ class CppBackend:
         return scratch_bytes(self._own(pieces), self._kernels)
 
     def sources(self, pieces: Sequence[Piece]) -> dict[str, str]:
-        """Source files of ``pieces`` by name: one for each kernel and one for each body."""
+        """Source files of ``pieces`` by name: each kernel, each body, and the sampler."""
         own = self._own(pieces)
+        if not own:
+            return {}
         used = dict.fromkeys(step.kernel for piece in own for step in piece.steps)
         files = {name: self._kernels[name].source for name in used}
         for piece in own:
-            files.setdefault(f"piece_{piece.body}", piece_source(piece, self._kernels))
+            files.setdefault(f"piece_{piece.body}", piece_source(piece))
+        if isinstance(self._logits, TensorType) and self._logits.dtype in SAMPLED:
+            dtype = self._logits.dtype
+            files["sampler"] = render("cpp/sampler.jinja", name=dtype, type=CTYPES[dtype])
         return files
 
     def _own(self, pieces: Sequence[Piece]) -> list[Piece]:

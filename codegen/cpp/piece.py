@@ -11,47 +11,24 @@ from collections.abc import Mapping, Sequence
 from graphopt.plan import Piece
 from graphopt.plan_arguments import arguments_of
 
+from ..render import render
 from .kernel import Kernel
 
-_HEAD = """// The kernels of a piece, one after the other in one parallel region, with a barrier after each.
-#include "launch.h"
-
-namespace gopt {{
-{declarations}
-}}  // namespace gopt
-
-extern "C" __attribute__((visibility("default"))) void piece_{body}(
-    const gopt::Step* step, void* const* a) {{
-  using namespace gopt;
-  Barrier shared;
-  run_region(*step, shared, [&](Team& team) {{
-    const auto run = [&](int number, auto* kernel, void* const* arguments) {{
-      if (number < step->first || number >= step->last) return;
-      kernel(*step, team, arguments);
-      team.barrier();
-    }};
-{calls}
-  }});
-}}
-"""
+_TEMPLATE = "cpp/piece.jinja"
 
 
-def piece_source(piece: Piece, kernels: Mapping[str, Kernel]) -> str:
+def piece_source(piece: Piece) -> str:
     """The C++ text of a piece.
 
     Args:
         piece: its steps are all of this backend.
-        kernels: by name; only names are used.
     """
     used = dict.fromkeys(step.kernel for step in piece.steps)
-    declarations = "\n".join(
-        f"void call_{kernels[name].name}(const Step&, Team&, void* const*);" for name in used
-    )
     calls, place = [], 0
-    for number, step in enumerate(piece.steps):
-        calls.append(f"    run({number}, call_{step.kernel}, a + {place});  // {step.name}")
+    for step in piece.steps:
+        calls.append({"kernel": step.kernel, "place": place, "scope": step.scope})
         place += len(arguments_of(step))
-    return _HEAD.format(declarations=declarations, body=piece.body, calls="\n".join(calls))
+    return render(_TEMPLATE, body=piece.body, kernels=tuple(used), calls=calls)
 
 
 def scratch_bytes(pieces: Sequence[Piece], kernels: Mapping[str, Kernel]) -> int:

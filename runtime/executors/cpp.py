@@ -32,7 +32,7 @@ from graphopt.region import make_region
 
 from ..executor import F32, Sampled, SamplingInputs, StepInputs
 from ..plan_check import check_plan
-from ..sampler import sample
+from .native_sampler import NativeSampler
 from .slots import Sizes, Slots, aligned, as_f32
 
 if TYPE_CHECKING:
@@ -56,6 +56,7 @@ class CStep(ctypes.Structure):
         ("threads", ctypes.c_int32),
         ("first", ctypes.c_int32),
         ("last", ctypes.c_int32),
+        ("block_size", ctypes.c_int64),
     )
 
 
@@ -98,6 +99,14 @@ class CppExecutor:
         self._library = ctypes.CDLL(str(kernels_for_this_cpu(artifact)))
         self._weights = artifact.weights
         self._calls = self._calls_of(artifact, self._graph)
+        self._output = _tensor_type(self._graph.outputs[0].type)
+        self._sampler = NativeSampler(
+            self._library,
+            self._output.dtype.value,
+            plan.limits.vocab_size,
+            plan.limits.max_rows,
+            self._threads,
+        )
         self._slots = Slots(plan)
         self._scratch = aligned(plan.scratch_bytes * self._threads)
         self._state = aligned(0)
@@ -156,7 +165,8 @@ class CppExecutor:
 
     def run(self, inputs: StepInputs, sampling: SamplingInputs) -> Sampled:
         """Compute a step, and choose or score a token per row."""
-        return sample(self.logits(inputs), sampling)
+        sizes = self._compute(inputs)
+        return self._sampler.sample(self._logits(sizes), sampling)
 
     def logits(self, inputs: StepInputs, observe: Observe | None = None) -> F32:
         """Compute a step up to its logits, f32[R, V]; for ``run``, and for comparing numbers.
@@ -166,6 +176,11 @@ class CppExecutor:
             observe: called with each of the plan's steps and its results; the kernels then run one
                 by one.
         """
+        sizes = self._compute(inputs, observe)
+        return as_f32(self._logits(sizes), self._output.dtype)
+
+    def _compute(self, inputs: StepInputs, observe: Observe | None = None) -> Sizes:
+        """Run every piece; the answer is the step's sizes."""
         sizes = {
             "T": len(inputs.token_ids),
             "R": len(inputs.rows),
@@ -174,7 +189,8 @@ class CppExecutor:
         }
         all_pointers = self._pointers_for(sizes)
         stride = self._plan.scratch_bytes
-        step = CStep(*sizes.values(), self._scratch.ctypes.data, stride, self._threads)
+        scratch = self._scratch.ctypes.data
+        step = CStep(*sizes.values(), scratch, stride, self._threads, 0, 0, self.block_size)
         for call, pointers in zip(self._calls, all_pointers, strict=True):
             if not isinstance(call, _Call):
                 call.run(self._slots, inputs, sizes, observe)
@@ -186,8 +202,10 @@ class CppExecutor:
                 call.function(ctypes.byref(step), pointers.ctypes.data)
                 if observe is not None:
                     observe(call.steps[first], self._results(call.steps[first], sizes))
-        output = _tensor_type(self._graph.outputs[0].type)
-        return as_f32(self._slots.array(self._plan.output, output, sizes), output.dtype)
+        return sizes
+
+    def _logits(self, sizes: Sizes) -> npt.NDArray[Any]:
+        return self._slots.array(self._plan.output, self._output, sizes)
 
     def close(self) -> None:
         """Give all memory back."""

@@ -30,11 +30,13 @@ from graphopt.ir.reference import PagedState
 from graphopt.ir.tolerance import allowed
 from graphopt.ir.types import StateType, TensorType
 from graphopt.ir.widen import widen
-from graphopt.plan import Plan, Step
+from graphopt.plan import CPP, Plan, Step
 from graphopt.progress import ProgressFn, silent
 from graphopt.region import make_region
 
 from ..executor import StepInputs
+from .cpp import CppExecutor
+from .slots import as_f32
 from .torch import TorchExecutor, weight_tensor
 
 Logits = npt.NDArray[np.float32]
@@ -333,15 +335,24 @@ def _run_plan(artifact: Artifact, scenario: Scenario, watched: Mapping[Step, Val
 
     def observe(step: Step, results: Sequence[Any]) -> None:
         if step in places:
-            values[watched[step].name] = _double(results[places[step]])
+            made, value = results[places[step]], watched[step]
+            if isinstance(made, np.ndarray) and isinstance(value.type, TensorType):
+                values[value.name] = as_f32(made, value.type.dtype).astype(np.float64)
+            else:
+                values[value.name] = _double(made)
 
-    executor = TorchExecutor(artifact)
+    executor = _executor_for(artifact)
     try:
         executor.allocate(scenario.num_blocks)
         logits = [executor.logits(inputs, observe) for inputs in scenario.steps]
     finally:
         executor.close()
     return _Outcome(np.concatenate(logits), values)
+
+
+def _executor_for(artifact: Artifact) -> CppExecutor | TorchExecutor:
+    native = CPP in artifact.plan.backends()
+    return CppExecutor(artifact) if native else TorchExecutor(artifact)
 
 
 def _interpret(
