@@ -20,8 +20,8 @@ constexpr int64_t linear_scratch(int64_t k) {
   return 4 * (FEW_ROWS + 1) * row_stride(k) + BLOCK_SCRATCH;
 }
 
-// One row of x from `fill`, which writes k elements of Input<W>, or of the other of float and bf16;
-// `spare` is a row for that case.
+// One row of x from `fill`, which writes k elements: of Input<W>, if it takes a pointer to that, or
+// else of the other of float and bf16, for which `spare` has room.
 template <class W, class Fill>
 inline void fill_row(const Fill& fill, int64_t row, int64_t k, Input<W>* out, char* spare) {
   using Other = std::conditional_t<std::is_same_v<Input<W>, float>, bf16, float>;
@@ -40,7 +40,7 @@ inline void fill_row(const Fill& fill, int64_t row, int64_t k, Input<W>* out, ch
 
 // Every thread of the team calls this; the kernel's barrier follows.
 //
-//   fill(row, out): writes the k numbers of a row of x, see fill_row; a generic lambda gets Input<W>
+//   fill(row, out): writes the k numbers of a row of x, see fill_row
 //   store(row, column, count, acc): see `multiply`
 //   workspace: linear_workspace(rows, k) bytes, aligned to 64; team.scratch: linear_scratch(k)
 template <class W, int N, class Fill, class Store>

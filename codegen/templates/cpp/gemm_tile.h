@@ -72,12 +72,24 @@ constexpr int TILE_ROWS = 3;
 constexpr int tile_panels(int) { return 1; }
 #endif
 
+// Weights asked for and not used yet, of all panels of a tile. On a Zen 5 core, 1 row and 8 rows read
+// at 97 % of the speed of a plain read with 8 KiB; 8 rows at 76 % with 4, 1 row at 92 % with 16.
+constexpr int64_t AHEAD_BYTES = 8192;
+
+// What tiles ask for. Weights that one tile uses are asked for a little ahead, those that several
+// use, one after another, by another of them for each panel: all that comes next.
+struct Ahead {
+  int64_t next;      // elements from the start of this in a panel to the start of what comes next
+  int tile, tiles;  // which of those that use these weights
+};
+
 // Sums over k columns, which is a multiple of PAIR; `onto` what `sums` holds, or from zero. Row r
 // of x is at x + r * stride, its sums at sums + r * sums_stride, sixteen for each panel in turn.
 template <class W, int ROWS, int PANELS>
 __attribute__((noinline)) void tile(const Input<W>* x, int64_t stride, const W* const* panels,
-                                    int64_t k, float* sums, int64_t sums_stride, bool onto) {
-  constexpr int AHEAD = 2048 / int(sizeof(W));  // elements; see gemm.h
+                                    int64_t k, Ahead ahead, float* sums, int64_t sums_stride,
+                                    bool onto) {
+  constexpr int64_t AHEAD = AHEAD_BYTES / PANELS / int64_t(PANEL * sizeof(W));  // columns
   f32x16 acc[ROWS][PANELS];
 #pragma GCC unroll 8
   for (int r = 0; r < ROWS; ++r)
@@ -86,19 +98,31 @@ __attribute__((noinline)) void tile(const Input<W>* x, int64_t stride, const W* 
       acc[r][p] = onto ? load(sums + r * sums_stride + p * PANEL) : zeros();
   const W* w[PANELS];
   for (int p = 0; p < PANELS; ++p) w[p] = panels[p];
-  for (int64_t i = 0; i < k; i += PAIR<W>) {
-    typename Dot<W>::Step step[PANELS];
+  // Near the end of its panels, the only tile asks for the beginning of the next.
+  const int64_t turn = ahead.tiles == 1 && k > AHEAD ? k - AHEAD : 0;
+  const int64_t ends[2] = {turn, k};
+  int64_t i = 0;
+  for (int half = 0; half < 2; ++half) {
+    int64_t distance[PANELS];
+    for (int p = 0; p < PANELS; ++p)
+      distance[p] = half == 0                           ? AHEAD * PANEL
+                    : p % ahead.tiles == ahead.tile ? ahead.next - turn * PANEL
+                                                        : 0;
+    const int64_t end = ends[half];
+    for (; i < end; i += PAIR<W>) {
+      typename Dot<W>::Step step[PANELS];
 #pragma GCC unroll 4
-    for (int p = 0; p < PANELS; ++p) {
-      step[p] = Dot<W>::load(w[p]);
-      __builtin_prefetch(w[p] + AHEAD);
-      w[p] += PANEL * PAIR<W>;
-    }
+      for (int p = 0; p < PANELS; ++p) {
+        step[p] = Dot<W>::load(w[p]);
+        __builtin_prefetch(w[p] + distance[p]);
+        w[p] += PANEL * PAIR<W>;
+      }
 #pragma GCC unroll 8
-    for (int r = 0; r < ROWS; ++r) {
-      const auto numbers = Dot<W>::spread(x + r * stride + i);
+      for (int r = 0; r < ROWS; ++r) {
+        const auto numbers = Dot<W>::spread(x + r * stride + i);
 #pragma GCC unroll 4
-      for (int p = 0; p < PANELS; ++p) acc[r][p] = Dot<W>::add(acc[r][p], step[p], numbers);
+        for (int p = 0; p < PANELS; ++p) acc[r][p] = Dot<W>::add(acc[r][p], step[p], numbers);
+      }
     }
   }
 #pragma GCC unroll 8
@@ -110,17 +134,18 @@ __attribute__((noinline)) void tile(const Input<W>* x, int64_t stride, const W* 
 // `tile` for any number of rows up to TILE_ROWS and any number of panels.
 template <class W, int ROWS = TILE_ROWS>
 inline void tiles(int64_t rows, const Input<W>* x, int64_t stride, const W* const* panels,
-                  int count, int64_t k, float* sums, int64_t sums_stride, bool onto) {
-  if constexpr (ROWS > 0) {
+                  int count, int64_t k, Ahead ahead, float* sums, int64_t sums_stride,
+                  bool onto) {
+  if constexpr (ROWS > 1) {
     if (rows < ROWS)
-      return tiles<W, ROWS - 1>(rows, x, stride, panels, count, k, sums, sums_stride, onto);
-    constexpr int WIDE = tile_panels(ROWS);
-    int p = 0;
-    for (; p + WIDE <= count; p += WIDE)
-      tile<W, ROWS, WIDE>(x, stride, panels + p, k, sums + p * PANEL, sums_stride, onto);
-    for (; WIDE > 1 && p < count; ++p)
-      tile<W, ROWS, 1>(x, stride, panels + p, k, sums + p * PANEL, sums_stride, onto);
+      return tiles<W, ROWS - 1>(rows, x, stride, panels, count, k, ahead, sums, sums_stride, onto);
   }
+  constexpr int WIDE = tile_panels(ROWS);
+  int p = 0;
+  for (; p + WIDE <= count; p += WIDE)
+    tile<W, ROWS, WIDE>(x, stride, panels + p, k, ahead, sums + p * PANEL, sums_stride, onto);
+  for (; p < count; ++p)
+    tile<W, ROWS, 1>(x, stride, panels + p, k, ahead, sums + p * PANEL, sums_stride, onto);
 }
 
 }  // namespace gopt

@@ -33,10 +33,12 @@ struct Panels {
 // ---- One step of a panel of sixteen-bit weights: its even and its odd columns as floats ---------
 
 GOPT_INLINE void split(const bf16* p, f32x16& even, f32x16& odd) {
-  i32x16 bits;
-  std::memcpy(&bits, p, sizeof bits);
-  even = bits_to_float(shift_left<16>(bits));
-  odd = bits_to_float(bits & splat_int(int32_t(0xffff0000)));
+  GOPT_EACH {
+    native_int bits;
+    std::memcpy(&bits, p + 2 * WIDTH * i, sizeof bits);
+    even.v[i] = std::bit_cast<native>(bits << 16);
+    odd.v[i] = std::bit_cast<native>(bits & int32_t(0xffff0000));
+  }
 }
 
 #if defined(GOPT_AVX512)

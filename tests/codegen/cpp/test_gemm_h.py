@@ -136,7 +136,7 @@ cases = st.builds(
 
 
 @pytest.mark.parametrize("isa", ISAS)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(case=cases, seed=st.integers(0, 2**32 - 1))
 def test_ragged_products_agree_with_float64(isa: str, case: Case, seed: int) -> None:
     check(isa, case, seed)
