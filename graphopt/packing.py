@@ -24,6 +24,7 @@ from graphopt.ir.dtype import DType
 
 PANEL = 16  # rows
 UNIT_BYTES = 4  # of one row, that stand together
+PAIR_SCALES_BYTES = 64  # of two groups of a quantized panel: sixteen f16s each
 Array = npt.NDArray[Any]
 
 
@@ -38,6 +39,20 @@ class Quant:
 
     bits: int
     group: int
+
+    def groups(self, columns: int) -> int:
+        """Groups of so many columns."""
+        return -(-columns // self.group)
+
+    @property
+    def group_bytes(self) -> int:
+        """Bytes of a panel's integers in one group."""
+        return PANEL * self.group * self.bits // 8
+
+    def panel_bytes(self, columns: int) -> int:
+        """Bytes of a panel of so many columns; ``quantization`` says where each is."""
+        groups = self.groups(columns)
+        return -(-groups // 2) * PAIR_SCALES_BYTES + groups * self.group_bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,7 +186,12 @@ def pair_of(dtype: DType) -> int:
 
 
 def stored_type(layout: Layout, dtype: DType) -> tuple[DType, tuple[int, ...]]:
-    """Element type and shape of the stored array of a weight of ``dtype``."""
+    """Element type and shape of the stored array of a weight of ``dtype``.
+
+    A quantized weight is stored as bytes, its scales among them, whatever its ``dtype``.
+    """
+    if layout.quant is not None:
+        return DType.U8, (layout.batch, layout.panels, layout.quant.panel_bytes(layout.columns))
     pair = pair_of(dtype)
     return dtype, (layout.batch, layout.panels, -(-layout.columns // pair), PANEL, pair)
 

@@ -19,9 +19,8 @@ import numpy as np
 import numpy.typing as npt
 
 from graphopt.errors import IRError
-from graphopt.packing import PANEL, Array, Layout, Quant
+from graphopt.packing import PAIR_SCALES_BYTES, PANEL, Array, Layout, Quant
 
-SCALES_BYTES = 64  # of two groups
 FOUR = 4  # columns whose products a kernel adds up at once
 # What kernels exist for: bits, and the columns of a group. More columns take fewer bytes for their
 # scales: on the demo checkpoint's held-out text 8 bits cost nothing in groups of 32, 64 or 128
@@ -34,17 +33,6 @@ CHUNK = 1 << 18
 def quant_of(bits: int) -> Quant:
     """The quantization that kernels read, by its number of bits."""
     return Quant(bits, GROUPS[bits])
-
-
-def panel_bytes(quant: Quant, columns: int) -> int:
-    """Bytes of a panel of so many columns."""
-    groups = -(-columns // quant.group)
-    return -(-groups // 2) * SCALES_BYTES + groups * group_bytes(quant)
-
-
-def group_bytes(quant: Quant) -> int:
-    """Bytes of a panel's integers in one group."""
-    return PANEL * quant.group * quant.bits // 8
 
 
 def pack_quantized(integers: Array, scales: Array, layout: Layout) -> npt.NDArray[np.uint8]:
@@ -65,7 +53,7 @@ def pack_quantized(integers: Array, scales: Array, layout: Layout) -> npt.NDArra
     matrices = integers.reshape(layout.batch, layout.rows, layout.columns)
     factors = scales.reshape(layout.batch, layout.rows, groups)
     stored = np.empty(
-        (layout.batch, layout.panels, panel_bytes(quant, layout.columns)), dtype=np.uint8
+        (layout.batch, layout.panels, quant.panel_bytes(layout.columns)), dtype=np.uint8
     )
     for index in range(layout.batch):
         for place, rows in _chunks(layout):
@@ -81,10 +69,10 @@ def unpack_quantized(stored: Array, layout: Layout) -> tuple[Array, Array]:
         IRError: the array does not fit the layout.
     """
     quant = _quant(layout)
-    shape = (layout.batch, layout.panels, panel_bytes(quant, layout.columns))
+    shape = (layout.batch, layout.panels, quant.panel_bytes(layout.columns))
     if stored.shape != shape or stored.dtype != np.uint8:
         raise _misfit(f"{stored.dtype}{list(stored.shape)}", f"uint8{list(shape)}")
-    groups = -(-layout.columns // quant.group)
+    groups = quant.groups(layout.columns)
     integers = np.empty((layout.batch, layout.rows, layout.columns), dtype=np.int8)
     scales = np.empty((layout.batch, layout.rows, groups), dtype=np.float16)
     for index in range(layout.batch):
@@ -98,15 +86,15 @@ def unpack_quantized(stored: Array, layout: Layout) -> tuple[Array, Array]:
 
 def _quant(layout: Layout) -> Quant:
     quant = layout.quant
-    if quant is None or quant != quant_of(quant.bits if quant.bits in GROUPS else 8):
+    if quant is None or GROUPS.get(quant.bits) != quant.group or layout.transposed:
         expected = " or ".join(f"{bits} bits in groups of {GROUPS[bits]}" for bits in GROUPS)
-        raise _misfit(str(quant), expected)
+        raise _misfit(str(layout), f"{expected}, not transposed")
     return quant
 
 
 def _checked(integers: Array, scales: Array, layout: Layout) -> tuple[Quant, int]:
     quant = _quant(layout)
-    groups = -(-layout.columns // quant.group)
+    groups = quant.groups(layout.columns)
     batch = (layout.batch,) if layout.batch > 1 else ()
     for array, wanted, dtype in (
         (integers, (*batch, layout.rows, layout.columns), np.int8),
@@ -153,28 +141,28 @@ def _write(panels: Array, integers: Array, scales: Array, quant: Quant) -> None:
     for place, size, pairs, first in _pairs(quant, groups):
         part = panels[:, place : place + pairs * size].reshape(count, pairs, size)
         many = min(2 * pairs, groups - first)
-        part[..., :SCALES_BYTES] = (
+        part[..., :PAIR_SCALES_BYTES] = (
             np.ascontiguousarray(turned[:, first : first + 2 * pairs])
             .view(np.uint8)
-            .reshape(count, pairs, SCALES_BYTES)
+            .reshape(count, pairs, PAIR_SCALES_BYTES)
         )
-        part[..., SCALES_BYTES:] = vectors[:, first : first + many].reshape(count, pairs, -1)
+        part[..., PAIR_SCALES_BYTES:] = vectors[:, first : first + many].reshape(count, pairs, -1)
 
 
 def _read(panels: Array, quant: Quant, groups: int) -> tuple[Array, Array]:
     """The padded integers and scales ``[16 len(panels), ...]`` that ``_write`` packed."""
     count, offset = len(panels), np.uint8(1 << (quant.bits - 1))
-    vectors = np.empty((count, groups, group_bytes(quant)), dtype=np.uint8)
+    vectors = np.empty((count, groups, quant.group_bytes), dtype=np.uint8)
     turned = np.empty((count, groups + groups % 2, PANEL), dtype=np.float16)
     for place, size, pairs, first in _pairs(quant, groups):
         part = panels[:, place : place + pairs * size].reshape(count, pairs, size)
         many = min(2 * pairs, groups - first)
         turned[:, first : first + 2 * pairs] = (
-            np.ascontiguousarray(part[..., :SCALES_BYTES])
+            np.ascontiguousarray(part[..., :PAIR_SCALES_BYTES])
             .view(np.float16)
             .reshape(count, 2 * pairs, PANEL)
         )
-        vectors[:, first : first + many] = part[..., SCALES_BYTES:].reshape(count, many, -1)
+        vectors[:, first : first + many] = part[..., PAIR_SCALES_BYTES:].reshape(count, many, -1)
     fours = vectors.reshape(count, -1).view(np.uint32).reshape(count, -1, PANEL)
     bytes_ = np.ascontiguousarray(fours.transpose(0, 2, 1)).view(np.uint8)
     bytes_ = bytes_.reshape(count * PANEL, -1)
@@ -188,8 +176,8 @@ def _read(panels: Array, quant: Quant, groups: int) -> tuple[Array, Array]:
 
 def _pairs(quant: Quant, groups: int) -> Iterator[tuple[int, int, int, int]]:
     """Runs of alike pairs of groups: first byte, bytes of a pair, pairs, first group."""
-    pair = SCALES_BYTES + 2 * group_bytes(quant)
+    pair = PAIR_SCALES_BYTES + 2 * quant.group_bytes
     if groups > 1:
         yield 0, pair, groups // 2, 0
     if groups % 2:
-        yield groups // 2 * pair, SCALES_BYTES + group_bytes(quant), 1, groups - 1
+        yield groups // 2 * pair, PAIR_SCALES_BYTES + quant.group_bytes, 1, groups - 1

@@ -23,7 +23,7 @@ from graphopt.ir.ops import is_pointwise, is_view
 from graphopt.ir.types import TensorType, nbytes
 from graphopt.ledger import Verdict, accept, refuse
 from graphopt.packing import PANEL
-from graphopt.quantization import panel_bytes, quant_of
+from graphopt.quantization import quant_of
 
 from .constants import constant_values, constants_first
 from .hoist import why_not_folded
@@ -118,10 +118,10 @@ class Quantize:
             return refuse("it is no matrix", weight)
         rows, columns, before = *sizes, _bytes(weight)
         panels = -(-rows // PANEL)
-        after = panels * panel_bytes(self.quant, columns)
+        after = panels * self.quant.panel_bytes(columns)
         if after >= panels * PANEL * (before // rows):
             return refuse("its rows are too short to become smaller", weight)
-        made = rows * (columns + 2 * -(-columns // self.quant.group))
+        made = rows * (columns + 2 * self.quant.groups(columns))
         if reason := why_not_folded(graph, [weight], readers, made_bytes=made):
             return refuse(f"it would be rounded in every step: {reason}", weight)
         return accept(

@@ -11,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from graphopt.errors import IRError
-from graphopt.packing import Layout, Quant
-from graphopt.quantization import GROUPS, pack_quantized, panel_bytes, quant_of, unpack_quantized
+from graphopt.ir.dtype import DType
+from graphopt.packing import Layout, Quant, stored_bytes, stored_type
+from graphopt.quantization import GROUPS, pack_quantized, quant_of, unpack_quantized
 
 Parts = tuple[tuple[int, int, int], ...]
 
@@ -58,7 +59,8 @@ def test_what_is_unpacked_is_what_was_packed(
     layout = Layout.whole(rows, columns, batch=batch, quant=quant_of(bits))
     integers, scales = rounded(layout, seed)
     stored = pack_quantized(integers, scales, layout)
-    assert stored.shape == (batch, -(-rows // 16), panel_bytes(quant_of(bits), columns))
+    assert stored_type(layout, DType.I8) == (DType.U8, stored.shape)
+    assert stored_bytes(layout, DType.I8) == stored.nbytes
     assert stored.shape[2] % 64 == 0
     found, factors = unpack_quantized(stored, layout)
     np.testing.assert_array_equal(found, integers)
@@ -119,6 +121,7 @@ def test_arrays_that_do_not_fit_are_refused() -> None:
         (integers, scales, replace(layout, quant=None)),
         (integers, scales, replace(layout, quant=Quant(8, 48))),
         (integers, scales, replace(layout, quant=Quant(2, 64))),
+        (integers, scales, replace(layout, transposed=True)),
         (integers[None], scales[None], layout),
     ):
         with pytest.raises(IRError, match="does not fit its layout"):
