@@ -84,14 +84,20 @@ def _choose(logits: F32, inputs: SamplingInputs, busy: Mask) -> tuple[I64, U8]:
     if inputs.banned is not None:
         work[inputs.banned.rows, inputs.banned.tokens] = -np.inf
     best = work.argmax(axis=1)
-    status = _judge(np.take_along_axis(work, best[:, None], axis=1)[:, 0])
+    peak = np.take_along_axis(work, best[:, None], axis=1)[:, 0]
+    status = _judge(peak)
     if inputs.temperature is None:
         return best, status
     random = (inputs.temperature >= GREEDY_TEMPERATURE) & (status == RowStatus.OK) & busy
+    with np.errstate(
+        all="ignore"
+    ):  # a logit that the temperature lifts out of range is the only one
+        random &= np.isfinite(peak / inputs.temperature)
     (drawing,) = np.nonzero(random)
     if len(drawing):
         scaled = work[drawing]
-        scaled /= inputs.temperature[drawing, None]
+        with np.errstate(over="ignore"):
+            scaled /= inputs.temperature[drawing, None]
         best[drawing] = _draw(_filter(scaled, inputs, drawing), inputs, drawing)
     return best, status
 
@@ -146,7 +152,7 @@ def _keep_nucleus(row: F32, mass: float) -> None:
     """
     probabilities = _softmax(row[None])[0]
     (likely,) = np.nonzero(probabilities >= 0.5 * (1.0 - mass) / len(row))
-    order = likely[np.argsort(-probabilities[likely], kind="stable")]
+    order = likely[np.argsort(-row[likely], kind="stable")]
     sums = np.cumsum(probabilities[order])
     count = 1 + int(np.searchsorted(sums[:-1], mass, side="left"))
     kept = order[:count]

@@ -124,6 +124,18 @@ def test_greedy_takes_the_largest_and_the_first_of_equals():
     assert sample(logits, tiny).token_ids.tolist() == [1]
 
 
+def test_a_logit_that_the_temperature_lifts_out_of_range_is_chosen():
+    logits = np.stack([f32(-1e38, 1e35, 1e34, -np.inf), f32(-2e35, -1e35, -1e35, -np.inf)])
+    inputs = SamplingInputs(2, temperature=f32(1e-4, 1e-4), min_p=f32(0.1, 0.1), **randomness(2))
+    assert sample(logits, inputs).token_ids.tolist() == [1, 1]
+
+
+def test_the_nucleus_orders_by_logits_where_probabilities_are_the_same():
+    logits = f32(1e-30, 3e-30, 2e-30, 0.0)[None]
+    kept = _filter(logits.copy(), SamplingInputs(1, top_p=f32(0.4)), i64(0))
+    assert support(kept[0]) == {1, 2}
+
+
 def test_samples_follow_the_distribution():
     logits = np.repeat(f32(0.0, 1.0, 2.0, -np.inf, 0.5)[None], 20_000, axis=0)
     inputs = SamplingInputs(
