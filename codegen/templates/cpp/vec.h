@@ -105,7 +105,7 @@ struct f32x16 {
 
 GOPT_INLINE f32x16 splat(float x) {
   f32x16 y;
-  GOPT_EACH y.v[i] = native{} + x;
+  GOPT_EACH y.v[i] = x - native{};  // which keeps the sign of zero
   return y;
 }
 GOPT_INLINE f32x16 zeros() {
@@ -260,10 +260,12 @@ GOPT_INLINE float largest(f32x16 a) {
 
 GOPT_INLINE f32x16 load(const float* p) {
   f32x16 y;
-  std::memcpy(&y, p, sizeof y);
+  GOPT_EACH std::memcpy(&y.v[i], p + WIDTH * i, sizeof y.v[i]);
   return y;
 }
-GOPT_INLINE void store(float* p, f32x16 x) { std::memcpy(p, &x, sizeof x); }
+GOPT_INLINE void store(float* p, f32x16 x) {
+  GOPT_EACH std::memcpy(p + WIDTH * i, &x.v[i], sizeof x.v[i]);
+}
 
 GOPT_INLINE f32x16 load(const bf16* p) {
 #if defined(GOPT_AVX512)
