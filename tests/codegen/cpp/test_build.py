@@ -1,0 +1,118 @@
+"""Compiling C++: what comes out works, is kept by content, and a failure says where."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import stat
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+import graphopt.codegen.cpp.build as module
+from graphopt.codegen.cpp.build import Compiler, build, find_compiler
+from graphopt.errors import CompileError, MachineError
+from graphopt.isa import host_isa, isa_named
+
+SOURCE = 'extern "C" __attribute__((visibility("default"))) int answer() { return 40 + TWO; }\n'
+PORTABLE = isa_named("portable")
+
+
+@pytest.fixture(autouse=True)
+def own_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    monkeypatch.setenv("GRAPHOPT_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "objects"
+
+
+def loaded(data: bytes, tmp_path: Path) -> ctypes.CDLL:
+    file = tmp_path / f"{len(list(tmp_path.iterdir()))}.so"
+    file.write_bytes(data)
+    return ctypes.CDLL(str(file))
+
+
+def test_sources_become_one_object(tmp_path: Path, own_cache: Path) -> None:
+    sources = {
+        "one": "int two() { return 2; }\n",
+        "other": "int two();\n" + SOURCE.replace("TWO", "two()"),
+    }
+    library = loaded(build(sources, host_isa()), tmp_path)
+    assert library.answer() == 42
+    assert len(list(own_cache.glob("*.o"))) == 2
+
+
+def test_an_object_is_compiled_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = build({"one": SOURCE}, PORTABLE, flags=("-DTWO=2",))
+    ran: list[str] = []
+    real = module._run
+    monkeypatch.setattr(
+        module, "_run", lambda command, what: (ran.append(what), real(command, what))
+    )
+    assert build({"one": SOURCE}, PORTABLE, flags=("-DTWO=2",)) == first
+    assert ran == ["linking"]
+    other = build({"one": SOURCE}, PORTABLE, flags=("-DTWO=3",))
+    assert ran == ["linking", "one", "linking"]
+    assert loaded(other, tmp_path).answer() == 43
+
+
+def test_headers_are_part_of_the_key(monkeypatch: pytest.MonkeyPatch, own_cache: Path) -> None:
+    build({"one": SOURCE}, PORTABLE, flags=("-DTWO=2",))
+    monkeypatch.setattr(module, "headers_digest", lambda: "others")
+    build({"one": SOURCE}, PORTABLE, flags=("-DTWO=2",))
+    assert len(list(own_cache.glob("*.o"))) == 2
+
+
+def test_a_failure_names_the_source(own_cache: Path) -> None:
+    with pytest.raises(CompileError, match="fails at broken") as caught:
+        build({"broken": "int f( {"}, PORTABLE)
+    assert "broken.cpp:1" in str(caught.value)
+    assert not list(own_cache.iterdir())
+
+
+def test_a_compiler_that_hangs_is_ended(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    script = executable(tmp_path / "slow", "exec sleep 60")
+    monkeypatch.setattr(module, "_TIMEOUT_S", 0.2)
+    with pytest.raises(CompileError, match="does not come to an end with one"):
+        build({"one": SOURCE}, PORTABLE, compiler=Compiler((str(script),), "slow"))
+
+
+def executable(path: Path, body: str) -> Path:
+    path.write_text(f"#!/bin/sh\n{body}\n")
+    path.chmod(path.stat().st_mode | stat.S_IXUSR)
+    return path
+
+
+def test_without_a_compiler_it_says_what_to_install(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CXX", raising=False)
+    find_compiler.cache_clear()
+    try:
+        assert find_compiler() is None
+        with pytest.raises(MachineError, match="no C\\+\\+ compiler"):
+            build({"one": SOURCE}, PORTABLE)
+    finally:
+        find_compiler.cache_clear()
+
+
+@pytest.mark.parametrize("body", ["exit 1", "echo an old compiler"])
+def test_a_compiler_that_cannot_is_passed_over(body: str, tmp_path: Path) -> None:
+    found = find_compiler(str(executable(tmp_path / f"cxx{len(body)}", body)))
+    works = body != "exit 1"  # it makes no file, but says that it did
+    assert (found is not None) == works
+
+
+def test_the_compiler_can_be_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = find_compiler()
+    assert plain is not None
+    monkeypatch.setenv("CXX", f"{plain.command[0]} -DTWO=2")
+    find_compiler.cache_clear()
+    try:
+        named = find_compiler()
+        assert named is not None
+        assert named.command == (plain.command[0], "-DTWO=2")
+        assert build({"one": SOURCE}, PORTABLE)
+    finally:
+        find_compiler.cache_clear()
+    assert os.environ["CXX"]
