@@ -1,0 +1,95 @@
+"""Lowering of reads at an index: addresses with a term that is itself loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from graphopt.ir.graph import Node
+from graphopt.ir.ops_spec import float_of, int_of
+from graphopt.ir.shape import Dim
+
+from .access import Access
+from .rows_lower import Lower, Lowering, type_of
+from .rows_pointwise import apply
+from .rows_reduce import heads_of
+from .rows_tree import Address, Call, Leaf, Number, RefusedError, Tree, map_view
+
+
+def _source(lowering: Lowering, node: Node, position: int) -> Leaf:
+    """An operand that an index reads: memory."""
+    value = node.inputs[position]
+    tree = lowering.tree(value)
+    if isinstance(tree, Leaf) and not tree.indices:
+        return tree
+    return lowering.store(tree, type_of(value), lowering.names.of(value), value)
+
+
+def _embed(lowering: Lowering, node: Node) -> Sequence[Tree]:
+    ids, table = node.inputs
+    shape = type_of(node.output).shape
+    index = lowering.tree(ids)
+    if table.name in lowering.layouts and table.is_weight:
+        tree: Tree = _unpacked(lowering, node, index)
+    else:
+        leaf = _source(lowering, node, 1)
+        row, column = leaf.access.strides
+        wide = map_view(index, lambda access: _with_last(access, shape[-1]))
+        if wide is None:
+            raise RefusedError("the ids have no such view", node)
+        strides = (*(0 for _ in shape[:-1]), column)
+        tree = Leaf(leaf.buffer, Access(shape, strides, leaf.access.offset), ((wide, row),))
+    scale = float_of(node.attrs, "scale")
+    if scale != 1.0:
+        dtype = type_of(node.output).dtype
+        tree = apply("a * b", tree, Number(scale, "float"), dtype=dtype)
+    return (tree,)
+
+
+def _unpacked(lowering: Lowering, node: Node, index: Tree) -> Leaf:
+    """Rows of a packed table, in memory."""
+    table, type_ = node.inputs[1], type_of(node.output)
+    layout = lowering.layouts[table.name]
+    if layout.quant is not None or len(layout.parts) > 1 or layout.batch > 1:
+        raise RefusedError("the table is packed in a way that gives no rows", node)
+    target = lowering.private(type_, lowering.names.of(node.output))
+    args = (lowering.memory(table), index, str(type_.shape[-1]), Address(heads_of(target)))
+    lowering.statements.append(Call("row_of", type_.shape[:-1], args, node.outputs))
+    return target
+
+
+def _with_last(access: Access, size: Dim) -> Access:
+    return Access((*access.shape, size), (*access.strides, 0), access.offset)
+
+
+def _index_select(lowering: Lowering, node: Node) -> Sequence[Tree]:
+    dim, shape = int_of(node.attrs, "dim"), type_of(node.output).shape
+    leaf = _source(lowering, node, 0)
+
+    def along(access: Access) -> Access:
+        strides: list[Dim] = [0 for _ in shape]
+        strides[dim] = access.strides[0]
+        return Access(shape, tuple(strides), access.offset)
+
+    index = map_view(lowering.tree(node.inputs[1]), along)
+    return (_indexed(leaf, dim, shape, index, node),)
+
+
+def _gather(lowering: Lowering, node: Node) -> Sequence[Tree]:
+    dim, shape = int_of(node.attrs, "dim"), type_of(node.output).shape
+    leaf = _source(lowering, node, 0)
+    return (_indexed(leaf, dim, shape, lowering.tree(node.inputs[1]), node),)
+
+
+def _indexed(leaf: Leaf, dim: int, shape: tuple[Dim, ...], index: Tree | None, node: Node) -> Tree:
+    if index is None:
+        raise RefusedError("the index has no such view", node)
+    access = leaf.access
+    strides = (*access.strides[:dim], 0, *access.strides[dim + 1 :])
+    return Leaf(leaf.buffer, Access(shape, strides, access.offset), ((index, access.strides[dim]),))
+
+
+TABLE: Mapping[str, Lower] = {
+    "embed": _embed,
+    "index_select": _index_select,
+    "gather": _gather,
+}

@@ -1,0 +1,278 @@
+"""Regions as row kernels against the interpreter: random operands, poisoned results, any team."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from graphopt.codegen.cpp.arguments import Kind, arguments
+from graphopt.codegen.cpp.kernel import Kernel
+from graphopt.codegen.cpp.rows import rows_kernel
+from graphopt.ir.dtype import DType
+from graphopt.ir.graph import Graph, Node, Value
+from graphopt.ir.interpreter import Interpreter
+from graphopt.ir.ops_spec import int_of
+from graphopt.ir.reference import PagedState, torch_dtype
+from graphopt.ir.shape import evaluate
+from graphopt.ir.types import LayerState, StateType, TensorType
+from graphopt.ir.widen import widen
+from graphopt.kv_layout import kv_bytes
+from graphopt.ledger import Verdict
+from graphopt.packing import Layout, pack
+from graphopt.region import Region, make_region
+
+from .native import aligned, compile_source, run_team
+
+BLOCK, BLOCKS = 5, 8
+TOLERANCE = {DType.F32: 2e-6, DType.BF16: 1e-2, DType.F16: 2e-3}
+_FEW = 300  # what integers are below where nothing says more: positions in a table, mostly
+
+
+@dataclass(frozen=True, slots=True)
+class RowCase:
+    """A region as a graph of its own, and its kernel."""
+
+    graph: Graph
+    region: Region
+    kernel: Kernel
+
+
+def region_graph(graph: Graph, region: Region) -> Graph:
+    """The nodes of a region as a graph, with the region's operands and results."""
+    return Graph(
+        "region",
+        tuple(value for value in region.inputs if not value.is_weight),
+        tuple(value for value in region.inputs if value.is_weight),
+        tuple(graph.nodes[place] for place in region.nodes),
+        region.outputs,
+    )
+
+
+def whole(graph: Graph, family: str = "row") -> Region:
+    """All of a graph as one region."""
+    return make_region(graph, range(len(graph.nodes)), family=family)
+
+
+def make_case(
+    graph: Graph, region: Region, layouts: Mapping[str, Layout] | None = None
+) -> RowCase | Verdict:
+    """The case of a region, or why it has no kernel."""
+    kernel = rows_kernel(graph, region, layouts or {})
+    if isinstance(kernel, Verdict):
+        return kernel
+    return RowCase(region_graph(graph, region), region, kernel)
+
+
+def source_of(cases: Sequence[RowCase]) -> tuple[str, tuple[str, ...]]:
+    """One source for the kernels of all cases, and their names."""
+    kernels = {case.kernel.name: case.kernel for case in cases}
+    headers = dict.fromkeys(header for kernel in kernels.values() for header in kernel.headers)
+    includes = "".join(f'#include "{header}"\n' for header in headers)
+    text = "\n".join(kernel.text for kernel in kernels.values())
+    return f"{includes}namespace gopt {{\n{text}\n}}\nusing namespace gopt;\n", tuple(kernels)
+
+
+def check(
+    cases: Sequence[RowCase],
+    isa: str,
+    *,
+    tokens: int,
+    threads: int,
+    seed: int,
+    layouts: Mapping[str, Layout] | None = None,
+) -> None:
+    """Every case's results are the interpreter's, computed in float32."""
+    source, names = source_of(cases)
+    library = compile_source(source, isa, kernels=names, flags=("-O1",))
+    for number, case in enumerate(cases):
+        generator = torch.Generator().manual_seed(seed + number)
+        env = {"T": tokens, "R": max(1, tokens - 1), "S": 1, "P": 1}
+        given = _operands(case, env, generator)
+        expected, written = _expected(case, given)
+        found = _native(library, case, given, env, threads, layouts or {})
+        for value, want in expected.items():
+            _compare(case, value, found[value], want)
+        if written is not None:
+            _compare_state(case, written, found, given)
+
+
+def _operands(
+    case: RowCase, env: Mapping[str, int], generator: torch.Generator
+) -> dict[str, object]:
+    given: dict[str, object] = {}
+    for value in (*case.graph.inputs, *case.graph.weights):
+        if isinstance(value.type, StateType):
+            given[value.name] = PagedState.allocate(value.type, BLOCKS, BLOCK)
+            continue
+        shape = [evaluate(size, env) for size in value.type.shape]
+        given[value.name] = _numbers(case.graph, value, shape, env, generator)
+    return given
+
+
+def _numbers(
+    graph: Graph,
+    value: Value,
+    shape: list[int],
+    env: Mapping[str, int],
+    generator: torch.Generator,
+) -> torch.Tensor:
+    assert isinstance(value.type, TensorType)
+    dtype = torch_dtype(value.type.dtype)
+    if value.type.dtype.is_float:
+        return torch.randn(shape, generator=generator).to(dtype)
+    if value.type.dtype is DType.BOOL:
+        return torch.rand(shape, generator=generator) < 0.5
+    if any(node.op.endswith("_write") for node in graph.users.get(value, ())):
+        slots = torch.randperm(BLOCK * BLOCKS, generator=generator)[: math.prod(shape)]
+        return torch.where(torch.rand(len(slots), generator=generator) < 0.2, -1, slots)
+    below = _bound(graph, value, env)
+    return torch.randint(0, below, shape, generator=generator).to(dtype)
+
+
+def _bound(graph: Graph, value: Value, env: Mapping[str, int]) -> int:
+    """What an index may be, through the views of it."""
+    found = _FEW if value.type.dtype.nbytes > 1 else 100  # type: ignore[union-attr]
+    for node in graph.users.get(value, ()):
+        if node.op == "embed":
+            found = min(found, _size(node, 1, 0, env))
+        elif node.op in ("index_select", "gather") and node.inputs[1] is value:
+            found = min(found, _size(node, 0, int_of(node.attrs, "dim"), env))
+        elif node.op == "one_hot":
+            found = min(found, int_of(node.attrs, "classes"))
+        elif node.op in ("reshape", "expand", "permute"):
+            found = min(found, _bound(graph, node.output, env))
+    return found
+
+
+def _size(node: Node, position: int, dim: int, env: Mapping[str, int]) -> int:
+    type_ = node.inputs[position].type
+    assert isinstance(type_, TensorType)
+    return evaluate(type_.shape[dim], env)
+
+
+def _wide(given: object) -> object:
+    if isinstance(given, PagedState):
+        return given.clone().to(torch.float32)
+    assert isinstance(given, torch.Tensor)
+    return given.float() if given.is_floating_point() else given
+
+
+def _expected(
+    case: RowCase, given: Mapping[str, object]
+) -> tuple[dict[Value, torch.Tensor], PagedState | None]:
+    wide = widen(case.graph)
+    weights = {v.name: _wide(given[v.name]) for v in case.graph.weights}
+    inputs = {v.name: _wide(given[v.name]) for v in case.graph.inputs}
+    results = Interpreter(wide, weights).run(inputs)  # type: ignore[arg-type]
+    pairs = list(zip(case.graph.outputs, results, strict=True))
+    tensors = {value: result for value, result in pairs if isinstance(result, torch.Tensor)}
+    states = [state for state in inputs.values() if isinstance(state, PagedState)]
+    return tensors, states[0] if states else None
+
+
+def _bytes(tensor: torch.Tensor) -> np.ndarray:
+    raw = tensor.contiguous().reshape(-1).view(torch.uint8).numpy()
+    memory = aligned(raw.size)
+    memory[:] = raw
+    return memory
+
+
+def _native(
+    library: object,
+    case: RowCase,
+    given: Mapping[str, object],
+    env: Mapping[str, int],
+    threads: int,
+    layouts: Mapping[str, Layout],
+) -> dict[object, np.ndarray]:
+    arrays: list[np.ndarray] = []
+    found: dict[object, np.ndarray] = {}
+    for argument in arguments(case.graph, case.region):
+        value = argument.value
+        if isinstance(value.type, StateType):
+            sizes = kv_bytes(_layer(case, value.type), BLOCK, is_latent=value.type.is_latent)
+            memory = aligned(max(1, BLOCKS * sizes[argument.kind is Kind.VALUES]))
+            found[argument.kind] = memory
+        elif argument.kind is Kind.RESULT:
+            count = math.prod(evaluate(size, env) for size in value.type.shape)
+            memory = found[value] = aligned(count * value.type.dtype.nbytes)
+        elif value.name in layouts:
+            array = given[value.name].view(torch.int16).numpy().view(np.uint16)  # type: ignore[attr-defined]
+            memory = pack(array, layouts[value.name]).reshape(-1).view(np.uint8)
+        else:
+            memory = _bytes(given[value.name])  # type: ignore[arg-type]
+        arrays.append(memory)
+    run_team(
+        library,  # type: ignore[arg-type]
+        case.kernel.name,
+        arrays,
+        sizes=(env["T"], env["R"], env["S"], env["P"]),
+        threads=threads,
+        scratch_bytes=case.kernel.scratch_bytes,
+        block_size=BLOCK,
+    )
+    return found
+
+
+def _compare(case: RowCase, value: Value, memory: np.ndarray, want: torch.Tensor) -> None:
+    assert isinstance(value.type, TensorType)
+    dtype = value.type.dtype
+    got = torch.from_numpy(memory).view(torch_dtype(dtype)).reshape(want.shape)
+    where = f"{value} of\n{case.kernel.text}"
+    if not dtype.is_float:
+        assert torch.equal(got, want), where
+        return
+    _close(got.float(), want, TOLERANCE[dtype], where)
+
+
+def _close(got: torch.Tensor, want: torch.Tensor, tolerance: float, where: str) -> None:
+    torch.testing.assert_close(torch.isnan(got), torch.isnan(want), msg=where)
+    finite = torch.isfinite(want)
+    assert torch.equal(got[~finite].nan_to_num(0.5), want[~finite].nan_to_num(0.5)), where
+    scale = want[finite].norm()
+    error = (got[finite] - want[finite]).norm()
+    assert error <= tolerance * scale + 1e-30, f"{error / scale} in {where}"
+
+
+def _layer(case: RowCase, type_: StateType) -> LayerState:
+    (number,) = {int_of(n.attrs, "layer") for n in case.graph.nodes if "layer" in n.attrs}
+    return type_.layers[number]
+
+
+def _compare_state(
+    case: RowCase,
+    written: PagedState,
+    found: Mapping[object, np.ndarray],
+    given: Mapping[str, object],
+) -> None:
+    (state,) = (v for v in case.graph.inputs if isinstance(v.type, StateType))
+    assert isinstance(state.type, StateType)
+    layer = _layer(case, state.type)
+    (node,) = (n for n in case.graph.nodes if n.op.endswith("_write"))
+    slots = given[node.inputs[-1].name]
+    assert isinstance(slots, torch.Tensor)
+    number = int_of(node.attrs, "layer")
+    dtype, where = layer.dtype, f"state of\n{case.kernel.text}"
+    for slot in slots[slots >= 0].tolist():
+        block, offset = divmod(slot, BLOCK)
+        key = _decoded(found[Kind.KEYS], dtype)
+        pair = 2 if dtype.nbytes == 2 else 1
+        padded = -(-layer.key_size // pair)
+        panels = key.reshape(BLOCKS, layer.heads, -(-BLOCK // 16), padded, 16, pair)
+        row = panels[block, :, offset // 16, :, offset % 16].reshape(layer.heads, -1)
+        want = written.keys[number][block, offset]
+        _close(row[:, : layer.key_size], want, TOLERANCE[dtype], where)
+        if not state.type.is_latent:
+            value = _decoded(found[Kind.VALUES], dtype)
+            rows = value.reshape(BLOCKS, layer.heads, 16 // pair, -1, pair)
+            row = rows[block, :, offset // pair, :, offset % pair]
+            want = written.values[number][block, offset]
+            _close(row[:, : layer.value_size], want, TOLERANCE[dtype], where)
+
+
+def _decoded(memory: np.ndarray, dtype: DType) -> torch.Tensor:
+    return torch.from_numpy(memory).view(torch_dtype(dtype)).float()
