@@ -18,7 +18,29 @@ from graphopt.ir.shape import sym
 from graphopt.ir.types import LayerState, StateType, TensorType
 from graphopt.kv_layout import kv_bytes
 
-from .native import aligned
+from .native import aligned, compile_source, run_team
+
+_WRITER = """
+#include "kv.h"
+#include "parallel.h"
+using namespace gopt;
+
+// a: heads, key size and value size, slots, keys, values, memory of both
+template <class E>
+static void write(const Step& step, void* const* a) {
+  const int64_t* n = static_cast<const int64_t*>(a[0]);
+  const KvLayer layer{a[4], a[5], step.block_size};
+  for (int64_t t = 0; t < step.T; ++t) {
+    const int64_t slot = static_cast<const int64_t*>(a[1])[t];
+    write_keys<E>(layer, n[0], n[1], slot, static_cast<const float*>(a[2]) + t * n[0] * n[1]);
+    if (n[3] == 0)
+      write_values<E>(layer, n[0], n[2], slot, static_cast<const float*>(a[3]) + t * n[0] * n[2]);
+  }
+}
+static void write_f32(const Step& s, Team&, void* const* a) { write<float>(s, a); }
+static void write_bf16(const Step& s, Team&, void* const* a) { write<bf16>(s, a); }
+static void write_f16(const Step& s, Team&, void* const* a) { write<f16>(s, a); }
+"""
 
 Array = npt.NDArray[Any]
 
@@ -166,6 +188,21 @@ def memory_of(case: Case, blocks: int) -> tuple[Array, Array]:
     """Pages of NaN for keys and values."""
     keys, values = kv_bytes(case.layer, case.block, is_latent=case.latent)
     return aligned(blocks * keys), aligned(blocks * values)
+
+
+def written_memory(batch: Batch, isa: str) -> tuple[Array, Array]:
+    """Pages of NaN with the batch's keys and values where they belong."""
+    case, layer = batch.case, batch.case.layer
+    memory = memory_of(case, batch.blocks)
+    sizes = np.array([layer.heads, layer.key_size, layer.value_size, case.latent], np.int64)
+    run_team(
+        compile_source(_WRITER, isa, kernels=("write_f32", "write_bf16", "write_f16")),
+        f"write_{layer.dtype}",
+        [sizes, batch.slots, batch.keys, batch.values, *memory],
+        sizes=(len(batch.slots), 1, 1, 1),
+        block_size=case.block,
+    )
+    return memory
 
 
 def relative_error(out: Array, expected: Array) -> float:
