@@ -13,8 +13,8 @@ namespace gopt {
 constexpr int BLOCK_ROWS = 128;
 // Columns of a block, over all parts.
 constexpr int BLOCK_COLUMNS = 4 * PANEL;
-// Columns of x and w at a time: the first-level cache then holds the rows of a tile, the second four
-// panels.
+// Columns of x and w at a time: the first-level cache then holds the rows of a tile, the
+// second holds four panels.
 template <class W>
 constexpr int64_t BLOCK_K = 4096 / int64_t(sizeof(W));
 // With so many rows, sixteen-bit weights that cannot be multiplied as they are become floats once.

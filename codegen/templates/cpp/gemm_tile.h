@@ -72,8 +72,9 @@ constexpr int TILE_ROWS = 3;
 constexpr int tile_panels(int) { return 1; }
 #endif
 
-// Weights asked for and not used yet, of all panels of a tile. On a Zen 5 core, 1 row and 8 rows read
-// at 97 % of the speed of a plain read with 8 KiB; 8 rows at 76 % with 4, 1 row at 92 % with 16.
+// Weights asked for and not used yet, of all panels of a tile. On a Zen 5 core, 1 row and 8 rows
+// read at 97 % of the speed of a plain read with 8 KiB; with 4, 8 rows at 76 %; with 16, 1 row at
+// 92 %.
 constexpr int64_t AHEAD_BYTES = 8192;
 
 // What tiles ask for. Weights that one tile uses are asked for a little ahead, those that several
