@@ -48,6 +48,8 @@ def weight_loader(
         CheckpointError: (when called) the tensor has another shape than the graph declares.
     """
     makers: dict[str, Value] = {}
+    # Made together with what was asked for, such as the scales of a rounded weight: asked for next.
+    waiting: dict[str, torch.Tensor] = {}
     types = {value.name: value.type for value in graph.weights}
     if folded is not None:
         makers.update((value.name, value) for value in folded.outputs)
@@ -83,25 +85,31 @@ def weight_loader(
             raise CheckpointError("a weight is not a tensor", where=name, got=wanted)
         if folded is None or name not in makers:
             return as_array(stored(name), wanted.dtype)
-        return as_array(_computed(folded, makers[name], stored), wanted.dtype)
+        if name not in waiting:
+            waiting.update(_computed(folded, makers[name], stored))
+        return as_array(waiting.pop(name), wanted.dtype)
 
     return load
 
 
 def _computed(
     constants: Graph, wanted: Value, stored: Callable[[str], torch.Tensor]
-) -> torch.Tensor:
-    """One output of ``constants``, with only the weights loaded that it is made from."""
+) -> dict[str, torch.Tensor]:
+    """An output of ``constants``, and what else the same node makes, by name.
+
+    Only the weights are loaded that it is made from.
+    """
     import torch
 
     from graphopt.ir.interpreter import Interpreter
 
-    alone = without_dead_nodes(replace(constants, outputs=(wanted,)))
+    made = constants.producers[wanted].outputs if wanted in constants.producers else (wanted,)
+    outputs = tuple(value for value in constants.outputs if value in made)
+    alone = without_dead_nodes(replace(constants, outputs=outputs))
     with torch.inference_mode():
         weights = {value.name: stored(value.name) for value in alone.weights}
-        (found,) = Interpreter(alone, weights).run({})
-    tensor: torch.Tensor = found
-    return tensor
+        found = Interpreter(alone, weights).run({})
+    return {value.name: tensor for value, tensor in zip(outputs, found, strict=True)}
 
 
 def as_array(tensor: torch.Tensor, dtype: DType) -> npt.NDArray[np.generic]:

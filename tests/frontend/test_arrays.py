@@ -12,6 +12,7 @@ from graphopt.errors import CheckpointError
 from graphopt.frontend.arrays import as_array, weight_loader
 from graphopt.ir.builder import GraphBuilder
 from graphopt.ir.dtype import DType
+from graphopt.ir.graph import Attr
 from graphopt.ir.types import TensorType
 
 
@@ -60,3 +61,32 @@ def test_bits_are_kept(dtype: DType) -> None:
     assert array.nbytes == 6 * dtype.nbytes
     back = torch.from_numpy(array).view(tensor.dtype)
     assert torch.equal(back.float(), tensor.float())
+
+
+def test_what_one_node_makes_is_made_once() -> None:
+    b = GraphBuilder("constants")
+    w = b.weight("w", TensorType(DType.F32, (4, 64)))
+    both = b.node("quantize_weight", [w], {"bits": 8, "group": 64}, names=("q", "s"))
+    folded = b.finish(both)
+    b = GraphBuilder("g")
+    q, s = (b.weight(value.name, value.type) for value in both)
+    ids = b.input("ids", TensorType(DType.I64, (1,)))
+    attrs: dict[str, Attr] = {"bits": 8, "group": 64, "dtype": DType.F32}
+    graph = b.finish([b.one("quantized_embed", [ids, q, s], attrs)])
+
+    @dataclass
+    class Counting(FakeBinding):
+        loads: int = 0
+
+        def load(self, name: str, dtype: torch.dtype) -> torch.Tensor:
+            self.loads += 1
+            return super().load(name, dtype)
+
+    binding = Counting(torch.arange(256.0).view(4, 64))
+    load = weight_loader(graph, binding, {}, folded)
+    scales, integers = load("s"), load("q")
+    assert binding.loads == 1
+    assert (scales.dtype, integers.dtype) == (np.float16, np.int8)
+    np.testing.assert_allclose(integers * scales, np.arange(256.0).reshape(4, 64), atol=1.01)
+    np.testing.assert_array_equal(load("q"), integers)
+    assert binding.loads == 2
