@@ -44,14 +44,12 @@ inline void widen(const W* const* panels, int count, int64_t k, float* wide) {
     }
 }
 
-// Sums of a block in the order [rows][count][16], from tiles that are as equal as possible. Between
-// two tiles' worth of rows and one, reading still takes its time, and the higher tile is better;
-// then the wider. `next`: see Ahead.
+// Sums of a block in the order [rows][count][16], from tiles that are as equal as possible: the
+// highest while reading weights takes the longest, then the widest. `next`: see Ahead.
 template <class W>
 inline void block_sums(const Input<W>* x, int64_t stride, int64_t rows, const W* const* panels,
                        int count, int64_t k, int64_t next, float* sums, bool onto) {
-  constexpr int HEIGHT = TILE_ROWS < 6 ? TILE_ROWS : 6;
-  const int64_t height = rows <= 2 * TILE_ROWS ? TILE_ROWS : HEIGHT;
+  const int64_t height = rows <= 2 * TILE_ROWS ? TILE_ROWS : WIDE_ROWS;
   const int64_t steps = (rows + height - 1) / height;
   const int64_t sums_stride = count * PANEL;
   for (int64_t i = 0; i < steps; ++i) {
@@ -112,9 +110,8 @@ inline void block(const Input<W>* x, int64_t stride, int64_t first_row, int64_t 
 template <class W, int N, class Store>
 inline void multiply(const Input<W>* x, int64_t stride, int64_t rows, const Panels<W> (&w)[N],
                      int64_t first, int64_t last, char* scratch, const Store& store) {
-  // Few rows take as many panels as a tile does: all of them are streams that run on into the next.
-  const int streams = tile_panels(int(rows < TILE_ROWS ? rows : TILE_ROWS)) / N;
-  const int group = rows > 2 * TILE_ROWS ? PART_PANELS<N> : (streams > 1 ? streams : 1);
+  constexpr int STREAMS_EACH = STREAMS > N ? STREAMS / N : 1;
+  const int group = rows > 2 * TILE_ROWS ? PART_PANELS<N> : STREAMS_EACH;
   const int64_t blocks = (rows + BLOCK_ROWS - 1) / BLOCK_ROWS;
   for (int64_t panel = first; panel < last; panel += group) {
     const int width = int(last - panel < group ? last - panel : group);

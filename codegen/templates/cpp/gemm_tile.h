@@ -59,28 +59,29 @@ struct Dot<bf16> {
 template <class W>
 using Input = typename Dot<W>::Input;
 
-// The largest tile, by registers: 32 of sixteen floats with AVX-512; 16 of eight with AVX2, where a
-// row of a tile takes two; 16 of four without, where it takes four.
+// Tiles, by registers: 32 of sixteen floats with AVX-512; 16 of eight with AVX2, where a row of a
+// tile takes two; 16 of four without, where it takes four. The highest tile suits few rows, whose
+// weights come from memory, as STREAMS panels; the widest many rows: it loads the fewest operands.
 #if defined(GOPT_AVX512)
-constexpr int TILE_ROWS = 8;
-constexpr int tile_panels(int rows) { return rows <= 6 ? 4 : 2; }
+constexpr int TILE_ROWS = 8, STREAMS = 2;
+constexpr int WIDE_ROWS = 6, WIDE_PANELS = 4;
 #elif defined(GOPT_AVX2)
-constexpr int TILE_ROWS = 6;
-constexpr int tile_panels(int) { return 1; }
+constexpr int TILE_ROWS = 6, STREAMS = 1;
+constexpr int WIDE_ROWS = 6, WIDE_PANELS = 1;
 #else
-constexpr int TILE_ROWS = 3;
-constexpr int tile_panels(int) { return 1; }
+constexpr int TILE_ROWS = 3, STREAMS = 1;
+constexpr int WIDE_ROWS = 3, WIDE_PANELS = 1;
 #endif
 
-// Weights asked for and not used yet, of all panels of a tile. On a Zen 5 core, 1 row and 8 rows
-// read at 97 % of the speed of a plain read with 8 KiB; with 4, 8 rows at 76 %; with 16, 1 row at
-// 92 %.
+// Weights asked for and not used yet, of all panels of a tile. On a Zen 5 core with two panels, 1 row
+// reads at 105 % of the speed of a plain read and 8 rows at 97 %; with half of it, 8 rows at 76 %;
+// with twice, 1 row at 99 %.
 constexpr int64_t AHEAD_BYTES = 8192;
 
 // What tiles ask for. Weights that one tile uses are asked for a little ahead, those that several
 // use, one after another, by another of them for each panel: all that comes next.
 struct Ahead {
-  int64_t next;      // elements from the start of this in a panel to the start of what comes next
+  int64_t next;     // elements from the start of this in a panel to the start of what comes next
   int tile, tiles;  // which of those that use these weights
 };
 
@@ -141,10 +142,13 @@ inline void tiles(int64_t rows, const Input<W>* x, int64_t stride, const W* cons
     if (rows < ROWS)
       return tiles<W, ROWS - 1>(rows, x, stride, panels, count, k, ahead, sums, sums_stride, onto);
   }
-  constexpr int WIDE = tile_panels(ROWS);
   int p = 0;
-  for (; p + WIDE <= count; p += WIDE)
-    tile<W, ROWS, WIDE>(x, stride, panels + p, k, ahead, sums + p * PANEL, sums_stride, onto);
+  if constexpr (WIDE_PANELS > STREAMS && ROWS <= WIDE_ROWS && 2 * ROWS >= WIDE_ROWS)
+    for (; p + WIDE_PANELS <= count; p += WIDE_PANELS)
+      tile<W, ROWS, WIDE_PANELS>(x, stride, panels + p, k, ahead, sums + p * PANEL, sums_stride,
+                                 onto);
+  for (; p + STREAMS <= count; p += STREAMS)
+    tile<W, ROWS, STREAMS>(x, stride, panels + p, k, ahead, sums + p * PANEL, sums_stride, onto);
   for (; p < count; ++p)
     tile<W, ROWS, 1>(x, stride, panels + p, k, ahead, sums + p * PANEL, sums_stride, onto);
 }
