@@ -12,18 +12,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from graphopt.codegen.render import render
 from graphopt.ir.dtype import DType
 from graphopt.ir.graph import Graph, Node, Value
-from graphopt.ir.ops_spec import bool_of, float_of, int_of
+from graphopt.ir.ops_scores import MASK_NAMES, SCORE_NAMES
+from graphopt.ir.ops_spec import bool_of, float_of, int_of, str_of
 from graphopt.ir.types import LayerState, StateType, TensorType
 from graphopt.ledger import Verdict, refuse
 from graphopt.packing import Layout
 from graphopt.region import Region
 
+from ..render import render
 from .access import Access
 from .arguments import Kind, arguments
-from .expression import CTYPES, dim_text, float_literal
+from .expression import CTYPES, Term, cpp_expression, dim_text, float_literal
 from .kernel import Kernel, named_kernel
 from .rows import buffer_of, comment, pointer
 from .rows_names import Names
@@ -38,8 +39,8 @@ _TAKEN = ("shape", "queries", "batch", "additions", "attention")
 
 
 @dataclass(frozen=True, slots=True)
-class _Addition:
-    """A function of the head that a kernel adds: what a score or a sum gets on top.
+class _PerHead:
+    """A number a head that a kernel adds, to scores or to the sum of a softmax.
 
     Attributes:
         flag: the header's name for having it.
@@ -109,15 +110,16 @@ def _kernel(graph: Graph, region: Region, node: Node, views: Mapping[Value, View
     query, state, *tables = node.inputs[:5]
     layer, attrs = _layer(node), node.attrs
     rows = views[query].access
-    additions = _additions(node, views)
+    per_head = _per_head(node, views)
+    expressions = _expressions(node)
     nodes = [graph.nodes[place] for place in region.nodes]
     text = render(
         "cpp/attention.jinja",
         title=f"{region.name or region.family} of {region.scope or 'the model'}",
         comments=[line for one in nodes for line in comment(names.line(one))],
         pointers=[pointer(one, buffer.name) for one, buffer in buffers.items()],
-        additions=[line for addition in additions for line in addition.lines()],
-        fields=[(one.field, _start(known, one.view)) for one in additions],
+        additions=[line for one in per_head for line in one.lines()] + expressions,
+        fields=[(one.field, _start(known, one.view)) for one in per_head],
         heads=rows.shape[1],
         layer=layer,
         window=int_of(attrs, "window"),
@@ -136,15 +138,34 @@ def _kernel(graph: Graph, region: Region, node: Node, views: Mapping[Value, View
         out=known[node.output],
     )
     scratch = attention_scratch(layer.key_size, layer.value_size)
-    return named_kernel(region.name or region.family, text, HEADERS, scratch_bytes=scratch)
+    headers = ("math.h", *HEADERS) if expressions else HEADERS
+    return named_kernel(region.name or region.family, text, headers, scratch_bytes=scratch)
 
 
-def _additions(node: Node, views: Mapping[Value, View]) -> list[_Addition]:
-    found: list[_Addition] = []
+def _per_head(node: Node, views: Mapping[Value, View]) -> list[_PerHead]:
+    found: list[_PerHead] = []
     if bool_of(node.attrs, "sinks"):
-        found.append(_Addition("HAS_SINKS", "sink", "sinks", views[node.inputs[5]]))
+        found.append(_PerHead("HAS_SINKS", "sink", "sinks", views[node.inputs[5]]))
     if bool_of(node.attrs, "alibi"):
-        found.append(_Addition("HAS_ALIBI", "slope", "slopes", views[node.inputs[-1]]))
+        found.append(_PerHead("HAS_ALIBI", "slope", "slopes", views[node.inputs[-1]]))
+    return found
+
+
+def _expressions(node: Node) -> list[str]:
+    """The C++ of what a user does to scores, on sixteen keys at a time."""
+    found: list[str] = []
+    for name, names, ctype in (("score", SCORE_NAMES, "f32x16"), ("mask", MASK_NAMES, "i32x16")):
+        if name not in node.attrs:
+            continue
+        operands = {one: Term(one, "float", vector=True) for one in names}
+        term = cpp_expression(str_of(node.attrs, name), operands, DType.F32)
+        parameters = ", ".join(f"f32x16 {one}" for one in names)
+        found += [
+            f"static constexpr bool HAS_{name.upper()} = true;",
+            f"{ctype} {name}({parameters}) const {{",
+            f"  return {term.spread()};",
+            "}",
+        ]
     return found
 
 

@@ -8,8 +8,10 @@ query rows ``starts[s]`` to ``starts[s+1]`` and has ``lengths[s]`` tokens after 
 query ``i`` stands at position ``lengths[s] - (starts[s+1] - starts[s]) + i``. Its token at position
 ``j`` lies in block ``tables[s, j // B]`` at offset ``j % B``, where ``B`` is the block size; query
 position ``p`` sees it if ``j <= p`` and, with a window, ``j > p - window``. Scores are
-``scale * q.k``, then ``softcap * tanh(score / softcap)``, then plus ``alibi[h] * j``; a sink is one
-more score in the sum of its head's softmax, with no value. Rows of no sequence come out as zeros.
+``scale * q.k``, then ``softcap * tanh(score / softcap)``, then plus ``alibi[h] * j``, then what the
+expression ``score`` makes of it; where the expression ``mask`` is false the token is not seen
+(``ops_scores`` says what they may read). A sink is one more score in the sum of its head's softmax,
+with no value. Rows of no sequence, and rows that see nothing, come out as zeros.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ from graphopt.errors import VerifyError
 
 from .dtype import DType
 from .ops_pointwise import require_class, require_rank, require_shape, same_dtype
+from .ops_scores import MASK_NAMES, SCORE_NAMES, parse_score
 from .ops_spec import (
     Attrs,
     AttrSpec,
@@ -27,6 +30,7 @@ from .ops_spec import (
     float_of,
     int_of,
     state,
+    str_of,
     tensor,
 )
 from .shape import Dim, dim_min, sym
@@ -107,6 +111,10 @@ def _infer_attention(types: Types, attrs: Attrs) -> Types:
         require_shape(tensor(types, position), (heads,), position)
     if int_of(attrs, "window") < 0 or float_of(attrs, "softcap") < 0:
         raise VerifyError("window or softcap is negative", got=dict(attrs))
+    if "score" in attrs:
+        parse_score(str_of(attrs, "score"), SCORE_NAMES, "float")
+    if "mask" in attrs:
+        parse_score(str_of(attrs, "mask"), MASK_NAMES, "bool")
     return (TensorType(query.dtype, (tokens, heads, layer.value_size)),)
 
 
@@ -162,6 +170,8 @@ STATE: tuple[OpSpec, ...] = (
             AttrSpec("softcap", "float", 0.0),
             AttrSpec("sinks", "bool", False),
             AttrSpec("alibi", "bool", False),
+            AttrSpec("score", "str", optional=True),
+            AttrSpec("mask", "str", optional=True),
         ),
     ),
 )

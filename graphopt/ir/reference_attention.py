@@ -17,8 +17,9 @@ from torch import Tensor
 from graphopt.errors import IRError
 
 from .graph import Node
-from .ops_spec import bool_of, float_of, int_of
+from .ops_spec import bool_of, float_of, int_of, str_of
 from .reference_common import Env, Step, wide_dtype
+from .reference_scores import Expression, mask_expression, score_expression
 
 # Most scores held at once, in elements: 64 MB of float32.
 _MAX_SCORES = 1 << 24
@@ -64,6 +65,23 @@ class _Settings:
     scale: float
     window: int
     softcap: float
+    score: Expression | None
+    mask: Expression | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Places:
+    """Where scores [Hq, n, m] belong.
+
+    Attributes:
+        queries: positions of the queries, [n].
+        keys: positions of the keys, [m] or [n, m].
+        sequences: numbers of the queries' sequences, [n].
+    """
+
+    queries: Tensor
+    keys: Tensor
+    sequences: Tensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +103,8 @@ def make_attention(node: Node) -> Step:
         float_of(node.attrs, "scale"),
         int_of(node.attrs, "window"),
         float_of(node.attrs, "softcap"),
+        score_expression(str_of(node.attrs, "score") if "score" in node.attrs else ""),
+        mask_expression(str_of(node.attrs, "mask") if "mask" in node.attrs else ""),
     )
     has_sinks, has_alibi = bool_of(node.attrs, "sinks"), bool_of(node.attrs, "alibi")
 
@@ -126,19 +146,21 @@ def _attention(
             singles.append(sequence)
         elif last > first:
             out[first:last] = _one_sequence(
-                settings, memory, query[first:last], length, tables[sequence]
+                settings, memory, query[first:last], length, tables[sequence], sequence
             )
     for group in _alike(singles, lengths, memory):
         if len(group) == 1:
             rows = slice(starts[group[0]], starts[group[0]] + 1)
             out[rows] = _one_sequence(
-                settings, memory, query[rows], lengths[group[0]], tables[group[0]]
+                settings, memory, query[rows], lengths[group[0]], tables[group[0]], group[0]
             )
         else:
             index = torch.tensor([starts[sequence] for sequence in group], device=query.device)
             held = torch.tensor([lengths[sequence] for sequence in group], device=query.device)
-            wanted = tables[torch.tensor(group, device=query.device)]
-            out[index] = _decodes(settings, memory, query[index], held, wanted)
+            sequences = torch.tensor(group, device=query.device)
+            out[index] = _decodes(
+                settings, memory, query[index], held, tables[sequences], sequences
+            )
     return out
 
 
@@ -155,7 +177,12 @@ def _alike(sequences: list[int], lengths: list[int], memory: _Memory) -> list[li
 
 
 def _one_sequence(
-    settings: _Settings, memory: _Memory, query: Tensor, length: int, table: Tensor
+    settings: _Settings,
+    memory: _Memory,
+    query: Tensor,
+    length: int,
+    table: Tensor,
+    sequence: int,
 ) -> Tensor:
     """``query[n, Hq, Dk]``, the last n positions of a sequence, to ``[n, Hq, Dv]``."""
     count, size = query.shape[0], memory.block_size
@@ -168,8 +195,13 @@ def _one_sequence(
     else:
         values = memory.values[blocks].flatten(0, 1)[inside].to(keys.dtype)
     positions = torch.arange(low, length, device=query.device)
+
+    def places(own: Tensor) -> _Places:
+        return _Places(own, positions, torch.full_like(own, sequence))
+
     if count == 1:
-        return _attend(settings, memory, query, keys, values, positions, None)
+        own = torch.full((1,), length - 1, device=query.device)
+        return _attend(settings, memory, query, keys, values, places(own), None)
     rows = max(1, _MAX_SCORES // (query.shape[1] * (length - low)))
     parts: list[Tensor] = []
     for start in range(0, count, rows):
@@ -178,7 +210,7 @@ def _one_sequence(
         hidden = positions[None, :] > own[:, None]
         if settings.window:
             hidden |= positions[None, :] <= own[:, None] - settings.window
-        parts.append(_attend(settings, memory, chunk, keys, values, positions, hidden))
+        parts.append(_attend(settings, memory, chunk, keys, values, places(own), hidden))
     return torch.cat(parts)
 
 
@@ -188,7 +220,7 @@ def _attend(
     query: Tensor,
     keys: Tensor,
     values: Tensor,
-    positions: Tensor,
+    places: _Places,
     hidden: Tensor | None,
 ) -> Tensor:
     """``query[n, Hq, Dk]``, ``keys[m, Hkv, Dk]``, ``values[m, Hkv, Dv]``, ``hidden[n, m]``."""
@@ -196,7 +228,7 @@ def _attend(
     groups = heads // keys.shape[1]
     grouped = query.to(keys.dtype).reshape(count, -1, groups, size).permute(1, 2, 0, 3)
     scores = grouped.reshape(keys.shape[1], groups * count, size) @ keys.permute(1, 2, 0)
-    scores = _shaped(settings, memory, scores.view(heads, count, -1), positions)
+    scores = _shaped(settings, memory, scores.view(heads, count, -1), places)
     if hidden is not None:
         scores = scores.masked_fill(hidden, float("-inf"))
     sinks = None if memory.sinks is None else memory.sinks.view(heads, 1, 1)
@@ -206,7 +238,12 @@ def _attend(
 
 
 def _decodes(
-    settings: _Settings, memory: _Memory, query: Tensor, lengths: Tensor, tables: Tensor
+    settings: _Settings,
+    memory: _Memory,
+    query: Tensor,
+    lengths: Tensor,
+    tables: Tensor,
+    sequences: Tensor,
 ) -> Tensor:
     """One query of each of n sequences: ``query[n, Hq, Dk]`` to ``[n, Hq, Dv]``."""
     size, (count, heads, _) = memory.block_size, query.shape
@@ -229,7 +266,8 @@ def _decodes(
     kv_heads = keys.shape[1]
     grouped = query.to(wide).reshape(count * kv_heads, -1, query.shape[2])
     scores = torch.bmm(grouped, keys.flatten(0, 1).transpose(1, 2)).view(count, heads, -1)
-    scores = _shaped(settings, memory, scores.transpose(0, 1), positions).transpose(0, 1)
+    places = _Places(lengths - 1, positions, sequences)
+    scores = _shaped(settings, memory, scores.transpose(0, 1), places).transpose(0, 1)
     scores = scores.masked_fill(~seen[:, None, :], float("-inf"))
     sinks = None if memory.sinks is None else memory.sinks.view(1, heads, 1)
     weights = _softmax(scores, sinks).reshape(count * kv_heads, heads // kv_heads, -1)
@@ -242,19 +280,40 @@ def _by_head(blocks: Tensor, dtype: torch.dtype) -> Tensor:
     return by_head.to(dtype, memory_format=torch.contiguous_format, copy=True).flatten(2, 3)
 
 
-def _shaped(settings: _Settings, memory: _Memory, scores: Tensor, positions: Tensor) -> Tensor:
-    """``scores[Hq, n, m]`` scaled, capped and leaning by ``positions``, ``[m]`` or ``[n, m]``."""
+def _shaped(settings: _Settings, memory: _Memory, scores: Tensor, places: _Places) -> Tensor:
+    """``scores[Hq, n, m]`` scaled, capped, leaning by positions, and as the expressions say."""
     scores = scores * settings.scale
     if settings.softcap:
         scores = settings.softcap * torch.tanh(scores / settings.softcap)
     if memory.alibi is not None:
-        scores = scores + memory.alibi.view(-1, 1, 1) * positions
+        scores = scores + memory.alibi.view(-1, 1, 1) * places.keys
+    if settings.score is None and settings.mask is None:
+        return scores
+    heads = torch.arange(scores.shape[0], device=scores.device).view(-1, 1, 1)
+    named = {
+        "q": places.queries.view(1, -1, 1),
+        "k": places.keys.expand(scores.shape[1:]).unsqueeze(0),
+        "head": heads,
+        "sequence": places.sequences.view(1, -1, 1),
+    }
+    names = {name: tensor.to(scores.dtype) for name, tensor in named.items()}
+    if settings.score is not None:
+        scores = settings.score({**names, "score": scores}).expand(scores.shape)
+    if settings.mask is not None:
+        scores = scores.masked_fill(~settings.mask(names), float("-inf"))
     return scores
 
 
 def _softmax(scores: Tensor, sinks: Tensor | None) -> Tensor:
-    """Over the last dimension, with one more score a head where there are sinks."""
+    """Over the last dimension, with one more score a head where there are sinks.
+
+    Where nothing is seen all weights are zero.
+    """
     if sinks is None:
-        return torch.softmax(scores, -1)
+        return torch.softmax(scores, -1).masked_fill(_nothing(scores), 0)
     whole = torch.cat((scores, sinks.expand(*scores.shape[:-1], 1)), -1)
-    return torch.softmax(whole, -1)[..., :-1]
+    return torch.softmax(whole, -1).masked_fill(_nothing(whole), 0)[..., :-1]
+
+
+def _nothing(scores: Tensor) -> Tensor:
+    return scores.amax(-1, keepdim=True) == float("-inf")

@@ -18,6 +18,8 @@ def test_inference() -> None:
     assert inferred("latent_write", LATENT_WRITE, layer=0) == LATENT
     for attend in (ATTEND, ATTEND.replace(KV, LATENT)):
         assert inferred("attention", attend, **SCALE) == "bf16[T, 4, 6]"
+    expressions: dict[str, Attr] = {"score": "score / (q - k + 1.0)", "mask": "head == sequence"}
+    assert inferred("attention", ATTEND, **SCALE, **expressions) == "bf16[T, 4, 6]"
     assert inferred("attention", ATTEND + "; f32[4]; f32[4]", sinks=True, alibi=True, **SCALE) == (
         "bf16[T, 4, 6]"
     )
@@ -54,6 +56,10 @@ def test_what_attention_refuses() -> None:
     refused("attention", ATTEND + "; f32[3]", "wrong shape", sinks=True, **SCALE)
     refused("attention", ATTEND, "negative", window=-1, **SCALE)
     refused("attention", ATTEND, "'scale' is missing", layer=0)
+    refused("attention", ATTEND, "unknown", score="open(q)", **SCALE)
+    refused("attention", ATTEND, "wrong kind", score="q < k", **SCALE)
+    refused("attention", ATTEND, "unknown", mask="score < 1", **SCALE)
+    refused("attention", ATTEND, "does not parse", mask="", **SCALE)
 
 
 def test_a_latent_is_written_and_read_once() -> None:

@@ -212,6 +212,31 @@ def test_agrees_with_the_definition(
     torch.testing.assert_close(out, expected, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("decodes", [True, False])
+def test_expressions_of_scores(decodes: bool) -> None:
+    layer = LayerState(2, 4, 4, DType.F32)
+    mask, score = "(q - k < 4) & (head != 2)", "score * (1 + head) - sequence * k"
+    write, attend = steps(layer, 4, DType.F32, scale=0.3, mask=mask, score=score)
+    batch = make_batch(Random(8), layer, 4, 4, 0, write)
+    if decodes:  # the last query of each sequence alone: they are computed together
+        last = [int(end) - 1 for end, n in zip(batch.starts[1:], batch.counts, strict=True) if n]
+        batch.queries = batch.queries[last]
+        batch.counts = [min(1, n) for n in batch.counts]
+        counts = torch.tensor([0, *batch.counts])
+        batch.starts = counts.cumsum(0).to(torch.int32)
+    (out,) = attend(batch.arguments(), {})
+    expected = torch.zeros_like(out)
+    for s, (key, value) in enumerate(zip(batch.keys, batch.values, strict=True)):
+        for i in range(batch.counts[s]):
+            row, own = int(batch.starts[s]) + i, key.shape[0] - batch.counts[s] + i
+            for h in (0, 1, 3):
+                seen = torch.arange(max(0, own - 3), own + 1)
+                scores = 0.3 * key[seen, h // 2] @ batch.queries[row, h] * (1 + h) - s * seen
+                expected[row, h] = scores.softmax(0) @ value[seen, h // 2]
+    assert len({s for s, n in enumerate(batch.counts) if n}) > 1
+    torch.testing.assert_close(out, expected, rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.parametrize("dtype", [DType.BF16, DType.F16])
 def test_narrow_types_are_accumulated_in_f32(dtype: DType) -> None:
     layer = LayerState(2, 8, 8, dtype)

@@ -31,6 +31,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "arena",
         "manifest",
         "artifact",
+        "attention_variant",
         "function_plan",
         "reuse",
         "report",

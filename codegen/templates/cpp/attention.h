@@ -43,9 +43,10 @@ struct PlainAttention {
 
   float sink(int64_t) const { return 0; }
   float slope(int64_t) const { return 0; }
-  // The score in place of `score`, and whether it counts, of a query and 16 keys.
-  f32x16 score(f32x16 score, float, f32x16, float, float) const { return score; }
-  i32x16 mask(float, f32x16, float, float) const { return splat_int(-1); }
+  // What replaces 16 scores, and which of them count: of (score,) positions of query and keys, head
+  // and sequence.
+  f32x16 score(f32x16 score, f32x16, f32x16, f32x16, f32x16) const { return score; }
+  i32x16 mask(f32x16, f32x16, f32x16, f32x16) const { return splat_int(-1); }
 };
 
 // ---- Scratch ------------------------------------------------------------------------------------
@@ -254,12 +255,13 @@ struct AttentionThread {
     const f32x16 lane = load(LANE_NUMBERS);
     const f32x16 position = lane + float(p.position);
     if constexpr (Variant::HAS_ALIBI) score = fma(position, splat(variant.slope(head)), score);
+    const f32x16 query = splat(float(own)), at = splat(float(sequence));
     if constexpr (Variant::HAS_SCORE)
-      score = variant.score(score, float(own), position, float(head), float(sequence));
+      score = variant.score(score, query, position, splat(float(head)), at);
     score = score * LOG2_E;
     const f32x16 hidden = splat(-INFINITY);
     if constexpr (Variant::HAS_MASK)
-      score = select(variant.mask(float(own), position, float(head), float(sequence)), score, hidden);
+      score = select(variant.mask(query, position, splat(float(head)), at), score, hidden);
     if (p.whole) return score;
     int64_t first = p.first, last = p.last;
     if (own + 1 - p.position < last) last = own + 1 - p.position;

@@ -115,6 +115,40 @@ def test_sinks_and_alibi(isa: str) -> None:
     assert relative_error(run(isa, batch), batch.expected()) < 2e-6
 
 
+# Every function and operator of expressions; scores stay small.
+_SCORE = (
+    "where((q - k < 3) & ((head == 2) == 0) | (sequence >= 1),"
+    " score - pow(0.5, head + 1.0) * (q - k),"
+    " tanh(score) + sin(k) * cos(q) - erf(abs(score)) + maximum(minimum(score, 1), -1)"
+    " + log1p(abs(k)) / sqrt(q + 1) - rsqrt(q + 2) + exp(-abs(score)) - log(q + 1) / 9"
+    " + floor(score) / 4 + ceil(score) / 8 + round(score) / 16 + tan(score / 20))"
+)
+_MASK = "(floor_div(k, 4) == floor_div(q, 4)) | (remainder(k, 5) < 2) & (k > 0)"
+
+
+@pytest.mark.parametrize("isa", ISAS)
+def test_expressions_of_a_user(isa: str) -> None:
+    layer = LayerState(2, 16, 24, DType.F32)
+    case = Case(layer, 6, 16, DType.F32, alibi=True, softcap=3.0, score=_SCORE, mask=_MASK)
+    batch = make_batch(case, [75, 40, 7], [20, 1, 7], 1)
+    expected = batch.expected()
+    # The scalar functions of positions around 75 are known to 1e-5.
+    assert relative_error(run(isa, batch), expected) < 1e-5
+    assert np.isfinite(expected).all()
+
+
+@pytest.mark.parametrize("isa", ISAS)
+def test_rows_that_see_nothing_are_zeros(isa: str) -> None:
+    case = Case(LayerState(1, 8, 8, DType.F32), 2, 16, DType.F32, mask="(k >= 20) & (head < 1)")
+    batch = make_batch(case, [30, 300], [30, 1], 1)
+    out, expected = run(isa, batch), batch.expected()
+    assert not expected[:20].any()
+    assert not expected[:, 1].any()
+    assert relative_error(out, expected) < 2e-6
+    assert not out[:20].any()
+    assert not out[:, 1].any()
+
+
 def test_layers_that_are_alike_share_a_kernel() -> None:
     case = Case(LayerState(2, 16, 24, DType.F32), 6, 16, DType.F32)
     one, other = (attention_kernel(*region_of(case, form), {}) for form in ("plain", "plain"))
