@@ -28,9 +28,9 @@ constexpr int64_t BLOCK_SCRATCH = 4 * BLOCK_COLUMNS * (BLOCK_ROWS + BLOCK_K<floa
 // have all rows of a tile in one set of the cache.
 constexpr int64_t row_stride(int64_t k) { return (k + 31) / 32 * 32 + 32; }
 
-// Panels of each of N parts that a block takes.
+// Panels that a block takes of each of N parts.
 template <int N>
-constexpr int PART_PANELS = N > 4 ? 1 : 4 / N;
+constexpr int PART_PANELS = BLOCK_COLUMNS / PANEL / N;
 
 // Columns [from, from + k) of panels of sixteen-bit weights, as panels of floats.
 template <class W>
@@ -64,6 +64,7 @@ template <class W, int N, class Store>
 inline void block(const Input<W>* x, int64_t stride, int64_t first_row, int64_t rows,
                   const Panels<W> (&w)[N], int64_t panel, int width, char* scratch,
                   const Store& store) {
+  static_assert(PART_PANELS<N> > 0, "a block has no room for so many parts");
   constexpr bool WIDENS = sizeof(W) == 2 && std::is_same_v<Input<W>, float>;
   float* sums = reinterpret_cast<float*>(scratch);
   float* wide = sums + BLOCK_ROWS * BLOCK_COLUMNS;

@@ -106,10 +106,10 @@ __attribute__((noinline)) void tile(const Input<W>* x, int64_t stride, const W* 
   int64_t i = 0;
   for (int half = 0; half < 2; ++half) {
     int64_t distance[PANELS];
-    for (int p = 0; p < PANELS; ++p)
-      distance[p] = half == 0                           ? AHEAD * PANEL
-                    : p % ahead.tiles == ahead.tile ? ahead.next - turn * PANEL
-                                                        : 0;
+    for (int p = 0; p < PANELS; ++p) {
+      const bool mine = p % ahead.tiles == ahead.tile;
+      distance[p] = half == 0 ? AHEAD * PANEL : mine ? ahead.next - turn * PANEL : 0;
+    }
     const int64_t end = ends[half];
     for (; i < end; i += PAIR<W>) {
       typename Dot<W>::Step step[PANELS];
