@@ -9,6 +9,7 @@ from __future__ import annotations
 from graphopt.ir.shape import Dim
 
 FEW_ROWS = 16
+BLOCK_ROWS = 128
 BLOCK_SCRATCH = 4 * 64 * (128 + 1024)
 
 

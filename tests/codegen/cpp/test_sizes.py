@@ -7,6 +7,7 @@ import ctypes
 import pytest
 
 from graphopt.codegen.cpp.sizes import (
+    BLOCK_ROWS,
     BLOCK_SCRATCH,
     FEW_ROWS,
     linear_scratch,
@@ -21,6 +22,7 @@ SOURCE = """
 #include "gemm.h"
 #define EXPORT extern "C" __attribute__((visibility("default"))) int64_t
 EXPORT few_rows() { return gopt::FEW_ROWS; }
+EXPORT block_rows() { return gopt::BLOCK_ROWS; }
 EXPORT block_scratch() { return gopt::BLOCK_SCRATCH; }
 EXPORT stride(int64_t k) { return gopt::row_stride(k); }
 EXPORT workspace(int64_t rows, int64_t k) { return gopt::linear_workspace(rows, k); }
@@ -38,6 +40,7 @@ def test_sizes_are_those_of_the_headers(isa: str) -> None:
         return int(function(*map(ctypes.c_int64, values)))
 
     assert call("few_rows") == FEW_ROWS
+    assert call("block_rows") == BLOCK_ROWS
     assert call("block_scratch") == BLOCK_SCRATCH
     for k in (1, 2, 31, 32, 33, 896, 4864, 8191):
         assert call("stride", k) == row_stride(k)
