@@ -145,6 +145,13 @@ def test_attention_sinks_are_refused() -> None:
         export_decoder(graph, {})
 
 
+def test_expressions_of_scores_are_refused() -> None:
+    small = Small(kv_state())
+    graph = small.finish(small.attend(small.heads(HEADS, "q"), small.kv, mask="q == k"))
+    with pytest.raises(UnsupportedError, match="expressions of scores"):
+        export_decoder(graph, {})
+
+
 def test_a_cache_of_another_type_is_refused() -> None:
     small = Small(kv_state(LayerState(2, SIZE, SIZE, DType.F8E4M3)))
     small.b.one(

@@ -205,11 +205,16 @@ struct AttentionThread {
 
   // Values of the pairs that are seen in part or whole, zeros for the other tokens in them.
   void copy_values(const Panel<T>& p, T* copy) const {
-    for (int64_t token = p.first / PAIR * PAIR; token < round_up(p.last, PAIR); ++token) {
-      const int64_t row = token / PAIR * PAIR * value_padded + token % PAIR;
-      const bool seen = p.first <= token && token < p.last;
-      for (int64_t d = 0; d < shape.value_size; ++d)
-        copy[row + d * PAIR] = seen ? p.values[row + d * PAIR] : from_float<T>(0);
+    const int64_t width = value_padded * PAIR;
+    for (int64_t token = p.first / PAIR * PAIR; token < p.last; token += PAIR) {
+      const T* from = p.values + token * value_padded;
+      T* to = copy + token * value_padded;
+      if (p.first <= token && token + PAIR <= p.last) {
+        std::memcpy(to, from, width * sizeof(T));
+        continue;
+      }
+      const int64_t seen = p.first <= token ? 0 : 1;  // one of a pair
+      for (int64_t i = 0; i < width; ++i) to[i] = i % PAIR == seen ? from[i] : from_float<T>(0);
     }
   }
   void copy_latent(const Panel<T>& p, T* copy) const {
