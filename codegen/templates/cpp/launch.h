@@ -14,6 +14,9 @@
 #include <omp.h>
 #endif
 
+// A function that the shared object exports.
+#define GOPT_EXPORT extern "C" __attribute__((visibility("default")))
+
 namespace gopt {
 
 template <class Body>

@@ -462,7 +462,6 @@ int32_t sample(const SampleArgs& args) {
 }  // namespace gopt::sampling
 
 // What a shared object exports for logits of one type: the sampler, and the bytes it works in.
-#define GOPT_EXPORT extern "C" __attribute__((visibility("default")))
 #define GOPT_SAMPLER(name, type)                                                      \
   GOPT_EXPORT int32_t gopt_sample_##name(const gopt::sampling::SampleArgs* args) {    \
     return gopt::sampling::sample<type>(*args);                                       \

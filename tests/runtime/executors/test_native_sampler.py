@@ -150,12 +150,13 @@ def test_a_library_without_a_sampler_is_refused():
 
 def test_the_structures_are_those_of_the_header():
     names = [name for name, _ in SampleArgs._fields_]
-    fields = ", ".join(f"offsetof(gopt::sampling::SampleArgs, {name})" for name in names)
+    fields = ", ".join(f"offsetof(SampleArgs, {name})" for name in names)
     source = f"""
 #include <cstddef>
 #include "sample.h"
 extern "C" __attribute__((visibility("default"))) void layout(int64_t* out) {{
-  const int64_t all[] = {{{fields}, sizeof(gopt::sampling::SampleArgs), sizeof(gopt::sampling::Lists)}};
+  using gopt::sampling::SampleArgs, gopt::sampling::Lists;
+  const int64_t all[] = {{{fields}, sizeof(SampleArgs), sizeof(Lists)}};
   std::copy(std::begin(all), std::end(all), out);
 }}
 """
