@@ -59,6 +59,8 @@ _LOGIC: Mapping[str, type[ast.AST]] = {
     "&": ast.And,
     "minimum": ast.And,
 }
+# Powers of floats that are products or roots.
+_POWERS: Mapping[object, str] = {0.5: "sqrt", 2.0: "square", 3.0: "cube"}
 _WHOLE = ("floor", "ceil", "round")  # of an integer: itself
 
 
@@ -261,12 +263,8 @@ class _Printer:
         """A power that is a product or a root."""
         if base.kind != "float" or not isinstance(exponent, ast.Constant):
             return None
-        match exponent.value:
-            case 0.5:
-                return Term(f"sqrt({base.text})", "float", base.vector)
-            case 2 | 2.0:
-                return Term(f"square({base.text})", "float", base.vector)
-        return None
+        function = _POWERS.get(exponent.value)
+        return Term(f"{function}({base.text})", "float", base.vector) if function else None
 
     def where(self, condition: Term, a: Term, b: Term) -> Term:
         """``a`` where the condition holds, else ``b``."""

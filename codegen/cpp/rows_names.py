@@ -25,7 +25,7 @@ TAKEN = (
     "template throw true false try typedef union unsigned using void volatile while and or not "
     "xor load store sum exp log tanh sin cos tan erf sqrt floor ceil round pow select splat zeros "
     "gopt columns put square rsqrt abs maximum minimum remainder route keep rounded opposite std "
-    "bf16 f16 linear parts"
+    "bf16 f16 linear parts argmax running_sum top_k sort_line row_of"
 )
 _ODD = re.compile(r"\W+")
 
@@ -64,7 +64,7 @@ class Names:
 
     def use(self, name: str) -> str:
         """``name`` for a C++ variable; another one if a variable is called so already."""
-        if name in self._used:
+        if name in self._used or name in TAKEN.split():
             name = self.fresh(name)
         self._used.add(name)
         return name

@@ -166,7 +166,7 @@ def lines(
     order = [other for other in range(len(type_.shape)) if other != dim] + [dim]
     moved = map_view(tree, lambda access: access.permute(order))
     if moved is None or not isinstance(type_.shape[dim], int):
-        raise RefusedError(f"{name} goes over rows")
+        raise RefusedError("a scan or a sort goes over rows")
     turned = TensorType(type_.dtype, tuple(type_.shape[i] for i in order))
     return lowering.rows_of(moved, turned, name), order
 
@@ -181,13 +181,13 @@ def _on_lines(function: str) -> Lower:
 
     def lower(lowering: Lowering, node: Node) -> Sequence[Tree]:
         type_, dim = type_of(node.inputs[0]), int_of(node.attrs, "dim")
-        line, order = lines(lowering, lowering.tree(node.inputs[0]), type_, dim, function)
+        line, order = lines(lowering, lowering.tree(node.inputs[0]), type_, dim, "line")
         whole = node.op == "cumsum"
         if whole and line.kind == "bool":
             line = lowering.store(
                 apply("cast(a, i64)", line, dtype=DType.I64),
                 TensorType(DType.I64, line.access.shape),
-                function,
+                "line",
             )
         outer = line.access.shape[:-1]
         targets = []

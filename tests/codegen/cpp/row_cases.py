@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import pytest
 import torch
 
 from graphopt.codegen.cpp.arguments import Kind, arguments
 from graphopt.codegen.cpp.kernel import Kernel
 from graphopt.codegen.cpp.rows import rows_kernel
+from graphopt.ir.builder import GraphBuilder
 from graphopt.ir.dtype import DType
-from graphopt.ir.graph import Graph, Node, Value
+from graphopt.ir.graph import Attr, Graph, Node, Value
 from graphopt.ir.interpreter import Interpreter
 from graphopt.ir.ops_spec import int_of
 from graphopt.ir.reference import PagedState, torch_dtype
@@ -25,11 +27,13 @@ from graphopt.ledger import Verdict
 from graphopt.packing import Layout, pack
 from graphopt.region import Region, make_region
 
-from .native import aligned, compile_source, run_team
+from .native import ISAS, aligned, compile_source, run_team
 
 BLOCK, BLOCKS = 5, 8
+# The best instruction set always, the others where there is time.
+EVERY_ISA = [ISAS[0], *(pytest.param(isa, marks=pytest.mark.slow) for isa in ISAS[1:])]
 TOLERANCE = {DType.F32: 2e-6, DType.BF16: 1e-2, DType.F16: 2e-3}
-_FEW = 300  # what integers are below where nothing says more: positions in a table, mostly
+_FEW = 200  # what integers are below where nothing says more: positions in a table, mostly
 
 
 @dataclass(frozen=True, slots=True)
@@ -276,3 +280,38 @@ def _compare_state(
 
 def _decoded(memory: np.ndarray, dtype: DType) -> torch.Tensor:
     return torch.from_numpy(memory).view(torch_dtype(dtype)).float()
+
+
+def operation(op: str, operands: Sequence[TensorType], **attrs: Attr) -> Graph:
+    """A graph of one node; operands are inputs, those without a symbol weights."""
+    return chain(operands, lambda builder, given: builder.node(op, given, attrs))
+
+
+def chain(
+    operands: Sequence[TensorType],
+    make: Callable[[GraphBuilder, list[Value]], Sequence[Value]],
+) -> Graph:
+    """A graph that ``make`` builds on values of the given types; those without rows are weights."""
+    builder = GraphBuilder("case")
+    given = [
+        builder.input(f"x{i}", type_)
+        if any(not isinstance(size, int) for size in type_.shape)
+        else builder.weight(f"w{i}.weight", type_)
+        for i, type_ in enumerate(operands)
+    ]
+    return builder.finish(make(builder, given))
+
+
+def cases_of(graphs: Sequence[Graph]) -> tuple[RowCase, ...]:
+    """The cases of whole graphs, each of which has a kernel."""
+    found = [make_case(graph, whole(graph)) for graph in graphs]
+    for graph, case in zip(graphs, found, strict=True):
+        assert isinstance(case, RowCase), (case, graph.nodes)
+    return tuple(case for case in found if isinstance(case, RowCase))
+
+
+def check_all(graphs: Sequence[Graph], isa: str) -> None:
+    """``check`` with one row, a few and many, on one, two and three threads."""
+    cases = cases_of(graphs)
+    for tokens, threads in ((1, 2), (2, 3), (3, 1), (17, 2)):
+        check(cases, isa, tokens=tokens, threads=threads, seed=tokens)
