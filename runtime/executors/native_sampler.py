@@ -138,10 +138,14 @@ class NativeSampler:
         rows = inputs.num_rows
         if rows > self._max_rows:
             raise UsageError("too many rows to sample", got=rows, expected=self._max_rows)
-        if isinstance(logits, np.ndarray):
-            logits = _address("logits", logits, self._dtype, (rows, self._vocab))
+        # The array keeps its name, as nobody else may hold it until the call returns.
+        address = (
+            _address("logits", logits, self._dtype, (rows, self._vocab))
+            if isinstance(logits, np.ndarray)
+            else logits
+        )
         args = SampleArgs.from_buffer_copy(self._args)
-        args.logits, args.rows = logits, rows
+        args.logits, args.rows = address, rows
         self._fill(args, inputs)
         if inputs.targets is not None and inputs.targets.max(initial=-1) >= self._vocab:
             raise UsageError(

@@ -21,8 +21,8 @@ struct Step {
   int64_t block_size;      // slots in a block of keys and values
 };
 
-// What the threads of a region share. A thread that waits spins, since the others are rarely further
-// behind than some microseconds, and then gives its CPU to whoever wants it: beside a busy thread on
+// What the threads of a region share. A thread that waits spins, since the others are rarely more
+// than microseconds behind, and then gives its CPU to whoever wants it: beside a busy thread on
 // the same CPU, waiting for a second took 4 ms of CPU time, and 190 ms without giving way. A futex
 // would leave the CPU as well, but takes tens of microseconds to come back where nobody wants it.
 struct Barrier {

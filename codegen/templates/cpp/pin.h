@@ -1,6 +1,6 @@
 // Keeping the threads of parallel regions on CPUs, and letting them go.
 //
-// `gopt_pin(cpus, n)` puts thread i of a region of n on cpus[i], or leaves it where it is if that is
+// `gopt_pin(cpus, n)` puts thread i of a region of n on cpus[i], or leaves it alone if that is
 // negative; the first is the caller. `gopt_unpin(cpus, n, threads)` lets each thread of a region of
 // `threads` run on any of n CPUs. Both answer how many threads did not do as they were told.
 #pragma once

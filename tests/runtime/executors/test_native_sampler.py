@@ -90,6 +90,14 @@ def test_logits_are_not_changed(sampler):
     assert np.array_equal(logits, logits_for())
 
 
+def test_logits_that_nobody_else_holds_live_until_the_call_returns(sampler):
+    expected = logits_for().argmax(axis=1).tolist()
+    banned = lists([0], [], [], [], [], [])
+    for _ in range(50):
+        got = sampler.sample(logits_for(), SamplingInputs(ROWS, banned=banned))
+        assert got.token_ids.tolist() == expected
+
+
 def test_calls_may_have_fewer_rows_or_none(sampler):
     logits = logits_for()
     for rows in (0, 1, 2, 5, ROWS):
