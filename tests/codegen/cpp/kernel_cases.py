@@ -12,7 +12,9 @@ import numpy.typing as npt
 import torch
 
 from graphopt.codegen.cpp.arguments import Kind, arguments
+from graphopt.codegen.cpp.backend import MAKERS
 from graphopt.codegen.cpp.kernel import Kernel
+from graphopt.codegen.cpp.layouts import layouts_of
 from graphopt.ir.graph import Graph, Value
 from graphopt.ir.interpreter import Interpreter
 from graphopt.ir.reference import torch_dtype
@@ -21,8 +23,10 @@ from graphopt.ir.types import TensorType
 from graphopt.ir.widen import widen
 from graphopt.packing import Layout, pack
 from graphopt.region import Region
+from tests.passes.models import lowered
 
 from .native import aligned, compile_source, run_team
+from .row_cases import region_graph
 
 GUARD = 64  # bytes after each result and workspace that must stay as they are
 
@@ -35,6 +39,20 @@ class KernelCase:
     region: Region
     kernel: Kernel
     layouts: Mapping[str, Layout] = field(default_factory=dict)
+
+
+def family_cases(name: str, family: str) -> list[KernelCase]:
+    """The regions of one kernel family in a small decoder, each as a graph of its own."""
+    found = lowered(name, "cpu")
+    layouts = layouts_of(found.graph, found.regions)
+    cases: dict[str, KernelCase] = {}
+    for region in found.regions:
+        if region.family == family:
+            kernel = MAKERS[family](found.graph, region, layouts)
+            assert isinstance(kernel, Kernel), kernel
+            graph = region_graph(found.graph, region)
+            cases[kernel.name] = KernelCase(graph, region, kernel, layouts)
+    return list(cases.values())
 
 
 def library_of(
@@ -93,6 +111,22 @@ def native(
     for memory in (workspace, *(memory for _, memory in results)):
         assert np.all(memory[-GUARD:] == 0xFF), "written past the end"
     return tuple(_tensor(value, memory, env) for value, memory in results)
+
+
+def random_operands(
+    case: KernelCase, env: Mapping[str, int], generator: torch.Generator, below: int = 4
+) -> dict[str, torch.Tensor]:
+    """Normal floats, and integers from -1 to ``below``."""
+    found: dict[str, torch.Tensor] = {}
+    for value in (*case.graph.inputs, *case.graph.weights):
+        assert isinstance(value.type, TensorType)
+        shape = [evaluate(size, env) for size in value.type.shape]
+        dtype = torch_dtype(value.type.dtype)
+        if value.type.dtype.is_float:
+            found[value.name] = torch.randn(shape, generator=generator).to(dtype)
+        else:
+            found[value.name] = torch.randint(-1, below + 1, shape, generator=generator).to(dtype)
+    return found
 
 
 def check(

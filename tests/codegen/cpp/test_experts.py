@@ -15,17 +15,23 @@ from graphopt.codegen.cpp.experts import experts_kernel, experts_layouts
 from graphopt.codegen.cpp.kernel import Kernel
 from graphopt.ir.builder import GraphBuilder
 from graphopt.ir.dtype import DType
-from graphopt.ir.graph import Graph, Value
+from graphopt.ir.graph import Graph
 from graphopt.ir.ops import ACTIVATIONS
 from graphopt.ir.ops_nn import EXPERT_FORMS
-from graphopt.ir.reference import torch_dtype
-from graphopt.ir.shape import evaluate, sym
+from graphopt.ir.shape import sym
 from graphopt.ir.types import TensorType
 from graphopt.ledger import Verdict
 from graphopt.packing import Layout
 from graphopt.region import make_region
 
-from .kernel_cases import KernelCase, check, library_of, native
+from .kernel_cases import (
+    KernelCase,
+    check,
+    family_cases,
+    library_of,
+    native,
+    random_operands,
+)
 from .native import ISAS
 
 TOLERANCE = {DType.F32: 5e-6, DType.BF16: 1e-2, DType.F16: 1e-3}
@@ -121,17 +127,10 @@ def library(request: pytest.FixtureRequest) -> ctypes.CDLL:
 def operands(
     form: Form, tokens: int, routing: str, generator: torch.Generator
 ) -> dict[str, torch.Tensor]:
-    env = {"T": tokens, "R": tokens}
-
-    def numbers(value: Value) -> torch.Tensor:
-        assert isinstance(value.type, TensorType)
-        shape = [evaluate(size, env) for size in value.type.shape]
-        if value.name == "ids":
-            return ids_of(form, shape, routing, generator)
-        return torch.randn(shape, generator=generator).to(torch_dtype(value.type.dtype))
-
-    graph = case_of(form).graph
-    return {value.name: numbers(value) for value in (*graph.inputs, *graph.weights)}
+    case = case_of(form)
+    given_ = random_operands(case, {"T": tokens, "R": tokens}, generator)
+    given_["ids"] = ids_of(form, [tokens, form.chosen], routing, generator)
+    return given_
 
 
 def ids_of(form: Form, shape: list[int], routing: str, generator: torch.Generator) -> torch.Tensor:
@@ -170,6 +169,19 @@ def test_the_sum_of_a_token_does_not_depend_on_threads(library: ctypes.CDLL) -> 
         )
         for other in others:
             assert torch.equal(alone, other)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["deepseek_v3", "gpt_oss", "mixtral", "qwen3_moe", "aria_text"])
+def test_real_families(name: str) -> None:
+    real = family_cases(name, "experts")
+    assert real
+    code = library_of((case.kernel for case in real), ISAS[0])
+    for tokens in (1, 2, 19):
+        env = {"T": tokens, "R": 1}
+        for case in real:
+            given_ = random_operands(case, env, torch.Generator().manual_seed(tokens))
+            check(code, case, given_, env, 2, TOLERANCE[DType.BF16])
 
 
 def test_weights_that_lie_otherwise_are_refused() -> None:

@@ -16,14 +16,13 @@ from graphopt.codegen.cpp.matmul import PRODUCT_SCRATCH, matmul_kernel, matmul_l
 from graphopt.ir.builder import GraphBuilder
 from graphopt.ir.dtype import DType
 from graphopt.ir.graph import Graph, Value
-from graphopt.ir.reference import torch_dtype
-from graphopt.ir.shape import Dim, evaluate, sym
+from graphopt.ir.shape import Dim, sym
 from graphopt.ir.types import TensorType
 from graphopt.ledger import Verdict
 from graphopt.packing import Layout
 from graphopt.region import Region, make_region
 
-from .kernel_cases import KernelCase, check, library_of
+from .kernel_cases import KernelCase, check, family_cases, library_of, random_operands
 from .native import ISAS, compile_source
 
 T, R = sym("T"), sym("R")
@@ -149,15 +148,21 @@ def test_kernels_agree_with_the_interpreter(
     seed: int,
 ) -> None:
     case, env = case_of(make, dtype, packed), {"T": tokens, "R": rows}
-    generator = torch.Generator().manual_seed(seed)
-
-    def numbers(value: Value) -> torch.Tensor:
-        assert isinstance(value.type, TensorType)
-        shape = [evaluate(size, env) for size in value.type.shape]
-        return torch.randn(shape, generator=generator).to(torch_dtype(dtype))
-
-    given_ = {value.name: numbers(value) for value in (*case.graph.inputs, *case.graph.weights)}
+    given_ = random_operands(case, env, torch.Generator().manual_seed(seed))
     check(library, case, given_, env, threads, TOLERANCE[dtype])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["deepseek_v3", "minicpm3", "llama4_text"])
+def test_real_families(name: str) -> None:
+    real = family_cases(name, "matmul")
+    assert real
+    code = library_of((case.kernel for case in real), ISAS[0])
+    for tokens in (1, 2, 19):
+        env = {"T": tokens, "R": 1}
+        for case in real:
+            given_ = random_operands(case, env, torch.Generator().manual_seed(tokens))
+            check(code, case, given_, env, 2, TOLERANCE[DType.BF16])
 
 
 def test_weights_are_read_in_panels_if_they_are_packed() -> None:
