@@ -91,7 +91,7 @@ _ENTRIES = "".join(
 _TOLERANCE = {DType.F32: 2e-6, DType.BF16: 8e-3, DType.F16: 6e-4}
 
 
-def run(isa: str, batch: Batch, threads: int, *, gap: int = 0) -> Array:
+def run(isa: str, batch: Batch, threads: int, *, gap: int = 0, flag: str = "-O1") -> Array:
     """The kernel's result, float64; queries have a gap of so many heads after each row."""
     case, layer = batch.case, batch.case.layer
     tokens, wide = batch.queries.shape[0], case.heads + gap
@@ -103,7 +103,7 @@ def run(isa: str, batch: Batch, threads: int, *, gap: int = 0) -> Array:
     sizes += [wide * layer.key_size, layer.key_size, len(batch.slots), not plain]
     sinks = batch.sinks if case.sinks else np.full(case.heads, -np.inf)
     slopes = batch.slopes if case.alibi else np.zeros(case.heads)
-    library = compile_source(_SOURCE + _ENTRIES, isa, kernels=(*_KERNELS, "scratch"))
+    library = compile_source(_SOURCE + _ENTRIES, isa, kernels=(*_KERNELS, "scratch"), flags=(flag,))
     measure = np.array([layer.key_size, layer.value_size, 0], np.int64)
     run_team(library, "scratch", [measure])
     run_team(
@@ -132,8 +132,8 @@ def run(isa: str, batch: Batch, threads: int, *, gap: int = 0) -> Array:
     return decoded(out, case.query)
 
 
-def check(isa: str, batch: Batch, threads: int, *, gap: int = 0) -> None:
-    out, expected = run(isa, batch, threads, gap=gap), batch.expected()
+def check(isa: str, batch: Batch, threads: int, *, gap: int = 0, flag: str = "-O1") -> None:
+    out, expected = run(isa, batch, threads, gap=gap, flag=flag), batch.expected()
     tolerance = _TOLERANCE[batch.case.query]
     if batch.case.layer.dtype is DType.BF16:
         tolerance = _TOLERANCE[DType.BF16]
@@ -141,57 +141,47 @@ def check(isa: str, batch: Batch, threads: int, *, gap: int = 0) -> None:
     assert not out[sum(np.diff(batch.starts)) :].any()
 
 
-@pytest.mark.parametrize("isa", ISAS)
-@settings(max_examples=50, deadline=None)
-@given(
-    seed=st.integers(0, 2**32 - 1),
-    pair=st.sampled_from(_PAIRS),
-    latent=st.booleans(),
-    kv_heads=st.sampled_from((1, 2, 3)),
-    group=st.sampled_from((1, 2, 3, 7, 8, 20, 70)),
-    key_size=st.sampled_from((1, 2, 7, 16, 33, 64, 80)),
-    value_size=st.sampled_from((1, 6, 16, 40, 64)),
-    block=st.sampled_from((1, 3, 16, 16, 19, 32)),
-    window=st.sampled_from((0, 0, 1, 4, 17, 33)),
-    softcap=st.sampled_from((0.0, 1.5)),
-    sinks=st.booleans(),
-    alibi=st.booleans(),
-    threads=st.sampled_from((1, 2, 3)),
-)
-def test_mixed_batches(
-    isa: str,
-    seed: int,
-    pair: tuple[DType, DType],
-    latent: bool,
-    kv_heads: int,
-    group: int,
-    key_size: int,
-    value_size: int,
-    block: int,
-    window: int,
-    softcap: float,
-    sinks: bool,
-    alibi: bool,
-    threads: int,
-) -> None:
-    rng = Random(seed)
-    if latent:
-        value_size = min(value_size, key_size)
-    layer = LayerState(kv_heads, key_size, value_size, pair[1])
+@st.composite
+def batches(draw: st.DrawFn) -> Batch:
+    """Any sizes, any additions, sequences that decode, begin, go on, and do nothing."""
+    query, state = draw(st.sampled_from(_PAIRS))
+    latent = draw(st.booleans())
+    kv_heads = draw(st.sampled_from((1, 2, 3)))
+    key_size = draw(st.sampled_from((1, 2, 7, 16, 33, 64, 80)))
+    value_size = draw(st.sampled_from((1, 6, 16, 40, 64)))
     case = Case(
-        layer,
-        kv_heads * group,
-        block,
-        pair[0],
+        LayerState(kv_heads, key_size, min(value_size, key_size) if latent else value_size, state),
+        kv_heads * draw(st.sampled_from((1, 2, 3, 7, 8, 20, 70))),
+        draw(st.sampled_from((1, 3, 16, 16, 19, 32))),
+        query,
         latent,
-        window=window,
-        softcap=softcap,
-        sinks=sinks,
-        alibi=alibi,
+        window=draw(st.sampled_from((0, 0, 1, 4, 17, 33))),
+        softcap=draw(st.sampled_from((0.0, 1.5))),
+        sinks=draw(st.booleans()),
+        alibi=draw(st.booleans()),
     )
+    seed = draw(st.integers(0, 2**32 - 1))
+    rng = Random(seed)
     lengths = [rng.choice((0, 1, 2, 5, 17, 33, 150, 300)) for _ in range(rng.randint(0, 4))]
     counts = [rng.choice((0, min(1, n), min(1, n), rng.randint(0, min(n, 40)))) for n in lengths]
-    check(isa, make_batch(case, lengths, counts, seed), threads, gap=rng.choice((0, 1)))
+    return make_batch(case, lengths, counts, seed)
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@settings(max_examples=40, deadline=None)
+@given(batch=batches(), threads=st.integers(1, 3), gap=st.integers(0, 1))
+def test_mixed_batches(isa: str, batch: Batch, threads: int, gap: int) -> None:
+    check(isa, batch, threads, gap=gap)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("isa", ISAS)
+@settings(max_examples=400, deadline=None)
+@given(batch=batches(), threads=st.integers(1, 3), gap=st.integers(0, 1))
+def test_mixed_batches_as_artifacts_are_compiled(
+    isa: str, batch: Batch, threads: int, gap: int
+) -> None:
+    check(isa, batch, threads, gap=gap, flag="-O3")
 
 
 @pytest.mark.parametrize("isa", ISAS)
@@ -209,6 +199,13 @@ def test_bf16_is_as_exact_as_its_own_rounding(isa: str, count: int) -> None:
     case = Case(LayerState(2, 64, 64, DType.BF16), 14, 16, DType.BF16, scale=0.125)
     batch = make_batch(case, [700], [count], 5)
     assert relative_error(run(isa, batch, 2), batch.expected()) < 2.5e-3
+
+
+@pytest.mark.parametrize("isa", ISAS)
+def test_windows_end_anywhere_in_a_panel(isa: str) -> None:
+    for window in range(15, 35):
+        case = Case(LayerState(1, 4, 4, DType.F32), 1, 16, DType.F32, window=window)
+        check(isa, make_batch(case, [50, 51, 66], [3, 1, 5], window), 1)
 
 
 @pytest.mark.parametrize("isa", ISAS)
