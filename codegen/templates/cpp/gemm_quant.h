@@ -200,10 +200,16 @@ GOPT_INLINE int32_t sum_of(i32x16 a) {
 
 // Sixteen numbers below 2^22 as the nearest integers, halves to even: bytes at `out`.
 GOPT_INLINE i32x16 round_to_bytes(f32x16 x, int8_t* out) {
-  const i32x16 rounded = float_to_bits(x + 0x1.8p23f) - splat_int(0x4b400000);
+  i32x16 rounded;
 #if defined(GOPT_AVX512)
+  rounded.v[0] = (native_int)_mm512_cvtps_epi32((__m512)x.v[0]);
   _mm_storeu_si128((__m128i*)out, _mm512_cvtepi32_epi8((__m512i)rounded.v[0]));
 #else
+#if defined(GOPT_AVX2)
+  GOPT_EACH rounded.v[i] = (native_int)_mm256_cvtps_epi32((__m256)x.v[i]);
+#else
+  rounded = float_to_bits(x + 0x1.8p23f) - splat_int(0x4b400000);
+#endif
   GOPT_EACH for (int j = 0; j < WIDTH; ++j) out[WIDTH * i + j] = int8_t(rounded.v[i][j]);
 #endif
   return rounded;

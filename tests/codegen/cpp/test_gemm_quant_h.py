@@ -13,9 +13,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from graphopt.ir.reference_quant import dequantized, round_rows
 from graphopt.packing import Layout
 from graphopt.quantization import GROUPS, pack_quantized, quant_of
-from tests.ir.run import run
 
 from .native import ISAS, aligned, compile_source, run_team
 
@@ -110,10 +110,13 @@ class Weight:
         return found
 
     def product(self, x: Floats) -> npt.NDArray[np.float64]:
-        """What the language says, in float64."""
-        operands = map(torch.from_numpy, (x.astype(np.float64), self.integers, self.scales))
-        attrs = {"bits": self.bits, "group": GROUPS[self.bits]}
-        found: npt.NDArray[np.float64] = run("quantized_linear", *operands, **attrs).numpy()
+        """What the language says of rows that are rounded in float32, in float64."""
+        group = GROUPS[self.bits]
+        steps, sizes = (part.double() for part in round_rows(torch.from_numpy(x), group))
+        rounded = (steps * sizes).flatten(-2)[:, : x.shape[1]]
+        integers, scales = map(torch.from_numpy, (self.integers, self.scales))
+        weight = dequantized(integers, scales, group, torch.float64)
+        found: npt.NDArray[np.float64] = (rounded @ weight.T).numpy()
         return found
 
 
@@ -244,6 +247,21 @@ def test_rows_are_the_same_whoever_their_neighbours_are(isa: str, bits: int) -> 
     for first, last in ((0, 1), (1, 9), (9, 25), (25, 61)):
         part = product(isa, np.ascontiguousarray(x[first:last]), w, 2)
         np.testing.assert_array_equal(part, together[first:last])
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("bits", sorted(GROUPS))
+def test_each_number_of_x_is_rounded_as_the_language_says(isa: str, bits: int) -> None:
+    """A weight that is the identity shows every rounded number."""
+    columns, group = 128, GROUPS[bits]
+    integers = np.eye(columns, dtype=np.int8)
+    scales = np.ones((columns, columns // group), np.float16)
+    x = numbers(300, columns, 7)
+    x[::2] = np.round(x[::2] * 40) / 2  # many halves between two steps
+    x[::2, ::group] = 127
+    steps, sizes = round_rows(torch.from_numpy(x), group)
+    wanted = (steps * sizes).flatten(-2).numpy()
+    np.testing.assert_array_equal(product(isa, x, Weight(bits, integers, scales)), wanted)
 
 
 @pytest.mark.parametrize("isa", ISAS)
