@@ -125,7 +125,7 @@ def literal(value: bool | int | float | Expr, kind: Kind) -> Term:
 
 
 def dim_text(dim: Dim) -> str:
-    """A size in C++; sizes are not negative, so that C++ divides as the IR does."""
+    """A size in C++, an int64_t; uses math.h."""
     if isinstance(dim, int):
         return str(dim)
     terms = []
@@ -138,8 +138,9 @@ def dim_text(dim: Dim) -> str:
                 args = ", ".join(f"int64_t({dim_text(arg)})" for arg in atom.args)
                 factors.append(f"std::{atom.kind}({{{args}}})")
             else:
-                left, right = map(dim_text, atom.args)
-                factors.append(f"(({left}) {atom.kind[0]} ({right}))")
+                left, right = (f"int64_t({dim_text(arg)})" for arg in atom.args)
+                function = "floor_div" if atom.kind == "//" else "remainder"
+                factors.append(f"{function}({left}, {right})")
         terms.append(" * ".join(factors))
     return " + ".join(terms)
 

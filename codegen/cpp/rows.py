@@ -110,7 +110,7 @@ def row_program(
         finish(lowering)
         _print(printer, lowering.statements, chosen, makers)
     except RefusedError as error:
-        return refuse(error.reason, *error.culprits)
+        return refuse(error.reason, *(error.culprits or results))
     return RowProgram(tuple(printer.lines), lowering.scratch_bytes)
 
 

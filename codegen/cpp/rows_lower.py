@@ -89,8 +89,11 @@ class Lowering:
             for output in node.outputs:
                 if isinstance(output.type, TensorType) and output.type.dtype not in CTYPES:
                     raise RefusedError(f"nothing is computed in {output.type.dtype}", node)
-            for output, made in zip(node.outputs, lower(self, node), strict=False):
-                self.known[output] = self.settled(output, made)
+            try:
+                for output, made in zip(node.outputs, lower(self, node), strict=False):
+                    self.known[output] = self.settled(output, made)
+            except RefusedError as error:
+                raise RefusedError(error.reason, *(error.culprits or (node,))) from error
         return self.known[value]
 
     def tree(self, value: Value) -> Tree:
