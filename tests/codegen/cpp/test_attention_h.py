@@ -209,6 +209,12 @@ def test_windows_end_anywhere_in_a_panel(isa: str) -> None:
 
 
 @pytest.mark.parametrize("isa", ISAS)
+def test_new_tokens_begin_anywhere_in_a_panel(isa: str) -> None:
+    case = Case(LayerState(1, 4, 4, DType.F32), 1, 16, DType.F32)
+    check(isa, make_batch(case, [first + 20 for first in range(17)], [20] * 17, 3), 1)
+
+
+@pytest.mark.parametrize("isa", ISAS)
 def test_multi_head_latent_attention_at_full_size(isa: str) -> None:
     case = Case(LayerState(1, 576, 512, DType.BF16), 128, 16, DType.BF16, latent=True, scale=0.05)
     check(isa, make_batch(case, [70, 9], [1, 2], 5), 2)
