@@ -186,6 +186,10 @@ def _names(
     found: dict[Value, str] = {}
     for value in wanted:
         base = joined([weight.name for weight in sources[value]])
+        maker = graph.producers[value]
+        if maker.op == "quantize_weight":
+            part = ("integers", "scales")[maker.outputs.index(value)]
+            base = f"{base.removesuffix('.folded')}.{part}"
         name, number = base, 2
         while name in taken:
             name, number = f"{base}.{number}", number + 1
