@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import argparse
 import resource
-import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -27,7 +26,7 @@ from benchmarks.peers.catalogue import Peer, shape_folder
 from benchmarks.peers.client import Client, PeerError
 from benchmarks.peers.mix import random_prompts
 from benchmarks.peers.rounds import Contender, Sample, Timing, rows_of, take
-from benchmarks.peers.session import Entrant, Session, Sizes, add_options, checked, prepared
+from benchmarks.peers.session import Entrant, Session, Sizes, add_options, checked, prepared, tell
 from benchmarks.peers.work import Work, bound_s, work_of
 from benchmarks.rates import Meter, Reading
 
@@ -200,7 +199,7 @@ class Benchmark:
             note = f"rejected: {one.rejected}" if one.rejected else f"{one.of_bound:.0%} of bound"
             what = f"{one.precision} {one.engine}, {title}, round {number}"
             speed = f"{one.timing.seconds:.2f} s, {one.rate:.1f}/s"
-            print(f"{what}: {speed}, {note}", file=sys.stderr, flush=True)
+            tell(f"{what}: {speed}, {note}")
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:

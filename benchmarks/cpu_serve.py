@@ -14,7 +14,6 @@ Engines without continuous batching are listed as absent, with what they say.
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 
 from benchmarks.peers import report
@@ -22,7 +21,7 @@ from benchmarks.peers.catalogue import shape_folder
 from benchmarks.peers.client import Client, PeerError
 from benchmarks.peers.mix import RUNNING, Mix, request_mix
 from benchmarks.peers.rounds import Sample, Timing, rows_of, take
-from benchmarks.peers.session import Entrant, Session, Sizes, add_options, checked, prepared
+from benchmarks.peers.session import Entrant, Session, Sizes, add_options, checked, prepared, tell
 from benchmarks.peers.work import bound_s, least_steps, work_of
 from benchmarks.rates import Meter, Reading
 
@@ -99,7 +98,7 @@ class Benchmark:
                 self.samples.append(one)
                 note = f"rejected: {one.rejected}" if one.rejected else "counts"
                 what = f"{precision} {one.engine}, round {number}"
-                print(f"{what}: {one.rate:.1f} tokens/s, {note}", file=sys.stderr, flush=True)
+                tell(f"{what}: {one.rate:.1f} tokens/s, {note}")
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:

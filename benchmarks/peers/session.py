@@ -114,6 +114,7 @@ class Session:
         return Client(peer, self.sizes.threads, self.sizes.sequences, self.sizes.context)
 
     def _start(self, peer: Peer) -> None:
+        tell(f"{peer.precision} {peer.name}: loading")
         client = self.clients[peer.name] = self.client(peer)
         entrant = self.entrants[peer.name]
         with self._failing(peer.name):
@@ -128,6 +129,7 @@ class Session:
         try:
             yield
         except PeerError as error:
+            tell(f"{self.entrants[name].precision} {name}: {error}")
             self.entrants[name].absent = str(error)
             self.clients.pop(name).close()
 
@@ -156,6 +158,11 @@ class Session:
         return Contender(name, entrant.precision, run, client.cpu_s, bound_s)
 
 
+def tell(text: str) -> None:
+    """Say on standard error how far the work is."""
+    print(text, file=sys.stderr, flush=True)
+
+
 def same_first_tokens(entrants: Sequence[Entrant]) -> dict[str, str]:
     """How many first tokens of each are those of the first one that has any, such as 8/9."""
     reference = next((one.first_tokens for one in entrants if one.first_tokens), [])
@@ -172,6 +179,7 @@ def compiled(peer: Peer, checkpoint: Path) -> Peer:
     command += ["--output", str(peer.model), "--dtype", DTYPE]
     if peer.precision != "bf16":
         command += ["--quantize", peer.precision]
+    tell(f"{peer.precision} {peer.name}: compiling, if it is out of date")
     environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     if done.returncode == 0:

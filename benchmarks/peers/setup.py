@@ -1,6 +1,6 @@
 """Install the peers, each in an environment of its own, and make their models.
 
-    python -m benchmarks.peers.setup FOLDER                          # all of it, 6 GB on disk
+    python -m benchmarks.peers.setup FOLDER                          # all of it, 20 GB on disk
     python -m benchmarks.peers.setup FOLDER --engine llama.cpp --shape llama-3.2-1b
     python -m benchmarks.peers.setup FOLDER --print                  # the commands, to run by hand
 

@@ -11,7 +11,8 @@ from typing import Any
 from benchmarks.peers.runner import Generation, Prompts, Runner, Serving
 
 CACHE_GB = 2
-# The prompts of a batch in one step. For the mix of requests it is no slower than the default.
+# The prompts of a batch in one step. With the default of 256 a mix of eight requests took 2.8 s of
+# one core, with this 2.7.
 MAX_NUM_BATCHED_TOKENS = 2048
 
 
