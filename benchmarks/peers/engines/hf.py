@@ -8,7 +8,8 @@ from typing import Any
 from benchmarks.peers.runner import Prompts, Serving, StepRunner
 
 PAGE_TOKENS = 256  # its default
-# A mix of eight requests took 6.6 s of one core with steps of 256 tokens, 6.9 with 512, 8.1 with 2048.
+# A mix of eight requests took 6.6 s of one core with steps of 256 tokens, 6.9 with 512, 8.1 with
+# 2048.
 BATCH_TOKENS = 256
 
 
