@@ -33,7 +33,7 @@ from graphopt.plan import Limits, Plan
 from graphopt.progress import ProgressFn, silent
 from graphopt.reuse import reused
 from graphopt.runtime import llm
-from graphopt.stages import Lowered, check_names, lower
+from graphopt.stages import Lowered, check_names, kernel_notes, lower
 from graphopt.target import Target
 
 if TYPE_CHECKING:
@@ -251,7 +251,7 @@ def compile_graph(
         graph,
         stages,
         context.ledger,
-        _model_info(source, graph, traced.notes),
+        _model_info(source, graph, [*traced.notes, *kernel_notes(lowered)]),
         weight_loader(graph, binding, traced.constants, constants),
         lowered.reports,
         context.last,

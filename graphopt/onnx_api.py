@@ -41,7 +41,7 @@ from graphopt.ir.graph import Graph
 from graphopt.ir.types import TensorType, Type
 from graphopt.isa import isas_of
 from graphopt.progress import ProgressFn, silent
-from graphopt.stages import form, lower
+from graphopt.stages import form, kernel_notes, lower
 
 if TYPE_CHECKING:
     import numpy as np
@@ -242,7 +242,13 @@ def compile_decoder(
         graph,
         stages,
         context.ledger,
-        ModelInfo(name, "ONNX", model.model_type, parameters(graph), model.notes),
+        ModelInfo(
+            name,
+            "ONNX",
+            model.model_type,
+            parameters(graph),
+            (*model.notes, *kernel_notes(lowered)),
+        ),
         weight_loader(graph, None, _Tensors(model.constants), constants),
         lowered.reports,
         context.last,

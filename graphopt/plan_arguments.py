@@ -9,10 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
+from graphopt.errors import ArtifactError
 from graphopt.ir.graph import Graph
 from graphopt.ir.ops_spec import int_of
-
-from graphopt.errors import ArtifactError
 from graphopt.plan import Step
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from graphopt.errors import UsageError
 from graphopt.ir.graph import Graph
-from graphopt.ledger import PassReport
+from graphopt.ledger import Ledger, PassReport, refuse
 from graphopt.plan import Piece
 from graphopt.region import Region
 from graphopt.target import Target
@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from graphopt.passes.memory import MemoryPlan
 
 
+NO_COMPILER = (
+    "there is no C++ compiler with OpenMP here, so PyTorch runs every step; install g++ for speed"
+)
 HOIST = "hoist"  # the name of computing constants once, for ``--disable-pass``
 
 
@@ -133,7 +136,7 @@ def form(
     clock.lap("hoist")
     regions = fuse_regions(hoisted.graph, cost_model(target), context, disabled & set(FUSIONS))
     clock.lap("regions")
-    cpp = _cpp_backend(hoisted.graph, regions) if native else None
+    cpp = _cpp_backend(hoisted.graph, regions, context.ledger) if native else None
     backends: list[Backend] = [*([cpp] if cpp else []), TorchBackend()]
     kernels = assign(hoisted.graph, regions, backends, context.ledger)
     clock.lap("kernels")
@@ -148,7 +151,7 @@ def lower(
     *,
     disabled: frozenset[str] = frozenset(),
     observe: Observe | None = None,
-    native: bool = False,
+    native: bool = True,
 ) -> Lowered:
     """Take ``graph`` through all stages, to slots and pieces. As :func:`form`."""
     from graphopt.passes.memory import plan_memory
@@ -171,12 +174,27 @@ def lower(
     return Lowered(formed.hoisted, regions, kernels, formed.reports, seconds, cpp, memory, pieces)
 
 
-def _cpp_backend(graph: Graph, regions: Sequence[Region]) -> CppBackend | None:
+def _cpp_backend(graph: Graph, regions: Sequence[Region], ledger: Ledger) -> CppBackend | None:
     """The C++ backend; None where there is no compiler."""
     from graphopt.codegen.cpp.backend import CppBackend
     from graphopt.codegen.cpp.build import find_compiler
 
-    return CppBackend(graph, regions) if find_compiler() else None
+    if find_compiler() is None:
+        ledger.record("backend:cpp", graph.name, refuse(NO_COMPILER))
+        return None
+    return CppBackend(graph, regions)
+
+
+def kernel_notes(lowered: Lowered) -> list[str]:
+    """What a user should know about who runs a model's steps on a CPU."""
+    if lowered.native is None:
+        return [NO_COMPILER]
+    steps = lowered.memory.steps
+    names = dict.fromkeys(step.name for step in steps if step.backend == "torch")
+    if not names:
+        return []
+    count = sum(step.backend == "torch" for step in steps)
+    return [f"PyTorch runs {count} of {len(steps)} steps, which have no kernel: {', '.join(names)}"]
 
 
 class _Clock:

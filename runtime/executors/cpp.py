@@ -177,7 +177,7 @@ class CppExecutor:
                 by one.
         """
         sizes = self._compute(inputs, observe)
-        return as_f32(self._logits(sizes), self._output.dtype)
+        return as_f32(self._logits(sizes), self._output.dtype).copy()  # the arena is used again
 
     def _compute(self, inputs: StepInputs, observe: Observe | None = None) -> Sizes:
         """Run every piece; the answer is the step's sizes."""
