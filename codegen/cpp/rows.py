@@ -191,8 +191,9 @@ def rows_kernel(graph: Graph, region: Region, layouts: Mapping[str, Layout]) -> 
         row=row,
         lines=program.lines,
     )
+    headers = (*HEADERS, "gemm_quant.h") if "Quantized<" in text else HEADERS
     return named_kernel(
-        region.name or region.family, text, HEADERS, scratch_bytes=program.scratch_bytes
+        region.name or region.family, text, headers, scratch_bytes=program.scratch_bytes
     )
 
 

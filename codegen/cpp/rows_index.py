@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from graphopt.ir.dtype import DType
 from graphopt.ir.graph import Node
 from graphopt.ir.ops_spec import float_of, int_of
 from graphopt.ir.shape import Dim
+from graphopt.ir.types import TensorType
 
 from .access import Access
 from .rows_lower import Lower, Lowering, type_of
@@ -49,12 +51,56 @@ def _unpacked(lowering: Lowering, node: Node, index: Tree) -> Leaf:
     """Rows of a packed table, in memory."""
     table, type_ = node.inputs[1], type_of(node.output)
     layout = lowering.layouts[table.name]
-    if layout.quant is not None or len(layout.parts) > 1 or layout.batch > 1:
+    if len(layout.parts) > 1 or layout.batch > 1 or layout.transposed:
         raise RefusedError("the table is packed in a way that gives no rows", node)
+    packed = lowering.memory(table)
+    if layout.quant is not None:
+        packed = f"(const Quantized<{layout.quant.bits}, {layout.quant.group}>*){packed}"
     target = lowering.private(type_, lowering.names.of(node.output))
-    args = (lowering.memory(table), index, str(type_.shape[-1]), Address(heads_of(target)))
+    args = (packed, index, str(type_.shape[-1]), Address(heads_of(target)))
     lowering.statements.append(Call("row_of", type_.shape[:-1], args, node.outputs))
     return target
+
+
+def _quantized_embed(lowering: Lowering, node: Node) -> Sequence[Tree]:
+    table, type_ = node.inputs[1], type_of(node.output)
+    tree: Tree
+    if table.name in lowering.layouts and table.is_weight:
+        tree = _unpacked(lowering, node, lowering.tree(node.inputs[0]))
+    else:
+        tree = _dequantized(lowering, node)
+    scale = float_of(node.attrs, "scale")
+    if scale != 1.0:
+        tree = apply("a * b", tree, Number(scale, "float"), dtype=type_.dtype)
+    return (tree,)
+
+
+def _dequantized(lowering: Lowering, node: Node) -> Tree:
+    """Rows of integers times the scales of their groups, in memory."""
+    type_, group = type_of(node.output), int_of(node.attrs, "group")
+    *outer, columns = type_.shape
+    if not isinstance(columns, int) or columns % group:
+        raise RefusedError("the last group of columns is narrower", node)
+    shape = (*outer, columns // group, group)
+    index = map_view(
+        lowering.tree(node.inputs[0]),
+        lambda access: _with_last(_with_last(access, shape[-2]), group),
+    )
+    if index is None:
+        raise RefusedError("the ids have no such view", node)
+
+    def rows(position: int, strides: tuple[Dim, Dim]) -> Leaf:
+        leaf = _source(lowering, node, position)
+        (row, column), still = leaf.access.strides, (0 for _ in outer)
+        steps = (*still, strides[0] * column, strides[1] * column)
+        return Leaf(leaf.buffer, Access(shape, steps, leaf.access.offset), ((index, row),))
+
+    tree = apply("cast(a, f32) * b", rows(1, (group, 1)), rows(2, (1, 0)))
+    split = lowering.store(tree, TensorType(DType.F32, shape), "embed", node.output)
+    whole = map_view(split, lambda access: access.reshape(type_.shape))
+    if whole is None:
+        raise RefusedError("the rows have no such view", node)
+    return whole
 
 
 def _with_last(access: Access, size: Dim) -> Access:
@@ -90,6 +136,7 @@ def _indexed(leaf: Leaf, dim: int, shape: tuple[Dim, ...], index: Tree | None, n
 
 TABLE: Mapping[str, Lower] = {
     "embed": _embed,
+    "quantized_embed": _quantized_embed,
     "index_select": _index_select,
     "gather": _gather,
 }

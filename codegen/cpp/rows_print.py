@@ -562,7 +562,7 @@ def _is_wide(target: Leaf, stride: Dim) -> bool:
 
 def _peeled(tree: Tree, target: Leaf) -> Tree:
     """``tree`` without a rounding that storing does anyway."""
-    while isinstance(tree, Apply) and tree.scalar.startswith("cast(a, "):
+    while isinstance(tree, Apply) and tree.scalar == f"cast(a, {tree.dtype})":
         (arg,) = tree.args
         if arg.kind != "float" or target.buffer.ctype != _ctype(tree):
             break

@@ -25,6 +25,7 @@ from graphopt.ir.widen import widen
 from graphopt.kv_layout import kv_bytes
 from graphopt.ledger import Verdict
 from graphopt.packing import Layout, pack
+from graphopt.quantization import pack_quantized
 from graphopt.region import Region, make_region
 
 from .native import ISAS, aligned, compile_source, run_team
@@ -133,6 +134,8 @@ def _numbers(
     if any(node.op.endswith("_write") for node in graph.users.get(value, ())):
         slots = torch.randperm(BLOCK * BLOCKS, generator=generator)[: math.prod(shape)]
         return torch.where(torch.rand(len(slots), generator=generator) < 0.2, -1, slots)
+    if value.is_weight and value.type.dtype is DType.I8:  # of four bits at most
+        return torch.randint(-8, 8, shape, generator=generator, dtype=dtype)
     below = _bound(graph, value, env)
     return torch.randint(0, below, shape, generator=generator).to(dtype)
 
@@ -141,7 +144,7 @@ def _bound(graph: Graph, value: Value, env: Mapping[str, int]) -> int:
     """What an index may be, through the views of it."""
     found = _FEW if value.type.dtype.nbytes > 1 else 100  # type: ignore[union-attr]
     for node in graph.users.get(value, ()):
-        if node.op == "embed":
+        if node.op in ("embed", "quantized_embed"):
             found = min(found, _size(node, 1, 0, env))
         elif node.op in ("index_select", "gather") and node.inputs[1] is value:
             found = min(found, _size(node, 0, int_of(node.attrs, "dim"), env))
@@ -205,8 +208,7 @@ def _native(
             count = math.prod(evaluate(size, env) for size in value.type.shape)
             memory = found[value] = aligned(count * value.type.dtype.nbytes)
         elif value.name in layouts:
-            array = given[value.name].view(torch.int16).numpy().view(np.uint16)  # type: ignore[attr-defined]
-            memory = pack(array, layouts[value.name]).reshape(-1).view(np.uint8)
+            memory = _packed(given, value, layouts[value.name])
         else:
             memory = _bytes(given[value.name])  # type: ignore[arg-type]
         arrays.append(memory)
@@ -220,6 +222,17 @@ def _native(
         block_size=BLOCK,
     )
     return found
+
+
+def _packed(given: Mapping[str, object], value: Value, layout: Layout) -> np.ndarray:
+    """A table as panels; the scales of a quantized one are the next weight."""
+    table = given[value.name]
+    assert isinstance(table, torch.Tensor)
+    if layout.quant is None:
+        return pack(table.view(torch.int16).numpy().view(np.uint16), layout).view(np.uint8).ravel()
+    scales = given[value.name.replace("w1", "w2")]
+    assert isinstance(scales, torch.Tensor)
+    return pack_quantized(table.numpy(), scales.numpy(), layout).ravel()
 
 
 def _compare(case: RowCase, value: Value, memory: np.ndarray, want: torch.Tensor) -> None:

@@ -8,7 +8,7 @@ from graphopt.ir.dtype import DType
 from graphopt.ir.graph import Graph
 from graphopt.ir.shape import sym
 from graphopt.ir.types import TensorType
-from graphopt.packing import Layout
+from graphopt.packing import Layout, Quant
 
 from .row_cases import EVERY_ISA, RowCase, chain, check, check_all, make_case, operation, whole
 
@@ -44,6 +44,25 @@ def _graphs() -> list[Graph]:
 @pytest.mark.parametrize("isa", EVERY_ISA)
 def test_operators(isa: str) -> None:
     check_all(_graphs(), isa)
+
+
+def _quantized(bits: int, columns: int, group: int) -> Graph:
+    integers = TensorType(DType.I8, (29, columns))
+    scales = TensorType(DType.F16, (29, -(-columns // group)))
+    attrs = {"bits": bits, "group": group, "dtype": BF16, "scale": 2.0}
+    return operation("quantized_embed", [TensorType(I64, (T,)), integers, scales], **attrs)
+
+
+@pytest.mark.parametrize("isa", EVERY_ISA)
+def test_quantized_table(isa: str) -> None:
+    """From rows as they are, and from panels."""
+    check_all([_quantized(8, 64, 32)], isa)
+    for bits, columns, group in ((8, 70, 64), (4, 96, 32)):
+        graph = _quantized(bits, columns, group)
+        layouts = {"w1.weight": Layout.whole(29, columns, quant=Quant(bits, group))}
+        case = make_case(graph, whole(graph), layouts)
+        assert isinstance(case, RowCase)
+        check([case], isa, tokens=5, threads=2, seed=0, layouts=layouts)
 
 
 @pytest.mark.parametrize("isa", EVERY_ISA)
