@@ -134,10 +134,15 @@ def run(isa: str, batch: Batch, threads: int, *, gap: int = 0, flag: str = "-O1"
 
 def check(isa: str, batch: Batch, threads: int, *, gap: int = 0, flag: str = "-O1") -> None:
     out, expected = run(isa, batch, threads, gap=gap, flag=flag), batch.expected()
-    tolerance = _TOLERANCE[batch.case.query]
-    if batch.case.layer.dtype is DType.BF16:
-        tolerance = _TOLERANCE[DType.BF16]
-    assert relative_error(out, expected) < tolerance
+    case = batch.case
+    tolerance = _TOLERANCE[DType.BF16 if case.layer.dtype is DType.BF16 else case.query]
+    if case.alibi:  # scores of up to 75, which float32 knows to 1e-5
+        tolerance += 2e-5
+    # Few results may happen to cancel; the mean of n random numbers is of the order of n ** -0.5.
+    longest = max([1, *batch.lengths])
+    usual = (np.count_nonzero(expected) / longest) ** 0.5
+    error = float(np.linalg.norm(out - expected))
+    assert error < tolerance * max(usual, float(np.linalg.norm(expected)), 1e-30)
     assert not out[sum(np.diff(batch.starts)) :].any()
 
 
