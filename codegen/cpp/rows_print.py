@@ -35,6 +35,7 @@ from .rows_tree import (
 )
 
 _VARIABLES = "ijklmopq"
+_WIDTH = 94  # of a line, without the indentation of the kernel
 _FOLDS = {
     "sum": ("0", "{0} + {1}"),
     "product": ("1", "{0} * {1}"),
@@ -124,8 +125,8 @@ class Printer:
                 self.put(self._columns(nest))
                 self.indent += 1
             terms = scope.inner(trees, keep=len(targets) > 1)
-            for target, term in zip(targets, terms, strict=True):
-                self.put(scope.store(target, term))
+            for tree, target, term in zip(trees, targets, terms, strict=True):
+                self.put(self._fitting(scope, tree, target, term))
         except NotVectorError:
             self.indent = start
             raise
@@ -134,6 +135,13 @@ class Printer:
             self.put("});")
         scope.leave()
         self.indent = start
+
+    def _fitting(self, scope: Scope, tree: Tree, target: Leaf, term: Term) -> str:
+        """The statement that stores a term; one too long for a line gets a name before."""
+        text = scope.store(target, term)
+        if len(text) + 2 * self.indent <= _WIDTH or isinstance(tree, Number):
+            return text
+        return scope.store(target, scope.named(tree, term))
 
     def _columns(self, nest: Nest) -> str:
         count = nest.sizes[-1] if nest.sizes else 1
@@ -387,9 +395,10 @@ class Scope:
                 self._hoist(part, level)
         elif own == level and not (isinstance(tree, Leaf) and tree.buffer.single):
             term = self._compute(tree, vector=False)
-            self._name(tree, term)
+            self.named(tree, term)
 
-    def _name(self, tree: Tree, term: Term) -> None:
+    def named(self, tree: Tree, term: Term) -> Term:
+        """Puts a term into a variable."""
         names = self.printer.names
         if isinstance(tree, Apply):
             name = names.use(tree.name or names.fresh("value"))
@@ -401,7 +410,8 @@ class Scope:
         if self.printer.indent:
             self.printer.local.append(name)
         self.printer.put(f"const {'auto' if term.vector else ctype} {name} = {term.text};")
-        self.terms[self.key(tree)] = Term(name, term.kind, term.vector)
+        found = self.terms[self.key(tree)] = Term(name, term.kind, term.vector)
+        return found
 
     # ---- Elements -----------------------------------------------------------------------------
 
@@ -416,8 +426,7 @@ class Scope:
         for tree in trees:
             term = self.term(tree)
             if keep and not isinstance(tree, Number) and self.key(tree) not in self.terms:
-                self._name(tree, term)
-                term = self.terms[self.key(tree)]
+                term = self.named(tree, term)
             terms.append(term)
         return terms
 
@@ -429,7 +438,7 @@ class Scope:
         vector = self.vector and self._level(tree) == len(self.nest.sizes)
         term = self._compute(tree, vector=vector)
         if self.uses.get(key, 0) > 1 and not isinstance(tree, Number):
-            self._name(tree, term)
+            self.named(tree, term)
             return self.terms[key]
         return term
 
