@@ -151,7 +151,8 @@ struct AttentionThread {
   void pack_queries(const AttentionTile& tile) {
     const int64_t start = walk.batch.starts[tile.sequence];
     for_rows(tile, [&](int64_t r, int64_t token, int64_t head) {
-      const Q* row = queries.data + (start + token) * queries.row_stride + head * queries.head_stride;
+      const Q* row =
+          queries.data + (start + token) * queries.row_stride + head * queries.head_stride;
       Factor<T>* to = packed + r * key_padded;
       for (int64_t d = 0; d < shape.key_size; d += LANES) {
         const int left = int(shape.key_size - d < LANES ? shape.key_size - d : LANES);
@@ -320,7 +321,8 @@ struct AttentionThread {
         float* to = partial.values + row * value_padded + column;
         for (int r = 0; r < ROWS; ++r)
           for (int c = 0; c < COLUMNS; ++c)
-            sum[r][c] = fresh ? zeros() : load(to + r * value_padded + c * LANES) * rescale[row + r];
+            sum[r][c] =
+                fresh ? zeros() : load(to + r * value_padded + c * LANES) * rescale[row + r];
         for (int64_t i = 0; i < chunk.count; ++i) {
           const Panel<T>& p = chunk.panels[i];
           const int64_t first = p.first / PAIR, steps = (p.last + PAIR - 1) / PAIR - first;
@@ -378,7 +380,8 @@ struct AttentionThread {
     for (int64_t r = 0; r < tile.rows; ++r) {
       const float top = partial.top[r] > other.top[r] ? partial.top[r] : other.top[r];
       const float base = top == -INFINITY ? 0 : top;
-      const float mine = scalar_exp2(partial.top[r] - base), theirs = scalar_exp2(other.top[r] - base);
+      const float mine = scalar_exp2(partial.top[r] - base);
+      const float theirs = scalar_exp2(other.top[r] - base);
       partial.top[r] = top;
       partial.sum[r] = partial.sum[r] * mine + other.sum[r] * theirs;
       float* to = partial.values + r * value_padded;

@@ -26,7 +26,7 @@ constexpr int TILE_ROWS = 2;
 constexpr int TILE_COLUMNS = 1;
 #endif
 
-// ---- Sixteen lanes of a panel, one element or a pair in each -------------------------------------
+// ---- Sixteen lanes of a panel, one element or a pair in each ----------------------------------
 
 template <class T>
 struct Lanes;

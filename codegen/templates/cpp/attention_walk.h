@@ -3,8 +3,8 @@
 // A sequence's query rows are its new tokens times the heads that share a KV head, heads varying
 // fastest; a tile is up to ATTENTION_ROWS of them. A tile sees a run of panels, each 16 tokens of a
 // block. Sequences, KV heads and tiles in this order make a line, on which a panel of a tile is as
-// long as its time: what reading it costs, and what each row costs. A share begins and ends anywhere
-// on the line, so one long sequence keeps all threads busy; a tile that several threads compute is
+// long as its time: what reading it costs, and what each row costs. A share begins and ends
+// anywhere on the line, so one long sequence keeps all threads busy; a tile that several threads compute is
 // put together after a barrier. Every thread walks the whole line, O(S + tiles), and comes to the
 // same answer.
 #pragma once
@@ -16,7 +16,8 @@ namespace gopt {
 
 constexpr int64_t ATTENTION_ROWS = 64;
 // Panels whose scores are computed at once, and what tiles are cut into. Decoding over 8192 tokens
-// with 2, 4, 8 and 16 of them is within 2 % (19 GB/s a thread for 2 KV heads of 64, 22 for 8 of 128).
+// with 2, 4, 8 and 16 of them is within 2 % (19 GB/s a thread for 2 KV heads of 64, 22 for 8 of
+// 128).
 constexpr int64_t ATTENTION_CHUNK = 8;
 // Reading a panel of keys and values costs as much as computing so many rows of it: with heads of
 // 64 it is 4 KiB, a quarter of a microsecond at 16 GB/s a thread, and a row takes 30 ns.
