@@ -4,9 +4,9 @@
 // fastest; a tile is up to ATTENTION_ROWS of them. A tile sees a run of panels, each 16 tokens of a
 // block. Sequences, KV heads and tiles in this order make a line, on which a panel of a tile is as
 // long as its time: what reading it costs, and what each row costs. A share begins and ends
-// anywhere on the line, so one long sequence keeps all threads busy; a tile that several threads compute is
-// put together after a barrier. Every thread walks the whole line, O(S + tiles), and comes to the
-// same answer.
+// anywhere on the line, so one long sequence keeps all threads busy; a tile that several threads
+// compute is put together after a barrier. Every thread walks the whole line, O(S + tiles), and
+// comes to the same answer.
 #pragma once
 
 #include "kv.h"

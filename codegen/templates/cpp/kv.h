@@ -4,8 +4,8 @@
 // size. Bp is B rounded up to 16 tokens, which make a panel; Dp is D rounded up to the pair: 2 for
 // bf16 and f16, 1 for f32; DVp is DV rounded up to 16.
 //
-//   keys    [num_blocks][heads][Bp/16][Dp/pair][16][pair]   scores of 16 keys without a sum of lanes
-//   values  [num_blocks][heads][Bp/pair][DVp][pair]         16 columns for a pair of probabilities
+//   keys    [num_blocks][heads][Bp/16][Dp/pair][16][pair]  scores of 16 keys without a sum of lanes
+//   values  [num_blocks][heads][Bp/pair][DVp][pair]        16 columns for a pair of probabilities
 //
 // A latent layer has keys only; its values are their first DV entries. Tokens that were never
 // written, and columns past DV, may hold anything. Slots: block * B + offset; -1 writes nothing.
