@@ -130,8 +130,7 @@ void top_k(const T* x, int64_t count, int64_t k, bool largest, T* values, int64_
   }
 }
 
-// All in order, and where they stood; equal ones keep their order. A merge sort in place of the
-// results: runs of 2^j are merged from one half of `places` order to the other.
+// All in order, and where they stood; equal ones keep their order.
 template <class T>
 void sort_line(const T* x, int64_t count, bool descending, T* values, int64_t* places) {
   for (int64_t i = 0; i < count; ++i) places[i] = i;

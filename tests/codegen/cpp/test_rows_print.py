@@ -26,30 +26,6 @@ def test_dimensions_become_one_loop() -> None:
     assert text.count("for (") == 1  # over rows
 
 
-def test_broadcasting_keeps_dimensions_apart() -> None:
-    x, w = TensorType(DType.F32, (T, 4, 16)), TensorType(DType.F32, (4, 1))
-    text = _text(operation("mul", [x, w]))
-    assert (
-        "for (int64_t i = 0; i < 4; ++i) {\n      const float w1_weight_t = w1_weight[i];" in text
-    )
-    assert "load_n(x0 + t * 64 + i * 16 + j, n) * w1_weight_t" in text
-
-
-def test_strides_are_single_numbers() -> None:
-    x = TensorType(DType.BF16, (T, 4, 16))
-    text = _text(operation("permute", [x], dims=(0, 2, 1)))
-    assert (
-        "permute1[t * 64 + i * 4 + j] = from_float<bf16>(to_float(x0[t * 64 + i + j * 16]));"
-        in text
-    )
-
-
-def test_rows_may_be_inside() -> None:
-    x = TensorType(DType.F32, (4, T, 16))
-    text = _text(operation("neg", [x]))
-    assert "load_n(x0 + t * 16 + i * (16 * step.T) + j, n)" in text
-
-
 def test_reductions() -> None:
     x = TensorType(DType.F32, (T, 64))
     text = _text(chain([x], lambda b, v: [b.one("sum", v, {"dims": (1,)})]))
