@@ -218,7 +218,9 @@ def compile_graph(
 
     report = progress or silent
     disabled = frozenset(options.disabled_passes)
-    check_names(decoder_pipeline(), disabled)  # before the work, not after it
+    check_names(
+        decoder_pipeline(quantize=options.quantize), disabled
+    )  # before the work, not after it
     report("tracing the model", 0, 0)
     started = time.perf_counter()
     dtype = compute_dtype(source, options)
@@ -238,7 +240,7 @@ def compile_graph(
 
     lowered = lower(
         traced.graph,
-        decoder_pipeline(traced.scalars),
+        decoder_pipeline(traced.scalars, options.quantize),
         options.target,
         context,
         disabled=disabled,

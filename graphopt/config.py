@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, fields
 from graphopt.errors import UnsupportedError, UsageError
 from graphopt.target import Target
 
+QUANTIZE = ("int8", "int4")
 COMPUTE_DTYPES = ("bfloat16", "float16", "float32")
 
 
@@ -19,7 +20,8 @@ class CompileOptions:
         dtype: ``bfloat16``, ``float16``, ``float32``, or ``auto`` for the checkpoint's own.
         max_model_len: longest context in tokens; None for the model's own limit.
         block_size: KV slots in a block, a positive number.
-        quantize: None; kernels for quantized weights do not exist yet.
+        quantize: ``int8`` or ``int4`` to round weights to nearest, in groups with a scale each;
+            None to keep them.
         isa: ``host`` for the best instruction set that this CPU has, or the target's; ``all`` to
             ship to other machines.
         allow_unproven: compile a model whose agreement with transformers could not be tested.
@@ -65,11 +67,9 @@ class CompileOptions:
             )
         if self.pass_fuel is not None and self.pass_fuel < 0:
             raise UsageError("pass_fuel must not be negative", got=self.pass_fuel)
-        if self.quantize is not None:
-            raise UnsupportedError(
-                "quantized weights are not supported yet",
-                got=f"--quantize {self.quantize}",
-                next="compile without --quantize",
+        if self.quantize is not None and self.quantize not in QUANTIZE:
+            raise UsageError(
+                "unknown way to quantize", got=self.quantize, expected=", ".join(QUANTIZE)
             )
         if self.target.kind != "cpu":
             raise UnsupportedError(

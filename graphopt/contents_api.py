@@ -25,6 +25,7 @@ from graphopt.ledger import Ledger, PassReport
 from graphopt.packing import Layout, pack, stored_type
 from graphopt.plan import Plan
 from graphopt.progress import ProgressFn, weighed
+from graphopt.quantization import pack_quantized
 
 
 @dataclass(frozen=True)
@@ -99,15 +100,15 @@ def contents_of(
     from graphopt.ir.printer import print_graph
 
     layouts = compiled.plan.layouts
-    weights = [_stored(value, layouts) for value in compiled.graph.weights]
+    within = {layout.scales for layout in layouts.values() if layout.scales}
+    kept = [value for value in compiled.graph.weights if value.name not in within]
+    weights = [_stored(value, layouts) for value in kept]
     sizes = [_nbytes(spec) for spec in weights]
 
     def arrays() -> Iterator[npt.NDArray[np.generic]]:
         pairs = ((spec[0], size) for spec, size in zip(weights, sizes, strict=True))
         for name in weighed(pairs, "writing the weights", sum(sizes), progress):
-            array = compiled.load(name)
-            layout = layouts.get(name)
-            yield array if layout is None else pack(_unsigned(array), layout)
+            yield _packed(name, layouts.get(name), compiled.load)
 
     return Contents(
         plan=compiled.plan,
@@ -175,6 +176,18 @@ def _stored(value: Value, layouts: Mapping[str, Layout]) -> TensorSpec:
     if name in layouts:
         dtype, shape = stored_type(layouts[name], dtype)
     return name, dtype, shape
+
+
+def _packed(
+    name: str, layout: Layout | None, load: Callable[[str], npt.NDArray[np.generic]]
+) -> npt.NDArray[np.generic]:
+    """A weight as it is stored."""
+    array = load(name)
+    if layout is None:
+        return array
+    if layout.quant is not None:
+        return pack_quantized(array, load(layout.scales), layout)
+    return pack(_unsigned(array), layout)
 
 
 def _unsigned(array: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:

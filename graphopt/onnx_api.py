@@ -234,7 +234,8 @@ def compile_decoder(
     progress("rewriting the graph", 0, 0)
     context, stages = PassContext(fuel=options.pass_fuel), {"traced": print_graph(model.graph)}
     disabled = frozenset(options.disabled_passes)
-    lowered = lower(model.graph, decoder_pipeline(), options.target, context, disabled=disabled)
+    pipeline = decoder_pipeline(quantize=options.quantize)
+    lowered = lower(model.graph, pipeline, options.target, context, disabled=disabled)
     graph, constants = lowered.graph, lowered.hoisted.constants
     stages["constants"] = print_graph(constants)
     return Compiled(

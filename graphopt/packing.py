@@ -66,6 +66,7 @@ class Layout:
         batch: matrices: experts, or heads.
         quant: how the weights are quantized; None for floats.
         transposed: whether the model has it as ``[K, N]``.
+        scales: name of the weight that holds its scales, which are stored with it.
     """
 
     rows: int
@@ -74,6 +75,7 @@ class Layout:
     batch: int = 1
     quant: Quant | None = None
     transposed: bool = False
+    scales: str = ""
 
     def __post_init__(self) -> None:
         if min(self.rows, self.columns, self.batch) < 1:
@@ -132,6 +134,7 @@ class Layout:
             "batch": self.batch,
             "quant": quant,
             "transposed": self.transposed,
+            "scales": self.scales,
         }
 
     @classmethod
@@ -150,6 +153,7 @@ class Layout:
                 batch=_integer(data["batch"]),
                 quant=quant and Quant(_integer(quant["bits"]), _integer(quant["group"])),
                 transposed=_flag(data["transposed"]),
+                scales=_text(data["scales"]),
             )
         except (KeyError, TypeError, ValueError, AttributeError, IRError) as error:
             raise ArtifactError(
@@ -166,6 +170,12 @@ def _integer(value: object) -> int:
 def _flag(value: object) -> bool:
     if type(value) is not bool:
         raise TypeError(f"{value!r} is neither true nor false")
+    return value
+
+
+def _text(value: object) -> str:
+    if type(value) is not str:
+        raise TypeError(f"{value!r} is no text")
     return value
 
 

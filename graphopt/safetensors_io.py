@@ -20,6 +20,7 @@ import numpy.typing as npt
 from graphopt.errors import ArtifactError
 from graphopt.ir.dtype import DType
 from graphopt.packing import Layout, stored_type, unpack
+from graphopt.quantization import unpack_quantized
 
 ALIGNMENT = 64
 HEADER_ALIGNMENT = 4096
@@ -179,13 +180,19 @@ class Weights:
     ) -> None:
         self._file_of = {name: file for file in files for name in file.entries}
         self.layouts = dict(layouts or {})
+        self._packed_of = {one.scales: name for name, one in self.layouts.items() if one.scales}
 
     def names(self) -> Iterable[str]:
-        """Names of all tensors."""
-        return self._file_of.keys()
+        """Names of all tensors, scales that are stored with their integers among them."""
+        return self._file_of.keys() | self._packed_of.keys()
 
     def dtype(self, name: str) -> DType:
         """Element type of the tensor called ``name``."""
+        if name in self._packed_of:
+            return DType.F16
+        layout = self.layouts.get(name)
+        if layout is not None and layout.quant is not None:
+            return DType.I8
         return self._file(name).entries[name].dtype
 
     def view(self, name: str) -> npt.NDArray[np.generic]:
@@ -193,15 +200,21 @@ class Weights:
 
         A packed one is unpacked, into memory of its own.
         """
-        stored = self.stored(name)
-        return unpack(stored, self.layouts[name]) if name in self.layouts else stored
+        if name in self._packed_of:
+            packed = self._packed_of[name]
+            return unpack_quantized(self.stored(packed), self.layouts[packed])[1]
+        stored, layout = self.stored(name), self.layouts.get(name)
+        if layout is None:
+            return stored
+        return unpack(stored, layout) if not layout.quant else unpack_quantized(stored, layout)[0]
 
     def stored(self, name: str) -> npt.NDArray[np.generic]:
-        """What the file holds of the tensor, packed or not.
+        """What the file holds of the tensor, packed or not; with its scales if it has any.
 
         Raises:
             ArtifactError: it does not have the shape that its layout gives it.
         """
+        name = self._packed_of.get(name, name)
         found = self._file(name).view(name)
         if (layout := self.layouts.get(name)) is not None:
             _, shape = stored_type(layout, self.dtype(name))

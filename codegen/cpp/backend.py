@@ -46,6 +46,7 @@ MAKERS: Mapping[str, Maker] = {
     "attention": attention_kernel,
     "experts": experts_kernel,
     "matmul": matmul_kernel,
+    "opaque": rows_kernel,
 }
 
 

@@ -13,8 +13,10 @@ from collections.abc import Callable, Mapping, Sequence
 
 from graphopt.ir.dtype import DType
 from graphopt.ir.graph import Graph, Value
+from graphopt.ir.ops_spec import int_of
 from graphopt.ir.types import TensorType
-from graphopt.packing import Layout
+from graphopt.packing import Layout, Quant
+from graphopt.quantization import GROUPS, quant_of
 from graphopt.region import Region
 
 from .experts import experts_layouts
@@ -39,14 +41,24 @@ def layouts_of(graph: Graph, regions: Sequence[Region]) -> dict[str, Layout]:
 
 def linear_layouts(graph: Graph, region: Region) -> dict[str, Layout]:
     """How a linear region wants its weight."""
-    weight = anchor_of(graph, region).inputs[1]
+    anchor = anchor_of(graph, region)
+    weight = anchor.inputs[1]
     type_ = weight.type
-    if not (weight.is_weight and isinstance(type_, TensorType) and type_.dtype in PACKED):
+    if not (weight.is_weight and isinstance(type_, TensorType)):
         return {}
     rows, columns = type_.shape
     if not (isinstance(rows, int) and isinstance(columns, int) and rows and columns):
         return {}
-    return {weight.name: Layout(rows, columns, parts_of(graph, region).columns)}
+    quant, scales = None, ""
+    if anchor.op == "quantized_linear":
+        quant = Quant(int_of(anchor.attrs, "bits"), int_of(anchor.attrs, "group"))
+        scales = anchor.inputs[2].name
+        if quant not in KERNELS or not anchor.inputs[2].is_weight:
+            return {}
+    elif type_.dtype not in PACKED:
+        return {}
+    parts = parts_of(graph, region).columns
+    return {weight.name: Layout(rows, columns, parts, quant=quant, scales=scales)}
 
 
 def _is_read_in_panels(graph: Graph, weight: Value) -> bool:
@@ -58,8 +70,16 @@ def _is_read_in_panels(graph: Graph, weight: Value) -> bool:
 
 
 # What reads panels, and the families whose regions want weights in them.
-READERS = ("linear", "embed", "moe_experts", "matmul")
+READERS = (
+    "linear",
+    "embed",
+    "moe_experts",
+    "matmul",
+    "quantized_linear",
+    "quantized_embed",
+)
 PACKED = (DType.F32, DType.BF16, DType.F16)
+KERNELS = tuple(quant_of(bits) for bits in GROUPS)
 FINDERS: Mapping[str, Callable[[Graph, Region], Mapping[str, Layout]]] = {
     "linear": linear_layouts,
     "experts": experts_layouts,

@@ -10,6 +10,7 @@ norm, runs after the product, on sums that were kept.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -18,7 +19,7 @@ from graphopt.ir.graph import Graph, Node, Value
 from graphopt.ir.shape import Dim, product
 from graphopt.ir.types import TensorType
 from graphopt.ledger import Verdict, refuse
-from graphopt.packing import PANEL, Layout, pair_of
+from graphopt.packing import Layout, stored_type
 from graphopt.region import Region
 
 from ..render import render
@@ -27,12 +28,14 @@ from .arguments import Kind, arguments
 from .expression import CTYPES
 from .kernel import Kernel, named_kernel
 from .parts import Parts, anchor_of, parts_of
+from .quant_sizes import quant_scratch, quant_workspace
 from .rows import HEADERS, RowProgram, buffer_of, comment, leaf_of, pointer, row_program, rows_of
 from .rows_names import Names
 from .rows_tree import Apply, Buffer, Leaf, RefusedError, Tree
 from .sizes import linear_scratch, linear_workspace
 
-_Programs = tuple[RowProgram, RowProgram]
+# Operands without the bias.
+_OPERANDS = {"linear": 2, "quantized_linear": 3}
 
 
 def linear_kernel(graph: Graph, region: Region, layouts: Mapping[str, Layout]) -> Kernel | Verdict:
@@ -91,6 +94,7 @@ class _Writer:
         if self.rows.elements(shape) != self.layout.columns or not self.rows.has(shape):
             raise RefusedError("a row of its operand is not one row of the product", operand)
         self.size = _Shape(product(shape[:-1]), self.layout.rows, self.layout.columns)
+        self.bias = anchor.inputs[-1] if len(anchor.inputs) > _OPERANDS[anchor.op] else None
 
     @property
     def dtype(self) -> DType:
@@ -135,9 +139,8 @@ class _Writer:
         return {o.value: b for o, b in self.buffers.items() if o.kind is Kind.RESULT}
 
     def _with_bias(self, value: Value, sums: Leaf, part: tuple[int, int, int]) -> Tree:
-        if len(self.anchor.inputs) < 3:
+        if (bias := self.bias) is None:
             return sums
-        bias = self.anchor.inputs[2]
         if bias not in self._operands():
             raise RefusedError("its bias is computed in the region", bias)
         shape = sums.access.shape
@@ -191,23 +194,23 @@ def _kernel(
     if isinstance(store, Verdict):
         return store
     size, layout = writer.size, writer.layout
+    product_of = _product(writer.layout, writer.dtype, size)
     data = writer.buffer(writer.anchor.inputs[1]).name
-    workspace = linear_workspace(size.rows, size.k)
+    workspace = product_of.workspace
     text = render(
         "cpp/linear.jinja",
         title=f"{writer.region.name} of {writer.region.scope or 'the model'}",
         comments=comment(writer.names.line(writer.anchor)),
         pointers=writer.pointers(),
-        panels=f"Panels<{CTYPES[writer.dtype]}>",
-        function="linear",
-        parts=_part_names(data, layout, pair_of(writer.dtype)),
+        panels=f"Panels<{product_of.element}>",
+        parts=_part_names(data, layout, product_of),
         columns=size.k,
         row=writer.row,
         count=f"step.{writer.rows.symbol}",
         x=writer.x,
         fill=fill.lines,
         fill_scratch=fill.scratch_bytes > 0,
-        scratch_base=linear_scratch(size.k),
+        scratch_base=product_of.scratch_bytes,
         store=store.lines,
         store_scratch=store.scratch_bytes > 0,
         whole_rows=whole_rows,
@@ -217,23 +220,60 @@ def _kernel(
     )
     if whole_rows:
         workspace = _rounded(workspace) + 4 * size.rows * size.n
-    scratch = max(linear_scratch(size.k) + fill.scratch_bytes, store.scratch_bytes)
+    scratch = max(product_of.scratch_bytes + fill.scratch_bytes, store.scratch_bytes)
     return named_kernel(
         writer.region.name,
         text,
-        ("gemm.h", *HEADERS),
+        (product_of.header, *HEADERS),
         scratch_bytes=scratch,
         workspace=workspace,
     )
 
 
-def _part_names(data: str, layout: Layout, pair: int) -> Sequence[Mapping[str, object]]:
+@dataclass(frozen=True, slots=True)
+class _Product:
+    """How a weight is multiplied with.
+
+    Attributes:
+        header: has the kernel.
+        element: C++ type of the panels' elements.
+        panel_bytes: of one panel.
+        workspace: bytes that all threads share.
+        scratch_bytes: of each thread.
+    """
+
+    header: str
+    element: str
+    panel_bytes: int
+    workspace: Dim
+    scratch_bytes: int
+
+
+def _product(layout: Layout, dtype: DType, size: _Shape) -> _Product:
+    if (quant := layout.quant) is not None:
+        return _Product(
+            "gemm_quant.h",
+            f"Quantized<{quant.bits}, {quant.group}>",
+            quant.panel_bytes(size.k),
+            quant_workspace(size.rows, size.k, quant),
+            quant_scratch(size.k, quant),
+        )
+    return _Product(
+        "gemm.h",
+        CTYPES[dtype],
+        math.prod(stored_type(layout, dtype)[1][2:]) * dtype.nbytes,
+        linear_workspace(size.rows, size.k),
+        linear_scratch(size.k),
+    )
+
+
+def _part_names(data: str, layout: Layout, product: _Product) -> Sequence[Mapping[str, object]]:
     """Where each part's panels begin, and how many rows it has."""
+    element = f"const {product.element}*"
     found, panels = [], 0
-    per_panel = PANEL * -(-layout.columns // pair) * pair
     for rows, count in zip(layout.part_rows, layout.part_panels, strict=True):
-        start = f"{data} + {panels * per_panel}" if panels else data
-        found.append({"data": start, "rows": rows})
+        place = f"(const char*){data} + {panels * product.panel_bytes}" if panels else data
+        found.append({"data": f"({element})({place})", "rows": rows})
         panels += count
     return found
 

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 import click
 
-from graphopt.config import COMPUTE_DTYPES
+from graphopt.config import COMPUTE_DTYPES, QUANTIZE
 from graphopt.errors import UsageError
 
 from .parsing import byte_size, logit_bias, token_count, token_ids
@@ -85,8 +85,8 @@ compile_options = _all(
     ),
     click.option(
         "--quantize",
-        metavar="SCHEME",
-        help="Quantize the weights. Default: leave them.",
+        type=click.Choice(QUANTIZE),
+        help="Round the weights to nearest, in groups with a scale each. Default: leave them.",
     ),
     click.option(
         "--isa",
