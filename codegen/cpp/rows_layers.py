@@ -13,7 +13,7 @@ from .access import Access
 from .expression import float_literal
 from .rows_lower import Lower, Lowering, type_of
 from .rows_pointwise import apply, broadcast
-from .rows_reduce import heads_of, in_memory, mean, spread
+from .rows_reduce import heads_of, in_memory, mean
 from .rows_shape import Place, narrow
 from .rows_tree import Address, Assembly, Call, Leaf, Number, RefusedError, Tree, map_view
 
@@ -24,7 +24,7 @@ def _rms_norm(lowering: Lowering, node: Node) -> Sequence[Tree]:
     last = (len(type_.shape) - 1,)
     square = mean(lowering, apply("square(a)", x), type_, last, node.output)
     eps = Number(float_of(node.attrs, "eps"), "float")
-    scale = spread(apply("rsqrt(a + b)", square, eps, name="scale"), type_.shape)
+    scale = broadcast(apply("rsqrt(a + b)", square, eps, name="scale"), type_.shape)
     name = lowering.names.of(node.output)
     normed = apply("a * b", x, scale, dtype=type_.dtype, name=name)
     if len(node.inputs) == 1:
@@ -40,11 +40,11 @@ def _layer_norm(lowering: Lowering, node: Node) -> Sequence[Tree]:
     type_, axes = type_of(node.output), int_of(node.attrs, "axes")
     x = in_memory(lowering, lowering.tree(node.inputs[0]), type_, node.inputs[0])
     dims = tuple(range(len(type_.shape) - axes, len(type_.shape)))
-    center = spread(mean(lowering, x, type_, dims, node.output), type_.shape)
+    center = broadcast(mean(lowering, x, type_, dims, node.output), type_.shape)
     deviation = apply("a - b", x, center, name="deviation")
     square = mean(lowering, apply("square(a)", deviation), type_, dims, node.output)
     eps = Number(float_of(node.attrs, "eps"), "float")
-    scale = spread(apply("rsqrt(a + b)", square, eps, name="scale"), type_.shape)
+    scale = broadcast(apply("rsqrt(a + b)", square, eps, name="scale"), type_.shape)
     name = lowering.names.of(node.output)
     result: Tree = apply("a * b", deviation, scale, dtype=type_.dtype, name=name)
     others = [broadcast(lowering.tree(value), type_.shape) for value in node.inputs[1:]]
@@ -151,10 +151,10 @@ def _write(*functions: str) -> Lower:
         state = node.inputs[0]
         while state not in lowering.operands:
             state = lowering.makers[state].inputs[0]
-        assert_state = state.type
-        if not isinstance(assert_state, StateType):
+        memory_type = state.type
+        if not isinstance(memory_type, StateType):
             raise RefusedError("what is written is not a state", node)
-        dtype = assert_state.layers[int_of(node.attrs, "layer")].dtype
+        dtype = memory_type.layers[int_of(node.attrs, "layer")].dtype
         memory = lowering.memory(state)
         slot = lowering.tree(node.inputs[-1])
         for function, value in zip(functions, node.inputs[1:-1], strict=True):

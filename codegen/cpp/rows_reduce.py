@@ -11,12 +11,12 @@ from collections.abc import Callable, Mapping, Sequence
 from graphopt.ir.dtype import DType
 from graphopt.ir.graph import Node, Value
 from graphopt.ir.ops_spec import bool_of, int_of, ints_of
-from graphopt.ir.shape import Dim, product
+from graphopt.ir.shape import product
 from graphopt.ir.types import TensorType
 
 from .access import Access
 from .rows_lower import Lower, Lowering, type_of
-from .rows_pointwise import apply
+from .rows_pointwise import apply, broadcast
 from .rows_tree import (
     Address,
     Call,
@@ -56,12 +56,6 @@ def reduced(
             access.offset,
         )
     return Leaf(target.buffer, access)
-
-
-def spread(tree: Tree, shape: tuple[Dim, ...]) -> Tree:
-    """A tree with dimensions of size 1, repeated along them."""
-    found = map_view(tree, lambda access: access.expand(shape))
-    return tree if found is None else found
 
 
 def _wide(dtype: DType) -> DType:
@@ -126,7 +120,7 @@ def _var(lowering: Lowering, node: Node) -> Sequence[Tree]:
     if not dims:
         raise RefusedError("the variance of single numbers", node)
     tree = in_memory(lowering, lowering.tree(node.inputs[0]), type_, node.inputs[0])
-    center = spread(mean(lowering, tree, type_, dims, node.output), type_.shape)
+    center = broadcast(mean(lowering, tree, type_, dims, node.output), type_.shape)
     squares = apply("square(a - b)", tree, center)
     total = reduced(lowering, squares, type_, dims, "sum", node.output)
     count = product(type_.shape[dim] for dim in dims)
@@ -145,15 +139,15 @@ def _softmax(*, logarithm: bool) -> Lower:
     def lower(lowering: Lowering, node: Node) -> Sequence[Tree]:
         type_, dims = type_of(node.inputs[0]), (int_of(node.attrs, "dim"),)
         tree = in_memory(lowering, lowering.tree(node.inputs[0]), type_, node.inputs[0])
-        top = spread(reduced(lowering, tree, type_, dims, "max", node.output), type_.shape)
+        top = broadcast(reduced(lowering, tree, type_, dims, "max", node.output), type_.shape)
         powers: Tree = apply("exp(a - b)", tree, top)
         if not logarithm:
             powers = lowering.store(powers, type_, "power", node.output)
         total = reduced(lowering, powers, type_, dims, "sum", node.output)
         if logarithm:
-            rest = spread(apply("log(a)", total, name="log_sum"), type_.shape)
+            rest = broadcast(apply("log(a)", total, name="log_sum"), type_.shape)
             return (apply("a - b - c", tree, top, rest, dtype=type_.dtype),)
-        share = spread(apply("1.0 / a", total, name="share"), type_.shape)
+        share = broadcast(apply("1.0 / a", total, name="share"), type_.shape)
         return (apply("a * b", powers, share, dtype=type_.dtype),)
 
     return lower
