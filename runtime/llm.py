@@ -80,6 +80,7 @@ class LLM:
         seed: makes requests without a seed of their own reproducible, in the order in which they
             are made; None for another seed each time.
         executor: runs the plan; chosen by what the plan needs if None.
+        threads: how many compute; None for one per physical core.
         progress: told how far loading is.
 
     Raises:
@@ -102,6 +103,7 @@ class LLM:
         scheduling_policy: str = "fcfs",
         seed: int | None = None,
         executor: Executor | None = None,
+        threads: int | None = None,
         progress: ProgressFn | None = None,
     ) -> None:
         report = progress or silent
@@ -135,7 +137,7 @@ class LLM:
         policy = make_policy(scheduling_policy)
         report("loading the weights", 0, 0)
         self.engine = Engine(
-            executor or _executor_for(model), config, decoder=self.tokenizer, policy=policy
+            executor or _executor_for(model, threads), config, decoder=self.tokenizer, policy=policy
         )
         self.max_model_len = self.engine.scheduler.context_limit
         self._number = 0
@@ -478,13 +480,13 @@ def _without_foreign_eos(defaults: Mapping[str, Any], vocab_size: int) -> Mappin
     return {**defaults, "eos_token_id": eos}
 
 
-def _executor_for(model: Model) -> Executor:
+def _executor_for(model: Model, threads: int | None) -> Executor:
     """The executor that runs all of the plan's steps."""
     backends = model.plan.backends()
     if CPP in backends and backends <= {CPP, "torch"} and isinstance(model, Artifact):
         from .executors.cpp import CppExecutor
 
-        return CppExecutor(model)
+        return CppExecutor(model, threads=threads)
     if backends <= {"torch"} and isinstance(model, Artifact):
         from .executors.torch import TorchExecutor
 

@@ -32,6 +32,7 @@ from graphopt.region import make_region
 
 from ..executor import F32, Sampled, SamplingInputs, StepInputs
 from ..plan_check import check_plan
+from ..threads import Pinning, limit_spinning, place_threads, this_machine
 from .native_sampler import NativeSampler
 from .slots import Sizes, Slots, aligned, as_f32
 
@@ -84,7 +85,7 @@ class CppExecutor:
 
     Args:
         artifact: what to run; its weights stay mapped and are not copied.
-        threads: how many to compute with; None for one per CPU that this process may use.
+        threads: how many to compute with; None for one per physical core.
 
     Raises:
         ArtifactError: the plan does not fit its graph, or has no kernels for this CPU.
@@ -92,11 +93,14 @@ class CppExecutor:
 
     def __init__(self, artifact: Artifact, *, threads: int | None = None) -> None:
         self._plan = plan = artifact.plan
-        self._threads = threads or len(os.sched_getaffinity(0))
+        placement = place_threads(threads, this_machine())
+        self._threads = placement.threads
+        limit_spinning()  # before libgomp is loaded with the kernels
         self._graph = parse_graph(artifact.graph_text())
         verify(self._graph)
         check_plan(plan, self._graph)
         self._library = ctypes.CDLL(str(kernels_for_this_cpu(artifact)))
+        self._pinning = Pinning(self._library, placement)
         self._weights = artifact.weights
         self._calls = self._calls_of(artifact, self._graph)
         self._output = _tensor_type(self._graph.outputs[0].type)
@@ -187,6 +191,7 @@ class CppExecutor:
             "S": len(inputs.lengths),
             "P": inputs.tables.shape[1],
         }
+        self._pinning.hold()
         all_pointers = self._pointers_for(sizes)
         stride = self._plan.scratch_bytes
         scratch = self._scratch.ctypes.data
