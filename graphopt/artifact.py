@@ -19,6 +19,7 @@ import errno
 import glob
 import hashlib
 import json
+import mmap
 import os
 import shutil
 import tempfile
@@ -39,7 +40,7 @@ from graphopt.ledger import Ledger
 from graphopt.manifest import DIGEST_CHUNK_BYTES, fault_of
 from graphopt.packing import Layout
 from graphopt.plan import Plan, WrittenPlan
-from graphopt.safetensors_io import MappedFile, Weights, write_stream
+from graphopt.safetensors_io import MappedFile, Weights, private_map, write_stream
 
 ARTIFACT_SCHEMA = 1
 MANIFEST = "manifest.json"
@@ -308,6 +309,8 @@ class ArtifactFolder:
 
     path: Path
     manifest: Mapping[str, Any]
+    # Weights that were read when they were checked: their pages need not be found again.
+    maps: Mapping[str, mmap.mmap] = field(default_factory=dict, kw_only=True, repr=False)
 
     @cached_property
     def model(self) -> ModelInfo:
@@ -320,7 +323,8 @@ class ArtifactFolder:
     def weights(self) -> Weights:
         """The weights, mapped when first asked for."""
         names = [name for name in self.manifest["files"] if name.startswith("weights/")]
-        return Weights([MappedFile(self.path / name) for name in names], self._layouts())
+        files = [MappedFile(self.path / name, self.maps.get(name)) for name in names]
+        return Weights(files, self._layouts())
 
     def _layouts(self) -> Mapping[str, Layout]:
         """How packed weights are stored."""
@@ -414,7 +418,8 @@ def read_artifact(
             field that does not fit is listed.
     """
     opened = open_folder(path, expect=expect, check_digests=check_digests)
-    return Artifact(opened.path, opened.manifest, Plan.from_json(opened.plan_json()))
+    plan = Plan.from_json(opened.plan_json())
+    return Artifact(opened.path, opened.manifest, plan, maps=opened.maps)
 
 
 def open_folder(
@@ -435,8 +440,9 @@ def open_folder(
     fault = fault_of(manifest, (PLAN, GRAPH, LEDGER, GENERATION))
     if fault is not None:
         raise _damaged(folder, MANIFEST, fault)
-    _check_files(folder, manifest["files"], check_digests)
-    return ArtifactFolder(folder, manifest)
+    _check_sizes(folder, manifest["files"])
+    maps = _check_digests(folder, manifest["files"]) if check_digests else {}
+    return ArtifactFolder(folder, manifest, maps=maps)
 
 
 def _read_manifest(folder: Path) -> dict[str, Any]:
@@ -474,7 +480,7 @@ def _mismatches(manifest: Mapping[str, Any], expect: Mapping[str, str]) -> list[
     ]
 
 
-def _check_files(folder: Path, files: Mapping[str, Any], check_digests: bool) -> None:
+def _check_sizes(folder: Path, files: Mapping[str, Any]) -> None:
     for name, row in files.items():
         file = folder / name
         try:
@@ -485,28 +491,40 @@ def _check_files(folder: Path, files: Mapping[str, Any], check_digests: bool) ->
             raise _damaged(folder, name, "the file is missing")
         if size != row["bytes"]:
             raise _damaged(folder, name, f"it has {size} bytes instead of {row['bytes']}")
-    if not check_digests:
-        return
+
+
+def _check_digests(folder: Path, files: Mapping[str, Any]) -> dict[str, mmap.mmap]:
+    """Compare all digests, on all CPUs; the answer is the weights, mapped as kernels read them."""
+    maps = {
+        name: _map(folder, name)
+        for name, row in files.items()
+        if name.startswith("weights/") and row["bytes"]
+    }
+
+    def damaged(job: tuple[str, int, str]) -> str | None:
+        name, number, digest = job
+        chunk = slice(number * DIGEST_CHUNK_BYTES, (number + 1) * DIGEST_CHUNK_BYTES)
+        with memoryview(maps[name] if name in maps else _load(folder, name)) as data:
+            return None if hashlib.sha256(data[chunk]).hexdigest() == digest else name
+
     jobs = [
         (name, number, digest)
         for name, row in files.items()
         for number, digest in enumerate(row["sha256"])
     ]
-
-    def damaged(job: tuple[str, int, str]) -> str | None:
-        name, number, digest = job
-        try:
-            with (folder / name).open("rb") as stream:
-                stream.seek(number * DIGEST_CHUNK_BYTES)
-                chunk = stream.read(DIGEST_CHUNK_BYTES)
-        except OSError as error:
-            raise _unreadable(folder, name, error) from error
-        return None if hashlib.sha256(chunk).hexdigest() == digest else name
-
     with ThreadPoolExecutor() as pool:
         for found in pool.map(damaged, jobs):
             if found is not None:
                 raise _damaged(folder, found, "its digest is not the one in the manifest")
+    return maps
+
+
+def _map(folder: Path, name: str) -> mmap.mmap:
+    try:
+        with (folder / name).open("rb") as file:
+            return private_map(file)
+    except OSError as error:
+        raise _unreadable(folder, name, error) from error
 
 
 def _damaged(folder: Path, name: str, why: str) -> ArtifactError:

@@ -115,4 +115,4 @@ def read_function(path: str | Path, *, check_digests: bool = True) -> FunctionAr
     """
     opened = open_folder(path, check_digests=check_digests)
     plan = FunctionPlan.from_json(opened.plan_json())
-    return FunctionArtifact(opened.path, opened.manifest, plan)
+    return FunctionArtifact(opened.path, opened.manifest, plan, maps=opened.maps)

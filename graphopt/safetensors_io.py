@@ -148,16 +148,25 @@ def numpy_dtype(dtype: DType) -> npt.DTypeLike:
     return _NUMPY[dtype]
 
 
+def private_map(file: IO[bytes]) -> mmap.mmap:
+    """The pages of ``file``; what is written to them stays in this process."""
+    return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+
+
 class MappedFile:
     """A safetensors file in memory, page by page as it is read.
 
-    The map is private: what is written to a view stays in this process.
+    Args:
+        path: the file.
+        mapped: its ``private_map``, if there is one already.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, mapped: mmap.mmap | None = None) -> None:
         self.entries = {entry.name: entry for entry in read_header(path)}
-        with path.open("rb") as file:
-            self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+        if mapped is None:
+            with path.open("rb") as file:
+                mapped = private_map(file)
+        self._map = mapped
 
     def view(self, name: str) -> npt.NDArray[np.generic]:
         """The tensor as an array; bf16 and f8 come as unsigned integers of the same size."""

@@ -304,3 +304,28 @@ def test_a_file_that_may_not_be_read_is_named(
     monkeypatch.setattr(Path, "read_bytes", refuse_plan)
     with pytest.raises(ArtifactError, match=r"cannot be read: plan\.json"):
         read_artifact(written)
+
+
+def test_pages_that_were_checked_are_the_weights(written: Path) -> None:
+    checked, unchecked = read_artifact(written), read_artifact(written, check_digests=False)
+    assert not unchecked.maps
+    (mapped,) = checked.maps.values()
+    for name in checked.weights.names():
+        view = checked.weights.view(name)
+        assert np.shares_memory(view, np.frombuffer(mapped, np.uint8)) or not view.size
+        assert np.array_equal(view, unchecked.weights.view(name))
+
+
+def test_weights_that_may_not_be_read_are_named(
+    written: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = Path.open
+
+    def refuse_weights(self: Path, mode: str = "r") -> Any:
+        if self.suffix == ".safetensors":
+            raise PermissionError(13, "Permission denied")
+        return opened(self, mode)
+
+    monkeypatch.setattr(Path, "open", refuse_weights)
+    with pytest.raises(ArtifactError, match=r"cannot be read: weights/weights-0000"):
+        read_artifact(written)
