@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import struct
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +34,7 @@ from graphopt.region import make_region
 from ..executor import F32, Sampled, SamplingInputs, StepInputs
 from ..plan_check import check_plan
 from ..threads import Pinning, limit_spinning, place_threads, this_machine
+from ..weight_check import check_weights
 from .native_sampler import NativeSampler
 from .slots import Sizes, Slots, aligned, as_f32
 
@@ -99,9 +101,10 @@ class CppExecutor:
         self._graph = parse_graph(artifact.graph_text())
         verify(self._graph)
         check_plan(plan, self._graph)
-        self._library = ctypes.CDLL(str(kernels_for_this_cpu(artifact)))
+        self._library = load_kernels(kernels_for_this_cpu(artifact))
         self._pinning = Pinning(self._library, placement)
         self._weights = artifact.weights
+        check_weights(self._weights, self._graph)
         self._calls = self._calls_of(artifact, self._graph)
         self._output = _tensor_type(self._graph.outputs[0].type)
         self._sampler = NativeSampler(
@@ -112,7 +115,15 @@ class CppExecutor:
             self._threads,
         )
         self._slots = Slots(plan)
-        self._scratch = aligned(plan.scratch_bytes * self._threads)
+        try:
+            self._scratch = aligned(plan.scratch_bytes * self._threads)
+        except MemoryError as error:
+            raise MachineError(
+                "there is no memory for the threads",
+                got=f"{plan.scratch_bytes} bytes for each of {self._threads}",
+                next="lower the number of threads",
+            ) from error
+        self._process = os.getpid()
         self._state = aligned(0)
         self._places: dict[tuple[Kind, int], int] = {}
         # Pointers of every call for steps of one layout, and the arena they point into.
@@ -184,7 +195,17 @@ class CppExecutor:
         return as_f32(self._logits(sizes), self._output.dtype).copy()  # the arena is used again
 
     def _compute(self, inputs: StepInputs, observe: Observe | None = None) -> Sizes:
-        """Run every piece; the answer is the step's sizes."""
+        """Run every piece; the answer is the step's sizes.
+
+        Raises:
+            MachineError: this process was forked from the one that loaded the kernels.
+        """
+        if os.getpid() != self._process:
+            raise MachineError(
+                "the threads of a model stay in the process that loaded it",
+                got=f"process {os.getpid()}, forked from {self._process}",
+                next="load the model in the new process; start it with spawn, not fork",
+            )
         sizes = {
             "T": len(inputs.token_ids),
             "R": len(inputs.rows),
@@ -304,6 +325,40 @@ class CppExecutor:
 
 
 _NOTHING: Pointers = np.zeros(0, dtype=np.uint64)
+# The header of a little-endian ELF file of 64 bits: its first bytes, where the table of sections
+# is, and the size and number of its entries.
+_ELF = struct.Struct("<6s34xQ10xHH2x")
+
+
+def load_kernels(file: Path) -> ctypes.CDLL:
+    """The shared object ``file``.
+
+    Raises:
+        ArtifactError: it is none, or only a part of one.
+    """
+    try:
+        # The loader maps what a file says that it has; what is missing shows as a signal later.
+        if not _is_whole(file):
+            raise OSError("the file is cut short, or no shared object of 64 bits")
+        return ctypes.CDLL(str(file))
+    except OSError as error:
+        raise ArtifactError(
+            "the kernels cannot be loaded",
+            where=str(file),
+            got=error,
+            next="copy the artifact again, or compile the checkpoint again",
+        ) from error
+
+
+def _is_whole(file: Path) -> bool:
+    """Whether an ELF file reaches to the end of its table of sections, which stands last."""
+    with file.open("rb") as stream:
+        header = stream.read(_ELF.size)
+        size = os.fstat(stream.fileno()).st_size
+    if len(header) < _ELF.size:
+        return False
+    magic, table, entry_bytes, entries = _ELF.unpack(header)
+    return magic == b"\x7fELF\x02\x01" and 0 < table <= size - entry_bytes * entries
 
 
 def kernels_for_this_cpu(artifact: Artifact) -> Path:

@@ -25,8 +25,15 @@ Sizes = Mapping[str, int]
 
 
 def aligned(nbytes: int) -> Bytes:
-    """Memory that begins at a multiple of 64; its pages are not touched."""
-    raw = np.empty(nbytes + ALIGNMENT, dtype=np.uint8)
+    """Memory that begins at a multiple of 64; its pages are not touched.
+
+    Raises:
+        MemoryError: there is not so much.
+    """
+    try:
+        raw = np.empty(nbytes + ALIGNMENT, dtype=np.uint8)
+    except (ValueError, OverflowError) as error:  # more than a pointer can tell apart
+        raise MemoryError(f"{nbytes} bytes") from error
     start = -raw.ctypes.data % ALIGNMENT
     return raw[start : start + nbytes]
 
