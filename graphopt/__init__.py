@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from graphopt.api import LLM, compile_checkpoint, open_artifact, verify_artifact
     from graphopt.artifact import Artifact, read_artifact
+    from graphopt.attention_variant import attention
     from graphopt.errors import GraphoptError
     from graphopt.function_api import compile, explain
     from graphopt.onnx_api import compile_onnx, export_onnx, load_function
@@ -33,6 +34,7 @@ _HOME = {
     "LLM": "graphopt.api",
     "RequestOutput": "graphopt.runtime.outputs",
     "SamplingParams": "graphopt.runtime.sampling_params",
+    "attention": "graphopt.attention_variant",
     "compile": "graphopt.function_api",
     "compile_checkpoint": "graphopt.api",
     "compile_onnx": "graphopt.onnx_api",
@@ -50,6 +52,7 @@ __all__ = [
     "GraphoptError",
     "RequestOutput",
     "SamplingParams",
+    "attention",
     "compile",
     "compile_checkpoint",
     "compile_onnx",

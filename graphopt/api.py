@@ -21,6 +21,7 @@ from graphopt.artifact import (
     writable_place,
     write_artifact,
 )
+from graphopt.attention_variant import AttentionVariant, with_variant
 from graphopt.cache import ArtifactCache, checkpoint_factors, source_factor
 from graphopt.config import CompileOptions
 from graphopt.contents_api import Compiled, contents_of, parameters, versions
@@ -77,10 +78,13 @@ def compile_options(
     quantize: str | None = None,
     isa: str = "host",
     allow_unproven: bool = False,
+    attention: AttentionVariant | None = None,
     disabled_passes: Sequence[str] = (),
     pass_fuel: int | None = None,
 ) -> CompileOptions:
     """Options as a user writes them, checked.
+
+    ``attention`` is a variant that :func:`graphopt.attention` made, for all layers.
 
     Raises:
         UsageError: a value is unknown or out of range.
@@ -94,6 +98,8 @@ def compile_options(
         quantize,
         isa,
         allow_unproven,
+        attention.score if attention else "",
+        attention.mask if attention else "",
         tuple(sorted(set(disabled_passes))),
         pass_fuel,
     )
@@ -238,8 +244,12 @@ def compile_graph(
         if observe is not None:
             observe(name, before, stage)
 
+    graph = traced.graph
+    if options.score or options.mask:
+        graph = with_variant(graph, AttentionVariant(options.score, options.mask))
+        stages["traced"] = print_graph(graph)
     lowered = lower(
-        traced.graph,
+        graph,
         decoder_pipeline(traced.scalars, options.quantize),
         options.target,
         context,

@@ -25,6 +25,9 @@ class CompileOptions:
         isa: ``host`` for the best instruction set that this CPU has, or the target's; ``all`` to
             ship to other machines.
         allow_unproven: compile a model whose agreement with transformers could not be tested.
+        score: expression that replaces the scores of all attention; empty for none. Made by
+            ``graphopt.attention``, as is ``mask``.
+        mask: expression that says which keys a query sees of those that the model lets it see.
         disabled_passes: names of passes and fusions to leave out, in alphabetical order.
         pass_fuel: rewrites after which passes stop; None for no end.
     """
@@ -36,6 +39,8 @@ class CompileOptions:
     quantize: str | None = None
     isa: str = "host"
     allow_unproven: bool = False
+    score: str = ""
+    mask: str = ""
     disabled_passes: tuple[str, ...] = ()
     pass_fuel: int | None = None
 

@@ -126,6 +126,26 @@ def test_verification_finds_a_wrong_graph(checkpoint: Path, tmp_path: Path) -> N
     assert next(row.name for row in report.steps if not row.agrees) == "attention"
 
 
+def test_attention_as_a_user_writes_it(checkpoint: Path, tmp_path: Path) -> None:
+    near = graphopt.attention(mask=lambda q, k, head, sequence: q - k < 3)
+    same = graphopt.attention(score=lambda score, q, k, head, sequence: score + 0.0 * head)
+    reports = {
+        name: api.verify_artifact(
+            api.compile_checkpoint(
+                checkpoint, tmp_path / f"{name}.gopt", dtype="float32", attention=variant
+            ).path,
+            reference=checkpoint,
+        )
+        for name, variant in {"near": near, "same": same}.items()
+    }
+    for report in reports.values():  # kernels agree with what the interpreter makes of it
+        assert all(row.agrees for row in (*report.steps, report.logits))
+    assert reports["same"].reference is not None
+    assert reports["same"].reference.agrees
+    assert reports["near"].reference is not None
+    assert not reports["near"].reference.agrees  # transformers attends to everything
+
+
 def test_verification_finds_wrong_weights_by_the_reference(
     checkpoint: Path, tmp_path: Path
 ) -> None:
