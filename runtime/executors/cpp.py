@@ -338,8 +338,7 @@ def load_kernels(file: Path) -> ctypes.CDLL:
     """
     try:
         # The loader maps what a file says that it has; what is missing shows as a signal later.
-        if not _is_whole(file):
-            raise OSError("the file is cut short, or no shared object of 64 bits")
+        _check_whole(file)
         return ctypes.CDLL(str(file))
     except OSError as error:
         raise ArtifactError(
@@ -350,15 +349,20 @@ def load_kernels(file: Path) -> ctypes.CDLL:
         ) from error
 
 
-def _is_whole(file: Path) -> bool:
-    """Whether an ELF file reaches to the end of its table of sections, which stands last."""
+def _check_whole(file: Path) -> None:
+    """Demand that an ELF file reaches to the end of its table of sections, which stands last.
+
+    Raises:
+        OSError: it does not, or is no ELF file.
+    """
     with file.open("rb") as stream:
         header = stream.read(_ELF.size)
         size = os.fstat(stream.fileno()).st_size
-    if len(header) < _ELF.size:
-        return False
-    magic, table, entry_bytes, entries = _ELF.unpack(header)
-    return magic == b"\x7fELF\x02\x01" and 0 < table <= size - entry_bytes * entries
+    if len(header) == _ELF.size:
+        magic, table, entry_bytes, entries = _ELF.unpack(header)
+        if magic == b"\x7fELF\x02\x01" and 0 < table <= size - entry_bytes * entries:
+            return
+    raise OSError("the file is cut short, or no shared object of 64 bits")
 
 
 def kernels_for_this_cpu(artifact: Artifact) -> Path:
