@@ -18,7 +18,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from graphopt.artifact import Artifact, read_artifact
 from graphopt.errors import ArtifactError, RequestError, UsageError
@@ -81,6 +81,8 @@ class LLM:
             are made; None for another seed each time.
         executor: runs the plan; chosen by what the plan needs if None.
         threads: how many compute; None for one per physical core.
+        weights: ``mmap`` for compiled kernels to read them from the artifact's files, ``copy`` to
+            copy them into huge pages first; ``graphopt doctor`` says whether that pays.
         progress: told how far loading is.
 
     Raises:
@@ -104,6 +106,7 @@ class LLM:
         seed: int | None = None,
         executor: Executor | None = None,
         threads: int | None = None,
+        weights: Literal["mmap", "copy"] = "mmap",
         progress: ProgressFn | None = None,
     ) -> None:
         report = progress or silent
@@ -137,7 +140,10 @@ class LLM:
         policy = make_policy(scheduling_policy)
         report("loading the weights", 0, 0)
         self.engine = Engine(
-            executor or _executor_for(model, threads), config, decoder=self.tokenizer, policy=policy
+            executor or _executor_for(model, threads, weights),
+            config,
+            decoder=self.tokenizer,
+            policy=policy,
         )
         self.max_model_len = self.engine.scheduler.context_limit
         self._number = 0
@@ -480,13 +486,13 @@ def _without_foreign_eos(defaults: Mapping[str, Any], vocab_size: int) -> Mappin
     return {**defaults, "eos_token_id": eos}
 
 
-def _executor_for(model: Model, threads: int | None) -> Executor:
+def _executor_for(model: Model, threads: int | None, weights: str) -> Executor:
     """The executor that runs all of the plan's steps."""
     backends = model.plan.backends()
     if CPP in backends and backends <= {CPP, "torch"} and isinstance(model, Artifact):
         from .executors.cpp import CppExecutor
 
-        return CppExecutor(model, threads=threads)
+        return CppExecutor(model, threads=threads, weights=weights)
     if backends <= {"torch"} and isinstance(model, Artifact):
         from .executors.torch import TorchExecutor
 

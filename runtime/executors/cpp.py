@@ -10,7 +10,7 @@ from __future__ import annotations
 import ctypes
 import os
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -37,6 +37,7 @@ from ..threads import Pinning, limit_spinning, place_threads, this_machine
 from ..weight_check import check_weights
 from .native_sampler import NativeSampler
 from .slots import Sizes, Slots, aligned, as_f32
+from .weight_memory import MMAP, place_weights
 
 if TYPE_CHECKING:
     from .torch_steps import TorchSteps
@@ -86,14 +87,17 @@ class CppExecutor:
     """Runs the compiled pieces of an artifact on the CPU.
 
     Args:
-        artifact: what to run; its weights stay mapped and are not copied.
+        artifact: what to run.
         threads: how many to compute with; None for one per physical core.
+        weights: ``mmap`` to read them from the artifact's files, ``copy`` for memory of their own.
 
     Raises:
         ArtifactError: the plan does not fit its graph, or has no kernels for this CPU.
     """
 
-    def __init__(self, artifact: Artifact, *, threads: int | None = None) -> None:
+    def __init__(
+        self, artifact: Artifact, *, threads: int | None = None, weights: str = MMAP
+    ) -> None:
         self._plan = plan = artifact.plan
         placement = place_threads(threads, this_machine())
         self._threads = placement.threads
@@ -103,9 +107,9 @@ class CppExecutor:
         check_plan(plan, self._graph)
         self._library = load_kernels(kernels_for_this_cpu(artifact))
         self._pinning = Pinning(self._library, placement)
-        self._weights = artifact.weights
-        check_weights(self._weights, self._graph)
+        check_weights(artifact.weights, self._graph)
         self._calls = self._calls_of(artifact, self._graph)
+        self._weights = place_weights(artifact.weights, self._weights_read(), weights, placement)
         self._output = _tensor_type(self._graph.outputs[0].type)
         self._sampler = NativeSampler(
             self._library,
@@ -239,6 +243,7 @@ class CppExecutor:
         self._slots.close()
         self._pointers.clear()
         self._calls = ()
+        self._weights = {}
 
     def _calls_of(self, artifact: Artifact, graph: Graph) -> tuple[_Call | TorchSteps, ...]:
         calls: list[_Call | TorchSteps] = []
@@ -257,6 +262,16 @@ class CppExecutor:
                 )
             number += len(piece.steps)
         return tuple(calls)
+
+    def _weights_read(self) -> Iterable[str]:
+        """Names of the weights that kernels read, in the order in which they first do."""
+        calls = [call for call in self._calls if isinstance(call, _Call)]
+        return dict.fromkeys(
+            argument.name
+            for call in calls
+            for argument in call.arguments
+            if argument.kind is Kind.WEIGHT
+        )
 
     def _call_of(self, piece: Piece, graph: Graph, number: int) -> _Call:
         """The call of a piece whose first step is the plan's step ``number``."""
@@ -305,7 +320,7 @@ class CppExecutor:
         pointers = np.zeros(len(call.arguments), dtype=np.uint64)
         for i, (argument, owner) in enumerate(zip(call.arguments, call.owners, strict=True)):
             if argument.kind is Kind.WEIGHT:
-                pointers[i] = self._weights.stored(argument.name).ctypes.data
+                pointers[i] = self._weights[argument.name].ctypes.data
             elif argument.kind is Kind.WORKSPACE:
                 pointers[i] = base + places.workspaces[owner]
             elif argument.kind is Kind.SLOT:

@@ -44,8 +44,8 @@ class StoredWeights(Protocol):
 
 def place_weights(
     weights: StoredWeights, names: Iterable[str], where: str, placement: Placement
-) -> StoredWeights:
-    """The tensors called ``names``, as they are or copied.
+) -> Mapping[str, Array]:
+    """The tensors called ``names`` as they are stored, packed or not, by name.
 
     Args:
         weights: tensors in mapped files.
@@ -59,12 +59,11 @@ def place_weights(
     """
     if where not in PLACES:
         raise UsageError("unknown place for weights", got=where, expected=" or ".join(PLACES))
-    if where == MMAP:
-        return weights
-    return CopiedWeights({name: weights.stored(name) for name in names}, placement)
+    stored = {name: weights.stored(name) for name in names}
+    return stored if where == MMAP else copied(stored, placement)
 
 
-class CopiedWeights:
+def copied(arrays: Mapping[str, Array], placement: Placement) -> dict[str, Array]:
     """Copies of arrays in one block of huge pages.
 
     Kernels share the panels of a tensor evenly among their threads, in order, so here the threads
@@ -78,36 +77,31 @@ class CopiedWeights:
     Raises:
         MachineError: there is not enough memory.
     """
+    offsets, total = {}, 0
+    for name, array in arrays.items():
+        offsets[name] = total
+        total += -(-array.nbytes // ALIGNMENT) * ALIGNMENT
+    try:
+        block = huge_pages(total)
+    except MemoryError as error:
+        raise MachineError(
+            "there is no memory for a copy of the weights",
+            got=f"{total} bytes",
+            next="read them from their files, with weights mmap",
+        ) from error
+    copies = {name: _part(block, offsets[name], array) for name, array in arrays.items()}
+    pairs = [(_flat(copies[name]), _flat(array)) for name, array in arrays.items()]
 
-    def __init__(self, arrays: Mapping[str, Array], placement: Placement) -> None:
-        offsets, total = {}, 0
-        for name, array in arrays.items():
-            offsets[name] = total
-            total += -(-array.nbytes // ALIGNMENT) * ALIGNMENT
-        try:
-            block = huge_pages(total)
-        except MemoryError as error:
-            raise MachineError(
-                "there is no memory for a copy of the weights",
-                got=f"{total} bytes",
-                next="read them from their files, with weights mmap",
-            ) from error
-        self._arrays = {name: _part(block, offsets[name], array) for name, array in arrays.items()}
-        pairs = [(_flat(self._arrays[name]), _flat(array)) for name, array in arrays.items()]
+    def fill(rank: int) -> None:
+        if placement.cpus:
+            os.sched_setaffinity(0, {placement.cpus[rank]})  # of this thread alone
+        for copy, array in pairs:
+            first, last = (len(copy) * r // placement.threads for r in (rank, rank + 1))
+            copy[first:last] = array[first:last]
 
-        def fill(rank: int) -> None:
-            if placement.cpus:
-                os.sched_setaffinity(0, {placement.cpus[rank]})  # of this thread alone
-            for copy, array in pairs:
-                first, last = (len(copy) * r // placement.threads for r in (rank, rank + 1))
-                copy[first:last] = array[first:last]
-
-        with ThreadPoolExecutor(placement.threads) as pool:
-            list(pool.map(fill, range(placement.threads)))
-
-    def stored(self, name: str) -> Array:
-        """The copy of the array called ``name``."""
-        return self._arrays[name]
+    with ThreadPoolExecutor(placement.threads) as pool:
+        list(pool.map(fill, range(placement.threads)))
+    return copies
 
 
 def huge_pages(nbytes: int) -> Bytes:

@@ -80,6 +80,14 @@ def test_a_prefill_and_a_decode_agree_with_the_interpreter(
     assert relative(executor.logits(batch(wrong)), expected[-1:]) > 1e-2, "a wrong table shows"
 
 
+def test_copied_weights_are_the_same_weights(artifact: Artifact) -> None:
+    step = batch(Run(PROMPT, 0, [6, 0, 3]))
+    mapped = opened(artifact, threads=2)
+    own = CppExecutor(artifact, threads=2, weights="copy")
+    own.allocate(12)
+    assert np.array_equal(own.logits(step), mapped.logits(step))
+
+
 def test_run_chooses_from_the_logits(artifact: Artifact) -> None:
     executor = opened(artifact)
     inputs = batch(Run(PROMPT, 0, [6, 0, 3]))

@@ -14,7 +14,7 @@ from graphopt.runtime.executors.weight_memory import (
     HUGE_PAGE_BYTES,
     MMAP,
     Array,
-    CopiedWeights,
+    copied,
     huge_pages,
     place_weights,
 )
@@ -46,7 +46,7 @@ def test_copies_are_equal_aligned_and_apart(threads: int) -> None:
     given = arrays()
     placed = place_weights(given, given, COPY, Placement(threads))
     for name, array in given.items():
-        copy = placed.stored(name)
+        copy = placed[name]
         assert copy.dtype == array.dtype
         assert np.array_equal(copy, array)
         assert copy.ctypes.data % ALIGNMENT == 0
@@ -55,21 +55,23 @@ def test_copies_are_equal_aligned_and_apart(threads: int) -> None:
 
 def test_only_what_is_named_is_copied_in_that_order() -> None:
     placed = place_weights(arrays(), ["odd", "matrix"], COPY, Placement(2))
-    assert placed.stored("odd").ctypes.data < placed.stored("matrix").ctypes.data
+    assert placed["odd"].ctypes.data < placed["matrix"].ctypes.data
     with pytest.raises(KeyError):
-        placed.stored("bytes")
+        placed["bytes"]
 
 
 def test_mapped_weights_are_read_where_they_are() -> None:
     given = arrays()
-    assert place_weights(given, given, MMAP, Placement(2)) is given
+    placed = place_weights(given, ["odd", "one"], MMAP, Placement(2))
+    assert list(placed) == ["odd", "one"]
+    assert placed["odd"] is given["odd"]
 
 
 def test_threads_that_copy_are_where_they_will_read() -> None:
     cpus = sorted(os.sched_getaffinity(0))
     given = arrays()
-    copied = CopiedWeights(given, Placement(len(cpus), tuple(cpus)))
-    assert all(np.array_equal(copied.stored(name), array) for name, array in given.items())
+    copies = copied(given, Placement(len(cpus), tuple(cpus)))
+    assert all(np.array_equal(copies[name], array) for name, array in given.items())
     assert sorted(os.sched_getaffinity(0)) == cpus  # the caller stays where it was
 
 
@@ -102,7 +104,7 @@ def test_no_memory_names_the_other_place(monkeypatch: pytest.MonkeyPatch) -> Non
 
     monkeypatch.setattr(weight_memory, "huge_pages", none_left)
     with pytest.raises(MachineError, match="copy of the weights") as caught:
-        CopiedWeights(arrays(), Placement(1))
+        copied(arrays(), Placement(1))
     assert "mmap" in str(caught.value.next)
 
 
