@@ -10,6 +10,15 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 TEMPLATES = Path(__file__).parent / "templates"
 
 
+def one_line(text: str) -> str:
+    """``text`` as it can stand in a comment that ends with its line, whatever a model is called.
+
+    A backslash at the end of a line would take the next line into the comment.
+    """
+    spaced = " ".join(text.split()).replace("\\", "/")
+    return "".join(letter if letter.isprintable() else "?" for letter in spaced)
+
+
 def render(template: str, **names: object) -> str:
     """The text of ``template``, a path below ``codegen/templates``.
 
@@ -21,7 +30,7 @@ def render(template: str, **names: object) -> str:
 
 @cache
 def _environment() -> Environment:
-    return Environment(
+    environment = Environment(
         loader=FileSystemLoader(TEMPLATES),
         undefined=StrictUndefined,
         trim_blocks=True,
@@ -29,3 +38,5 @@ def _environment() -> Environment:
         keep_trailing_newline=True,
         autoescape=False,  # what is rendered is source code
     )
+    environment.filters["line"] = one_line
+    return environment

@@ -14,8 +14,9 @@ import os
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -39,6 +40,9 @@ FLAGS = (
 )
 _LINK = ("-shared", "-fopenmp", "-Wl,--build-id=none", "-Wl,-O1", "-s")
 _TIMEOUT_S = 600
+_PROBE_TIMEOUT_S = 60
+# What GCC and Clang say in English where not the source is at fault.
+_KILLED, _FULL = "signal terminated program", "No space left on device"
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,14 +64,15 @@ def find_compiler(named: str | None = None) -> Compiler | None:
         command = tuple(name.split())
         if not command or shutil.which(command[0]) is None:
             continue
-        answer = subprocess.run([*command, "--version"], capture_output=True, text=True)
-        if answer.returncode:
+        try:
+            answer = _answer((*command, "--version"), timeout_s=_PROBE_TIMEOUT_S)
+            version = answer.stdout.splitlines()[0] if answer.stdout else "unknown"
+            extra = ("-fopenmp=libgomp",) if "clang" in version else ()
+            compiler = Compiler((*command, *extra), version)
+            if answer.returncode == 0 and _compiles(compiler):
+                return compiler
+        except (OSError, subprocess.TimeoutExpired):  # it is no program, or one that waits
             continue
-        version = answer.stdout.splitlines()[0] if answer.stdout else "unknown"
-        extra = ("-fopenmp=libgomp",) if "clang" in version else ()
-        compiler = Compiler((*command, *extra), version)
-        if _compiles(compiler):
-            return compiler
     return None
 
 
@@ -75,14 +80,12 @@ def _compiles(compiler: Compiler) -> bool:
     """Whether ``compiler`` knows C++20 and can link with OpenMP."""
     source = "#include <bit>\n#include <omp.h>\nint f() { return omp_get_max_threads(); }\n"
     with tempfile.TemporaryDirectory() as folder:
-        flags = ("-std=c++20", "-fPIC", "-shared", "-fopenmp", "-x", "c++")
-        answer = subprocess.run(
-            [*compiler.command, *flags, "-", "-o", f"{folder}/probe.so"],
-            input=source,
-            capture_output=True,
-            text=True,
-        )
-    return answer.returncode == 0
+        probe = Path(folder) / "probe.cpp"
+        probe.write_text(source)
+        made = probe.with_suffix(".so")
+        flags = ("-std=c++20", "-fPIC", "-shared", "-fopenmp", str(probe), "-o", str(made))
+        answer = _answer((*compiler.command, *flags), timeout_s=_PROBE_TIMEOUT_S)
+        return answer.returncode == 0 and made.is_file()
 
 
 def build(
@@ -103,7 +106,7 @@ def build(
         jobs: compilers that run at once; by default one per CPU.
 
     Raises:
-        MachineError: there is no compiler.
+        MachineError: there is no compiler, or no room or right to write where it works.
         CompileError: it refuses a source.
     """
     compiler = compiler or find_compiler()
@@ -113,17 +116,35 @@ def build(
             expected="g++ 11 or later, or clang++ with OpenMP",
             next="install g++, or name another with CXX",
         )
-    command = (*compiler.command, *FLAGS, *isa.flags, *flags)
+    try:
+        with _object_folder() as store:
+            return _build(sources, store, compiler, (*isa.flags, *flags), flags, jobs)
+    except OSError as error:
+        raise MachineError(
+            "kernels cannot be compiled here",
+            where=error.filename,
+            got=error.strerror or error,
+            next=f"make room, or rights, in {cache_folder()} and {_temporary()}",
+        ) from error
+
+
+def _build(
+    sources: Mapping[str, str],
+    store: Path,
+    compiler: Compiler,
+    compiling: Sequence[str],
+    linking: Sequence[str],
+    jobs: int | None,
+) -> bytes:
+    command = (*compiler.command, *FLAGS, *compiling)
     seed = hashlib.sha256(repr((compiler, command, headers_digest())).encode())
-    store = cache_folder() / "objects"
-    store.mkdir(parents=True, exist_ok=True)
 
     def object_of(item: tuple[str, str]) -> Path:
         name, source = item
         key = seed.copy()
         key.update(source.encode())
         place = store / f"{key.hexdigest()[:32]}.o"
-        if not place.is_file():
+        if not (place.is_file() and place.stat().st_size):  # the linker takes an empty file too
             _compile(command, name, source, place)
         return place
 
@@ -131,8 +152,39 @@ def build(
         objects = list(pool.map(object_of, sources.items()))
     with tempfile.TemporaryDirectory() as folder:
         output = Path(folder) / "kernels.so"
-        _run([*compiler.command, *_LINK, *flags, *map(str, objects), "-o", str(output)], "linking")
+        try:
+            files = [*map(str, objects), "-o", str(output)]
+            _run([*compiler.command, *_LINK, *linking, *files], "linking")
+        except CompileError:
+            for one in objects:  # one may be damaged; they are made anew the next time
+                one.unlink(missing_ok=True)
+            raise
         return output.read_bytes()
+
+
+@contextmanager
+def _object_folder() -> Iterator[Path]:
+    """Where objects are kept: in the cache, or nowhere for long if that cannot be written."""
+    try:
+        store = cache_folder() / "objects"
+        store.mkdir(parents=True, exist_ok=True)
+        # Whether a folder can be made, which permissions alone do not tell.
+        tempfile.TemporaryDirectory(dir=store, prefix=".build-").cleanup()
+        writable = True
+    except (OSError, RuntimeError):  # RuntimeError: the user has no home
+        writable = False
+    if writable:
+        yield store
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        yield Path(folder)
+
+
+def _temporary() -> str:
+    try:
+        return tempfile.gettempdir()
+    except OSError:
+        return "the folder for temporary files, $TMPDIR"
 
 
 def _compile(command: Sequence[str], name: str, source: str, place: Path) -> None:
@@ -147,18 +199,45 @@ def _compile(command: Sequence[str], name: str, source: str, place: Path) -> Non
 
 def _run(command: Sequence[str], what: str) -> None:
     try:
-        answer = subprocess.run(command, capture_output=True, text=True, timeout=_TIMEOUT_S)
+        answer = _answer(command, timeout_s=_TIMEOUT_S)
     except subprocess.TimeoutExpired as error:
         raise CompileError(
             f"the C++ compiler does not come to an end with {what}", got=f"{_TIMEOUT_S} s"
         ) from error
-    if answer.returncode:
-        raise CompileError(
-            f"the C++ compiler fails at {what}",
-            where=" ".join(command[:1]),
-            got="\n".join(answer.stderr.strip().splitlines()[:20]),
-            next="this is a defect of graphopt if the compiler knows C++20; please report it",
+    if answer.returncode == 0:
+        return
+    said = "\n".join(answer.stderr.strip().splitlines()[:20])
+    if answer.returncode < 0 or _KILLED in said:
+        raise MachineError(
+            f"the C++ compiler was killed at {what}",
+            where=command[0],
+            got=said or f"signal {-answer.returncode}",
+            next="if memory ran out, compile again when more is free",
         )
+    if _FULL in said:
+        raise MachineError(
+            f"there is no disk space to compile {what}",
+            got=said,
+            next=f"make room in {cache_folder()} and {_temporary()}",
+        )
+    raise CompileError(
+        f"the C++ compiler fails at {what}",
+        where=command[0],
+        got=said,
+        next="this is a defect of graphopt if the compiler knows C++20; please report it",
+    )
+
+
+def _answer(command: Sequence[str], *, timeout_s: float) -> subprocess.CompletedProcess[str]:
+    """What a compiler says, in English."""
+    return subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        errors="replace",
+        timeout=timeout_s,
+        env=os.environ | {"LC_ALL": "C"},
+    )
 
 
 @cache

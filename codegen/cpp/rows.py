@@ -23,7 +23,7 @@ from graphopt.ledger import Verdict, refuse
 from graphopt.packing import Layout
 from graphopt.region import Region
 
-from ..render import render
+from ..render import one_line, render
 from . import rows_index, rows_layers, rows_pointwise, rows_reduce, rows_shape
 from .access import Access, contiguous
 from .arguments import Argument, Kind, arguments
@@ -135,7 +135,11 @@ def _print(
 def comment(text: str) -> list[str]:
     """A text as comment lines."""
     return textwrap.wrap(
-        text, _WIDTH - 4, initial_indent="// ", subsequent_indent="//   ", break_on_hyphens=False
+        one_line(text),
+        _WIDTH - 4,
+        initial_indent="// ",
+        subsequent_indent="//   ",
+        break_on_hyphens=False,
     )
 
 

@@ -23,11 +23,16 @@ TAKEN = (
     "catch char class const default delete do double else enum float for goto if inline int long "
     "new operator private public register return short signed sizeof static struct switch this "
     "template throw true false try typedef union unsigned using void volatile while and or not "
+    "continue alignas alignof and_eq asm bitand bitor char8_t char16_t char32_t compl concept "
+    "consteval constexpr constinit const_cast co_await co_return co_yield decltype dynamic_cast "
+    "explicit export extern friend mutable namespace noexcept not_eq nullptr or_eq protected "
+    "reinterpret_cast requires static_assert static_cast thread_local typeid typename wchar_t "
+    "xor_eq "
     "xor load store sum exp log tanh sin cos tan erf sqrt floor ceil round pow select splat zeros "
     "gopt columns put square rsqrt abs maximum minimum remainder route keep rounded opposite std "
     "bf16 f16 linear parts argmax running_sum top_k sort_line row_of"
 )
-_ODD = re.compile(r"\W+")
+_ODD = re.compile(r"\W+", re.ASCII)
 
 
 class Names:
@@ -48,7 +53,7 @@ class Names:
             if value.is_weight or node is None:
                 self._known[value] = self.fresh(_short(value.name), number=False)
             else:
-                self._known[value] = self.fresh(_plain(node.op.removeprefix("aten.")))
+                self._known[value] = self.fresh(plain(node.op.removeprefix("aten.")))
         return self._known[value]
 
     def fresh(self, name: str, *, number: bool = True) -> str:
@@ -94,9 +99,10 @@ def _type(value: Value) -> str:
 def _short(path: str) -> str:
     """The last two words of a path that are no numbers."""
     words = [word for word in path.split(".") if not word.isdecimal()]
-    return _plain("_".join(words[-2:]))
+    return plain("_".join(words[-2:]))
 
 
-def _plain(name: str) -> str:
+def plain(name: str) -> str:
+    """``name`` as one word of C++."""
     text = _ODD.sub("_", name).strip("_") or "value"
     return f"v{text}" if text[0].isdecimal() else text

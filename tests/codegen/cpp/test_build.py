@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import stat
-from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -96,11 +97,98 @@ def test_without_a_compiler_it_says_what_to_install(
         find_compiler.cache_clear()
 
 
-@pytest.mark.parametrize("body", ["exit 1", "echo an old compiler"])
-def test_a_compiler_that_cannot_is_passed_over(body: str, tmp_path: Path) -> None:
-    found = find_compiler(str(executable(tmp_path / f"cxx{len(body)}", body)))
-    works = body != "exit 1"  # it makes no file, but says that it did
-    assert (found is not None) == works
+@pytest.mark.parametrize("body", ["exit 1", "echo it makes no file", "kill -9 $$", "sleep 60"])
+def test_a_compiler_that_cannot_is_passed_over(
+    body: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_PROBE_TIMEOUT_S", 0.5)
+    assert find_compiler(str(executable(tmp_path / f"cxx{len(body)}", body))) is None
+
+
+@pytest.mark.parametrize("name", ["no-such-compiler", "/", "/etc/passwd", '"', " ", "true", "cat"])
+def test_what_is_no_compiler_is_passed_over(name: str) -> None:
+    assert find_compiler(name) is None
+
+
+def test_a_program_that_cannot_start_is_passed_over(tmp_path: Path) -> None:
+    file = tmp_path / "not-a-program"
+    file.write_bytes(b"\x7fELF and no more")
+    file.chmod(0o755)
+    assert find_compiler(str(file)) is None
+
+
+@pytest.mark.parametrize("at", ["-c", "-shared"])
+@pytest.mark.parametrize(
+    ("does", "message"),
+    [
+        ("kill -9 $$", "killed at"),
+        ("echo 'g++: fatal error: Killed signal terminated program cc1plus' >&2; exit 1", "killed"),
+        ("echo 'fatal error: x.s: No space left on device' >&2; exit 1", "no disk space"),
+    ],
+)
+def test_what_is_not_the_sources_fault(
+    tmp_path: Path, own_cache: Path, at: str, does: str, message: str
+) -> None:
+    real = find_compiler()
+    assert real is not None
+    loop = f'for one in "$@"; do if [ "$one" = {at} ]; then {does}; fi; done'
+    body = f'{loop}; exec {real.command[0]} "$@"'
+    script = executable(tmp_path / "cxx", body)
+    with pytest.raises(MachineError, match=message):
+        build({"one": SOURCE}, PORTABLE, flags=("-DTWO=2",), compiler=Compiler((str(script),), "x"))
+    assert not list(own_cache.glob(".build-*"))
+    assert build({"one": SOURCE}, PORTABLE, flags=("-DTWO=2",))
+
+
+def test_a_cache_that_cannot_be_written_is_done_without(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("in the way")
+    monkeypatch.setenv("GRAPHOPT_CACHE", str(tmp_path / "file"))
+    assert loaded(build({"one": SOURCE}, PORTABLE, flags=("-DTWO=2",)), tmp_path).answer() == 42
+    monkeypatch.setenv("GRAPHOPT_CACHE", "/proc/no/such/place")
+    assert build({"one": SOURCE}, PORTABLE, flags=("-DTWO=2",))
+
+
+def test_a_temporary_folder_that_is_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "missing"))
+    monkeypatch.setattr("tempfile.tempdir", None)
+    assert build({"one": SOURCE}, PORTABLE, flags=("-DTWO=2",))
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "missing"))
+    with pytest.raises(MachineError, match="cannot be compiled here"):
+        build({"one": SOURCE}, PORTABLE, flags=("-DTWO=3",))
+
+
+def test_a_full_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(path: Path, text: str) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(MachineError, match="cannot be compiled here") as caught:
+        build({"one": SOURCE}, PORTABLE, flags=("-DTWO=2",))
+    assert caught.value.got == "No space left on device"
+
+
+def test_a_damaged_object_is_made_again(own_cache: Path) -> None:
+    first = build({"one": SOURCE}, PORTABLE, flags=("-DTWO=2",))
+    (kept,) = own_cache.glob("*.o")
+    kept.write_bytes(b"")
+    assert build({"one": SOURCE}, PORTABLE, flags=("-DTWO=2",)) == first
+    kept.write_bytes(b"damaged")
+    with pytest.raises(CompileError, match="fails at linking"):
+        build({"one": SOURCE}, PORTABLE, flags=("-DTWO=2",))
+    assert build({"one": SOURCE}, PORTABLE, flags=("-DTWO=2",)) == first
+
+
+def test_two_at_once_share_the_cache(own_cache: Path, tmp_path: Path) -> None:
+    sources = {f"s{n}": SOURCE.replace("answer", f"answer{n}") for n in range(3)}
+    with ThreadPoolExecutor(4) as pool:
+        jobs = [pool.submit(build, sources, PORTABLE, flags=("-DTWO=2", "-O0")) for _ in range(4)]
+        (data,) = {job.result() for job in jobs}
+    assert loaded(data, tmp_path).answer2() == 42
+    assert len(list(own_cache.iterdir())) == 3
 
 
 def test_the_compiler_can_be_named(monkeypatch: pytest.MonkeyPatch) -> None:

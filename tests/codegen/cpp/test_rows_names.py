@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from graphopt.codegen.cpp.rows_names import Names
 from graphopt.ir.builder import GraphBuilder
 from graphopt.ir.dtype import DType
@@ -42,3 +44,22 @@ def test_variables() -> None:
     assert names.use("scale") == "scale"
     assert names.fresh("x", number=False) == "x"
     assert names.fresh("x", number=False) == "x1"
+
+
+@pytest.mark.parametrize(
+    ("given", "name"),
+    [
+        ("a*/b", "a_b"),
+        ("new\nline", "new_line"),
+        ("back\\", "back"),
+        ("model.ü²", "model"),
+        ("²", "value"),
+        ("9lives", "v9lives"),
+        ("namespace", "namespace1"),
+        ("", "value"),
+    ],
+)
+def test_whatever_a_weight_is_called(given: str, name: str) -> None:
+    builder = GraphBuilder("odd")
+    weight = builder.weight(given, TensorType(DType.F32, (2,)))
+    assert Names(builder.finish([])).of(weight) == name
