@@ -429,6 +429,7 @@ def verify_artifact(
     reference: str | Path | None = None,
     tokens: Sequence[int] | None = None,
     text: str | None = None,
+    threads: int | None = None,
     progress: ProgressFn | None = None,
 ) -> VerifyReport:
     """Compare an artifact's plan with the interpreter, and with transformers if asked.
@@ -438,6 +439,7 @@ def verify_artifact(
         reference: the checkpoint it was compiled from.
         tokens: what to run on; by default ``text`` through the tokenizer.
         text: by default a few lines of prose and code.
+        threads: how many run compiled kernels; None for one per physical core.
         progress: told what is running.
 
     Raises:
@@ -456,7 +458,9 @@ def verify_artifact(
         source = Checkpoint.open(reference)
         _check_same_model(source, artifact, tokens)
         oracle = transformers_logits(source, artifact.plan.dtype)
-    return verify_plan(artifact, tokens, reference=oracle, progress=progress or silent)
+    return verify_plan(
+        artifact, tokens, reference=oracle, threads=threads, progress=progress or silent
+    )
 
 
 def _check_same_model(source: Checkpoint, artifact: Artifact, tokens: Sequence[int]) -> None:

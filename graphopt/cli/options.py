@@ -120,9 +120,32 @@ pass_options = _all(
     ),
 )
 
-ENGINE_OPTIONS = ("max_num_seqs", "max_num_batched_tokens", "kv_cache_memory", "generation_config")
+threads_option = click.option(
+    "--threads",
+    metavar="N",
+    type=click.IntRange(min=1),
+    help="How many threads run compiled kernels. "
+    "Default: OMP_NUM_THREADS, or one for each physical core that this process may use.",
+)
+
+ENGINE_OPTIONS = (
+    "threads",
+    "weights",
+    "max_num_seqs",
+    "max_num_batched_tokens",
+    "kv_cache_memory",
+    "generation_config",
+)
 
 engine_options = _all(
+    threads_option,
+    click.option(
+        "--weights",
+        type=click.Choice(("mmap", "copy")),
+        help="Where compiled kernels read weights: in the artifact's files, or in a copy in huge "
+        "pages, which takes memory and time first; graphopt doctor says whether it pays. "
+        "Default: mmap.",
+    ),
     click.option(
         "--max-num-seqs",
         metavar="N",

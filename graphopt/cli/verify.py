@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from .options import debug_option, json_option, needs, refuse
+from .options import debug_option, json_option, needs, refuse, threads_option
 from .output import print_json, print_table
 from .parsing import token_ids
 from .progress import ProgressReport
@@ -35,6 +35,7 @@ from .progress import ProgressReport
     type=click.Path(file_okay=False),
     help="With --bisect: where the repro goes. Default: graphopt-repro-NAME in this folder.",
 )
+@threads_option
 @json_option
 @debug_option
 @click.pass_context
@@ -45,6 +46,7 @@ def command(
     text: str | None,
     tokens: list[int] | None,
     output: str | None,
+    threads: int | None,
     *,
     search: bool,
     as_json: bool,
@@ -64,7 +66,7 @@ def command(
 
     needs(search, "--bisect", {"--repro": output})
     if search:
-        refuse("beside --bisect", {"--text": text, "--token-ids": tokens})
+        refuse("beside --bisect", {"--text": text, "--token-ids": tokens, "--threads": threads})
         from graphopt import bisect_api
 
         from .bisect import show
@@ -77,7 +79,12 @@ def command(
         return
     with ProgressReport() as progress:
         report = api.verify_artifact(
-            artifact, reference=reference, text=text, tokens=tokens, progress=progress
+            artifact,
+            reference=reference,
+            text=text,
+            tokens=tokens,
+            threads=threads,
+            progress=progress,
         )
     if as_json:
         print_json(report.to_json())

@@ -129,6 +129,7 @@ def verify_plan(
     token_ids: Sequence[int],
     *,
     reference: Reference | None = None,
+    threads: int | None = None,
     progress: ProgressFn = silent,
 ) -> VerifyReport:
     """Run the plan and its references on ``token_ids``.
@@ -137,6 +138,7 @@ def verify_plan(
         artifact: what to verify; its steps must be ones that run here.
         token_ids: at least 4 tokens of the model's vocabulary, split over three sequences.
         reference: transformers on the same weights.
+        threads: how many run compiled kernels; None for one per physical core.
         progress: told what is running.
 
     Raises:
@@ -148,7 +150,7 @@ def verify_plan(
     watched = _watched(artifact.plan, compiled)
     kept = frozenset(value.name for value in watched.values())
     progress("running the plan", 0, 0)
-    found = _run_plan(artifact, scenario, watched)
+    found = _run_plan(artifact, scenario, watched, threads)
     progress("running the interpreter in float32", 0, 0)
     expected = _interpret(artifact, widen(compiled), scenario, kept=kept)
     progress(f"running the interpreter in {artifact.plan.dtype.torch_name}", 0, 0)
@@ -159,7 +161,7 @@ def verify_plan(
     else:
         originals = _originals(artifact, traced)
         meant = _interpret(artifact, widen(traced), scenario, weights=originals).logits
-        # Not the compiled graph's: a pass that changed the meaning must not widen its own tolerance.
+        # Not the compiled graph's: a pass that changed the meaning must not widen its tolerance.
         own = _interpret(artifact, traced, scenario, weights=originals).logits
     routed = artifact.plan.dtype.nbytes < 4 and bool(compiled.nodes_named("moe_experts"))
     # A number that is rounded to 8 bits may be rounded the other way for the least difference.
@@ -329,7 +331,9 @@ def _originals(artifact: Artifact, traced: Graph) -> dict[str, torch.Tensor]:
     return {**told, **{name: weight_tensor(artifact, name) for name in kept}}
 
 
-def _run_plan(artifact: Artifact, scenario: Scenario, watched: Mapping[Step, Value]) -> _Outcome:
+def _run_plan(
+    artifact: Artifact, scenario: Scenario, watched: Mapping[Step, Value], threads: int | None
+) -> _Outcome:
     values: dict[str, Doubles] = {}
     graph = parse_graph(artifact.graph_text())
     places = {
@@ -347,7 +351,7 @@ def _run_plan(artifact: Artifact, scenario: Scenario, watched: Mapping[Step, Val
             else:
                 values[value.name] = _double(made)
 
-    executor = _executor_for(artifact)
+    executor = _executor_for(artifact, threads)
     try:
         executor.allocate(scenario.num_blocks)
         logits = [executor.logits(inputs, observe) for inputs in scenario.steps]
@@ -356,9 +360,9 @@ def _run_plan(artifact: Artifact, scenario: Scenario, watched: Mapping[Step, Val
     return _Outcome(np.concatenate(logits), values)
 
 
-def _executor_for(artifact: Artifact) -> CppExecutor | TorchExecutor:
+def _executor_for(artifact: Artifact, threads: int | None) -> CppExecutor | TorchExecutor:
     native = CPP in artifact.plan.backends()
-    return CppExecutor(artifact) if native else TorchExecutor(artifact)
+    return CppExecutor(artifact, threads=threads) if native else TorchExecutor(artifact)
 
 
 def _interpret(

@@ -5,8 +5,12 @@ from __future__ import annotations
 import inspect
 from dataclasses import fields
 
+import click
+
 from graphopt import api
+from graphopt.cli.generate import command
 from graphopt.cli.options import COMPILE_OPTIONS, ENGINE_OPTIONS, SAMPLING_OPTIONS, given
+from graphopt.runtime.executors.weight_memory import PLACES
 from graphopt.runtime.llm import LLM
 from graphopt.runtime.sampling_params import SamplingParams
 
@@ -25,6 +29,12 @@ def test_logit_bias_becomes_a_mapping() -> None:
     assert given({"logit_bias": ((3, -1.0), (3, 2.0), (4, 0.5))}, SAMPLING_OPTIONS) == {
         "logit_bias": {3: 2.0, 4: 0.5}
     }
+
+
+def test_weights_lie_where_the_executor_can_put_them() -> None:
+    choice = next(one for one in command.params if one.name == "weights").type
+    assert isinstance(choice, click.Choice)
+    assert tuple(choice.choices) == PLACES
 
 
 def test_the_layers_below_know_the_options() -> None:

@@ -40,6 +40,12 @@ def test_an_artifact_is_compiled_already(fake: FakeAPI, option: str) -> None:
     assert fake.calls == []
 
 
+def test_how_kernels_run_is_for_the_engine(fake: FakeAPI) -> None:
+    with open_session(str(fake.artifact().path), {"threads": 3, "weights": "copy"}):
+        pass
+    assert fake.calls[-1] == ("LLM", (), {"threads": 3, "weights": "copy"})
+
+
 def test_parameters(fake: FakeAPI) -> None:
     with open_session("m", {}) as session:
         params = session.sampling_params({"max_tokens": 3, "top_k": None}, max_tokens=9, n=2)

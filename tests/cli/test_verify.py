@@ -29,9 +29,18 @@ def test_agreement(run: Run, fake: FakeAPI) -> None:
     assert lines[1].split() == ["p0", "model.embed", "1.00e-07", "2.00e-07", "1.00e-05", "ok"]
     assert lines[2].split() == ["logits", "3.00e-07", "2.00e-07", "1.00e-05", "ok"]
     assert lines[3] == "agrees: 2 of 2 comparisons over 3 tokens in float32"
-    assert fake.calls == [
-        ("verify_artifact", ("m.gopt",), {"reference": None, "text": None, "tokens": None})
-    ]
+    options = {"reference": None, "text": None, "tokens": None, "threads": None}
+    assert fake.calls == [("verify_artifact", ("m.gopt",), options)]
+
+
+def test_threads(run: Run, fake: FakeAPI) -> None:
+    fake.report = GOOD
+    assert run("verify", "m.gopt", "--threads", 3).exit_code == 0
+    assert fake.calls[0][2]["threads"] == 3
+    refused = run("verify", "m.gopt", "--threads", 3, "--bisect")
+    assert refused.exit_code == 2
+    assert "--threads means nothing beside --bisect" in refused.stderr
+    assert run("verify", "m.gopt", "--threads", 0).exit_code == 2
 
 
 def test_disagreement(run: Run, fake: FakeAPI) -> None:
@@ -61,7 +70,8 @@ def test_json(run: Run, fake: FakeAPI) -> None:
 def test_input(run: Run, fake: FakeAPI) -> None:
     fake.report = GOOD
     run("verify", "m.gopt", "--reference", "c", "--text", "hello", "--token-ids", "1,2")
-    assert fake.calls[0][2] == {"reference": "c", "text": "hello", "tokens": [1, 2]}
+    options = fake.calls[0][2]
+    assert options == {"reference": "c", "text": "hello", "tokens": [1, 2], "threads": None}
 
 
 @pytest.mark.parametrize(
