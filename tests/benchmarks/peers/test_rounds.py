@@ -57,11 +57,12 @@ def _no_other_load(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_reasons() -> None:
-    assert reason_to_reject(QUIET, QUIET, 0.05) == ""
-    assert "30.0 and 60.0 GB/s" in reason_to_reject(QUIET, FAST, 0.0)
-    assert "0.30 cores" in reason_to_reject(QUIET, QUIET, 0.3)
+    assert reason_to_reject(QUIET, QUIET, 0.05, 1.0) == ""
+    assert "30.0 and 60.0 GB/s" in reason_to_reject(QUIET, FAST, 0.0, 1.0)
+    assert "0.30 cores" in reason_to_reject(QUIET, QUIET, 0.3, 60.0)
     nearly = replace(QUIET, read_bytes_s=30e9 * 1.14)
-    assert reason_to_reject(nearly, QUIET, 0.0) == ""
+    assert reason_to_reject(nearly, QUIET, 0.0, 1.0) == ""
+    assert reason_to_reject(QUIET, FAST, 0.0, 60.0) == ""  # it has seen both
 
 
 def test_engines_take_turns_and_begin_one_later_every_round() -> None:
