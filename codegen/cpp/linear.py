@@ -25,7 +25,7 @@ from graphopt.region import Region
 from ..render import render
 from .access import Access
 from .arguments import Kind, arguments
-from .expression import CTYPES
+from .expression import CTYPES, dim_text
 from .kernel import Kernel, named_kernel
 from .parts import Parts, anchor_of, parts_of
 from .quant_sizes import quant_scratch, quant_workspace
@@ -216,7 +216,7 @@ def _kernel(
         whole_rows=whole_rows,
         whole_columns=size.n,
         workspace=len(writer.given),
-        product_base=_rounded(workspace) if whole_rows else 0,
+        product_base=dim_text(_rounded(workspace)),
     )
     if whole_rows:
         workspace = _rounded(workspace) + 4 * size.rows * size.n

@@ -229,12 +229,24 @@ def finish(lowering: Lowering) -> None:
         if lowering.rows.symbol and not lowering.rows.has(type_of(value).shape):
             raise RefusedError("a result has no rows", value)
         for leaf, tree in pieces_of(lowering.made(value), target):
-            sizes = tuple(size for size in lowering.rows.sizes(leaf.access.shape) if size != 1)
-            stores, values = groups.setdefault(sizes, ([], []))
+            leaf, tree = _aligned(lowering.rows, leaf, tree)
+            stores, values = groups.setdefault(lowering.rows.sizes(leaf.access.shape), ([], []))
             stores.append((leaf, tree))
             values.append(value)
     for stores, values in groups.values():
         lowering.statements.append(Loop(tuple(stores), tuple(dict.fromkeys(values))))
+
+
+def _aligned(rows: Rows, leaf: Leaf, tree: Tree) -> tuple[Leaf, Tree]:
+    """A store without dimensions of size 1, rows first: so that one loop may hold others too."""
+    shape = leaf.access.shape
+    sizes = rows.sizes(shape)
+    kept = [dim for dim, size in enumerate(shape) if size != 1]
+    dims = sorted(kept, key=lambda dim: sizes[dim] != 1)
+    if dims == list(range(len(shape))):
+        return leaf, tree
+    moved = map_view(tree, lambda access: access.permute(dims))
+    return (leaf, tree) if moved is None else (Leaf(leaf.buffer, leaf.access.permute(dims)), moved)
 
 
 def _is_dear(scalar: str) -> bool:

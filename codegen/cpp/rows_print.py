@@ -9,7 +9,7 @@ computed before it.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import singledispatchmethod
 
 from graphopt.ir.shape import Dim
@@ -48,13 +48,7 @@ _WHOLE_FOLDS = {"max": "INT64_MIN", "min": "INT64_MAX"}
 
 @dataclass(slots=True)
 class Printer(Page):
-    """Prints statements.
-
-    Attributes:
-        declared: variables that are declared before they have a value.
-    """
-
-    declared: set[str] = field(default_factory=set)
+    """Prints statements."""
 
     def print(self, statement: Statement) -> None:
         """Prints one statement; the names inside its loops may then be used again."""

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from graphopt.ir.shape import Dim
 
 from .expression import NotVectorError, Term, cpp_expression, dim_text, literal
-from .rows_names import Names
+from .rows_names import Names, plain
 from .rows_tree import Apply, Leaf, Number, Position, RefusedError, Rows, Tree
 
 
@@ -30,6 +30,7 @@ class Page:
             statement walks over a part of the columns only.
         indent: how many loops are open.
         local: the names of variables in loops.
+        declared: variables of one number that have a declaration.
     """
 
     rows: Rows
@@ -39,6 +40,7 @@ class Page:
     span: tuple[str, str] | None = None
     indent: int = 0
     local: list[str] = field(default_factory=list)
+    declared: set[str] = field(default_factory=set)
 
     def put(self, text: str) -> None:
         """One line."""
@@ -159,7 +161,7 @@ class Scope:
         if isinstance(tree, Apply):
             name = names.use(tree.name or names.fresh("value"))
         elif isinstance(tree, Leaf) and not term.vector:
-            name = names.fresh(f"{tree.buffer.name}_{self.page.row}", number=False)
+            name = names.fresh(f"{plain(tree.buffer.name)}_{self.page.row}", number=False)
         else:
             name = names.fresh("x")
         ctype = {"float": "float", "int": "int64_t", "bool": "bool"}[term.kind]
@@ -248,6 +250,7 @@ class Scope:
         """The statement that stores one number."""
         buffer = target.buffer
         if buffer.single:
+            self.page.declared.add(buffer.name)
             return f"const {buffer.ctype} {buffer.name} = {text};"
         if buffer.ctype in ("bf16", "f16"):
             text = f"from_float<{buffer.ctype}>({text})"
