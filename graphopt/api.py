@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -204,7 +204,8 @@ def compile_reported(
         source, compiled, factors, isas_of(chosen.target.arch, chosen.isa), progress or silent
     )
     write_artifact(path, contents)
-    return Outcome(read_artifact(path, check_digests=False), compiled)
+    took = {**compiled.seconds, **contents.seconds}
+    return Outcome(read_artifact(path, check_digests=False), replace(compiled, seconds=took))
 
 
 def compile_graph(

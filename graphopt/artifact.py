@@ -47,7 +47,8 @@ MANIFEST = "manifest.json"
 MANIFEST_DIGEST = "manifest.json.sha256"
 PLAN, GRAPH, LEDGER = "plan.json", "graph.ir", "ledger.json"
 GENERATION = "generation_config.json"
-KERNELS = "kernels"  # folder of shared objects, ISA.so, and of the sources they were made from
+KERNELS = "kernels"  # folder of shared objects, ISA.so
+KERNEL_SOURCES = "kernels/source"  # what they were made from
 MAX_WEIGHT_FILE_BYTES = 4 << 30
 # Writers of one artifact at the same moment that are waited out before giving up.
 _MOST_RIVALS = 100
@@ -79,7 +80,7 @@ class Contents:
     """Everything that goes into an artifact.
 
     ``weights`` lists the tensors in the order in which ``weight_arrays`` yields their bytes.
-    ``fill_tokenizer`` writes the tokenizer's files into the folder it is given.
+    ``seconds`` says how long making parts of it took, by name, and is not written.
     """
 
     plan: WrittenPlan
@@ -93,6 +94,7 @@ class Contents:
     versions: Mapping[str, str] = field(default_factory=dict)
     factors: Mapping[str, str] = field(default_factory=dict)
     extra_files: Mapping[str, bytes] = field(default_factory=dict)
+    seconds: Mapping[str, float] = field(default_factory=dict)
 
 
 def write_artifact(path: Path, contents: Contents) -> None:
@@ -339,6 +341,29 @@ class ArtifactFolder:
             for file in files
             if file.parent.name == KERNELS and file.suffix == ".so"
         }
+
+    @property
+    def kernel_names(self) -> tuple[str, ...]:
+        """Names of the C++ sources: each kernel, each piece that calls them, and the sampler."""
+        files = (PurePosixPath(name) for name in self.manifest["files"])
+        return tuple(
+            file.stem
+            for file in files
+            if str(file.parent) == KERNEL_SOURCES and file.suffix == ".cpp"
+        )
+
+    def kernel_source(self, name: str) -> str:
+        """The C++ text called ``name``.
+
+        Raises:
+            ArtifactError: there is none of that name.
+        """
+        if name not in self.kernel_names:
+            raise ArtifactError(
+                f"the artifact has no kernel {name}",
+                expected=", ".join(self.kernel_names) or "none, as PyTorch runs every step",
+            )
+        return _load_text(self.path, f"{KERNEL_SOURCES}/{name}.cpp")
 
     @property
     def weight_bytes(self) -> int:

@@ -6,6 +6,7 @@ after:   the contents of its artifact; weights are read, and packed, as they are
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -16,7 +17,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from graphopt.artifact import KERNELS, Contents, ModelInfo, TensorSpec
+from graphopt.artifact import KERNEL_SOURCES, KERNELS, Contents, ModelInfo, TensorSpec
 from graphopt.ir.dtype import DType
 from graphopt.ir.graph import Graph, Value
 from graphopt.ir.types import TensorType
@@ -26,6 +27,9 @@ from graphopt.packing import Layout, pack, stored_type
 from graphopt.plan import Plan
 from graphopt.progress import ProgressFn, weighed
 from graphopt.quantization import pack_quantized
+
+# The stage that compiles kernels, among the others whose time is told.
+NATIVE = "native"
 
 
 @dataclass(frozen=True)
@@ -110,6 +114,9 @@ def contents_of(
         for name in weighed(pairs, "writing the weights", sum(sizes), progress):
             yield _packed(name, layouts.get(name), compiled.load)
 
+    started = time.perf_counter()
+    kernels = _kernel_files(compiled.kernels, isas, progress)
+    seconds = {NATIVE: time.perf_counter() - started} if kernels else {}
     return Contents(
         plan=compiled.plan,
         graph_text=print_graph(compiled.graph),
@@ -124,8 +131,9 @@ def contents_of(
         extra_files={
             **{f"stages/{k}.ir": text.encode() for k, text in compiled.stages.items()},
             **_report_files(compiled),
-            **_kernel_files(compiled.kernels, isas, progress),
+            **kernels,
         },
+        seconds=seconds,
     )
 
 
@@ -137,7 +145,7 @@ def _kernel_files(
         return {}
     from graphopt.codegen.cpp.build import build
 
-    files = {f"{KERNELS}/source/{name}.cpp": text.encode() for name, text in sources.items()}
+    files = {f"{KERNEL_SOURCES}/{name}.cpp": text.encode() for name, text in sources.items()}
     for isa in isas:
         progress(f"compiling {len(sources)} kernels for {isa.name}", 0, 0)
         files[f"{KERNELS}/{isa.name}.so"] = build(sources, isa)

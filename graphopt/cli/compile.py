@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 @click.option(
     "--keep-stages", is_flag=True, help="Also keep the graph's text after each pass, in stages/."
 )
-@click.option("-v", "--verbose", is_flag=True, help="Also print what each pass did.")
+@click.option("-v", "--verbose", is_flag=True, help="Also print what each pass and stage did.")
 @click.option(
     "--dump-after",
     metavar="NAME|all",
@@ -132,6 +132,8 @@ def _print_tables(outcome: Outcome, checks: PassChecks | None) -> None:
     if outcome.compiled is not None:
         rows = pass_report.report_rows(outcome.compiled.reports)
         print_table(pass_report.COLUMNS, rows, right=range(1, len(pass_report.COLUMNS)))
+        click.echo()
+        print_table(pass_report.STAGE_COLUMNS, pass_report.stage_rows(outcome.compiled), right=(1,))
         click.echo()
     if checks is not None:
         print_table(pass_report.CHECK_COLUMNS, pass_report.check_rows(checks), right=(2, 3))

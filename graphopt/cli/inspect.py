@@ -35,6 +35,8 @@ REPORT = "report.html"
 @click.option("--rule", metavar="NAME", help="With --ledger: only what this rule decided.")
 @click.option("--refused", is_flag=True, help="With --ledger: only what was refused.")
 @click.option("--plan", is_flag=True, help="Print the pieces, their steps and why each ends.")
+@click.option("--kernels", is_flag=True, help="List the compiled kernels.")
+@click.option("--kernel", metavar="NAME", help="Print the C++ source of this kernel.")
 @click.option("--report", is_flag=True, help="Write the report, a page for a browser, to a file.")
 @click.option(
     "-o",
@@ -55,18 +57,21 @@ def command(
     rule: str | None,
     refused: bool,
     plan: bool,
+    kernels: bool,
+    kernel: str | None,
     report: bool,
     output: str | None,
     check: bool,
     as_json: bool,
 ) -> None:
-    """Show what is in ARTIFACT: a summary, or its graph, ledger, plan or report.
+    """Show what is in ARTIFACT: a summary, or its graph, ledger, plan, kernels or report.
 
     Example: graphopt inspect demo.gopt --ledger --refused
     """
     from graphopt.artifact import read_artifact
 
     from . import summary
+    from .kernels import COLUMNS, kernel_rows, kernels_json
 
     needs(ledger, "--ledger", {"--all": each, "--rule": rule, "--refused": refused})
     needs(report, "--report", {"-o": output})
@@ -82,12 +87,16 @@ def command(
         views.update(summary.ledger_json(entries))
     if plan:
         views["plan"] = opened.plan.to_json()
+    if kernels:
+        views["kernels"] = kernels_json(opened)
+    if kernel is not None:
+        views["kernel"] = opened.kernel_source(kernel)
     if report:
         views["report"] = write_report(opened, output or REPORT)
     if as_json:
         print_json(views or summary.summarize(opened))
         return
-    for text in ("graph", "stage"):
+    for text in ("graph", "stage", "kernel"):
         if text in views:
             click.echo(views[text], nl=False)
     if ledger:
@@ -95,6 +104,8 @@ def command(
     if plan:
         for line in summary.plan_lines(opened.plan):
             click.echo(line)
+    if kernels:
+        print_table(COLUMNS, kernel_rows(views["kernels"]), right=(3, 4))
     if report:
         print_rows([("report", f"{output or REPORT}: open it in a browser")])
     if not views:

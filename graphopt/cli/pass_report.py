@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from graphopt.ledger import PassReport
 
 COLUMNS = ("pass", "rewrites", "ms", "nodes", "after", "bytes", "after")
+STAGE_COLUMNS = ("stage", "ms")
 CHECK_COLUMNS = ("pass", "in", "error", "tolerance", "furthest off")
 ALL = "all"
 
@@ -50,6 +51,11 @@ def reports_json(compiled: Compiled | None) -> dict[str, Any]:
         "stages_ms": {name: round(s * 1e3, 3) for name, s in compiled.seconds.items()},
         "last_rewrite": compiled.last_rewrite,
     }
+
+
+def stage_rows(compiled: Compiled) -> list[tuple[object, ...]]:
+    """How long each of the other stages took; ``native`` compiles the kernels."""
+    return [(name, f"{seconds * 1e3:.1f}") for name, seconds in compiled.seconds.items()]
 
 
 def outcome_rows(outcome: Outcome, fuel: int | None) -> list[tuple[str, object]]:

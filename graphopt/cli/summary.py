@@ -21,6 +21,8 @@ STEP_TOKENS = (1, 512)
 
 def summarize(artifact: Artifact) -> dict[str, Any]:
     """The facts of an artifact as plain data; sizes in bytes."""
+    from graphopt.plan import CPP
+
     plan, model = artifact.plan, artifact.model
     files = {name: int(row["bytes"]) for name, row in artifact.manifest["files"].items()}
     return {
@@ -39,6 +41,8 @@ def summarize(artifact: Artifact) -> dict[str, Any]:
         "pieces": len(plan.pieces),
         "steps": sum(1 for _ in plan.steps()),
         "steps_per_backend": dict(Counter(step.backend for step in plan.steps()).most_common()),
+        "kernels": len({step.kernel for step in plan.steps() if step.backend == CPP}),
+        "isas": list(artifact.kernels),
         "buffer_bytes": {str(tokens): buffer_bytes(plan, tokens) for tokens in STEP_TOKENS},
         "memory": memory(artifact),
         "weight_bytes": artifact.weight_bytes,
@@ -84,6 +88,7 @@ def compile_rows(summary: Mapping[str, Any]) -> Rows:
         ("model", _model(summary)),
         ("target", f"{summary['target']}, computes in {summary['dtype']}"),
         ("plan", _plan(summary)),
+        ("kernels", _kernels(summary)),
         ("time", f"{summary['seconds']:.1f} s"),
     ]
     return rows + [("note", note) for note in summary["notes"]]
@@ -104,6 +109,7 @@ def inspect_rows(summary: Mapping[str, Any]) -> Rows:
         ("context", f"{summary['max_model_len']} tokens, vocabulary {summary['vocab_size']}"),
         ("tokenizer", "yes" if summary["tokenizer"] else "no, prompts are token ids"),
         ("plan", _plan(summary)),
+        ("kernels", _kernels(summary)),
         ("buffers", buffers),
         ("memory", _memory(summary["memory"])),
         ("KV cache", f"{human_bytes(kv)} a token, {human_bytes(context)} a full context"),
@@ -137,6 +143,15 @@ def _plan(summary: Mapping[str, Any]) -> str:
     steps = ", ".join(f"{n} by {name}" for name, n in summary["steps_per_backend"].items())
     pieces = "1 piece" if summary["pieces"] == 1 else f"{summary['pieces']} pieces"
     return f"{pieces}, {summary['steps']} steps ({steps})"
+
+
+def _kernels(summary: Mapping[str, Any]) -> str:
+    """How many kernels there are, for which instruction sets, and how long they took to compile."""
+    if not summary["isas"]:
+        return "none, as PyTorch runs every step"
+    took_ms = (summary.get("stages_ms") or {}).get("native")
+    took = f", compiled in {took_ms / 1e3:.1f} s" if took_ms is not None else ""
+    return f"{summary['kernels']} for {', '.join(summary['isas'])}{took}"
 
 
 LEDGER_COLUMNS = ("rule", "where", "decision", "places", "saves", "reason")

@@ -50,7 +50,8 @@ def compiled() -> Compiled:
         PassReport("second", False, 0, 0.5, 80, 80, 2048, 2048),
     )
     plain: Any = None
-    return Compiled(plain, plain, {}, plain, plain, plain, reports, "rule at %7", {"tracing": 1.0}, {})
+    seconds = {"tracing": 1.0, "native": 2.5}
+    return Compiled(plain, plain, {}, plain, plain, plain, reports, "rule at %7", seconds, {})
 
 
 def test_verbose_says_what_passes_did(run: Run, fake: FakeAPI) -> None:
@@ -64,7 +65,12 @@ def test_verbose_says_what_passes_did(run: Run, fake: FakeAPI) -> None:
         ("first", 3, 250.0),
         ("second", 0, 500.0),
     ]
-    assert found["stages_ms"] == {"tracing": 1000.0}
+    assert found["stages_ms"] == {"tracing": 1000.0, "native": 2500.0}
+    assert [line.split() for line in lines[4:7]] == [
+        ["stage", "ms"],
+        ["tracing", "1000.0"],
+        ["native", "2500.0"],
+    ]
     assert found["reused"] is False
 
 
@@ -175,7 +181,6 @@ def test_json(run: Run, fake: FakeAPI) -> None:
     [
         (["--target", "tpu"], 2, "unknown target"),
         (["--target", "cuda:sm_90"], 4, "has no kernels yet"),
-        (["--quantize", "int8"], 4, "quantized weights are not supported yet"),
         (["--block-size", "4096"], 2, "block_size is out of range"),
     ],
 )

@@ -69,6 +69,16 @@ def test_rows_show_notes(artifact: Artifact) -> None:
     assert ("time", "1.2 s") in compile_rows(summary)
 
 
+def test_kernels_and_what_they_took(artifact: Artifact) -> None:
+    summary = {**summarize(artifact), "seconds": 1.25}
+    assert (summary["kernels"], summary["isas"]) == (0, [])
+    assert ("kernels", "none, as PyTorch runs every step") in inspect_rows(summary)
+    summary |= {"kernels": 3, "isas": ["avx512", "avx2"], "stages_ms": None}  # taken as it was
+    assert ("kernels", "3 for avx512, avx2") in compile_rows(summary)
+    summary["stages_ms"] = {"tracing": 9.0, "native": 2540.0}
+    assert ("kernels", "3 for avx512, avx2, compiled in 2.5 s") in compile_rows(summary)
+
+
 @pytest.fixture
 def ledger() -> Ledger:
     ledger = Ledger()
