@@ -22,6 +22,7 @@ from graphopt.ir.shape import evaluate
 from graphopt.ir.types import TensorType
 from graphopt.ir.widen import widen
 from graphopt.packing import Layout, pack
+from graphopt.quantization import pack_quantized
 from graphopt.region import Region
 from tests.passes.models import lowered
 
@@ -96,7 +97,7 @@ def native(
             results.append((value, aligned(count * value.type.dtype.nbytes + GUARD)))
             arrays.append(results[-1][1])
         elif value.name in case.layouts:
-            arrays.append(_packed(given[value.name], case.layouts[value.name]))
+            arrays.append(_packed(value.name, given, case.layouts[value.name]))
         else:
             arrays.append(_bytes(given[value.name]))
     workspace = aligned(evaluate(case.kernel.workspace, env) + GUARD)
@@ -153,7 +154,11 @@ def _tensor(value: Value, memory: npt.NDArray[np.uint8], env: Mapping[str, int])
     return torch.frombuffer(memory, dtype=dtype)[: math.prod(shape)].reshape(shape)
 
 
-def _packed(weight: torch.Tensor, layout: Layout) -> npt.NDArray[np.uint8]:
+def _packed(name: str, given: Mapping[str, torch.Tensor], layout: Layout) -> npt.NDArray[np.uint8]:
+    weight = given[name]
+    if layout.quant is not None:
+        scales = given[layout.scales].numpy()
+        return _copied(pack_quantized(weight.numpy(), scales, layout).tobytes())
     bits = weight.view(torch.uint16) if weight.dtype is torch.bfloat16 else weight
     return _copied(pack(bits.numpy(), layout).tobytes())
 
