@@ -21,9 +21,16 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from graphopt import __version__
 from graphopt.cache import ArtifactCache, cache_folder
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    Words = npt.NDArray[np.int64]
 
 GIB = 1 << 30
 # A model of 1 B parameters takes 2 GB in bf16, and tracing it up to 1.5 GB more.
@@ -34,6 +41,11 @@ FEW_DISK_BYTES = 5 * GIB
 READ_BYTES_PER_THREAD = 128 << 20
 READ_BYTES = 2 * GIB
 READ_PASSES = 3
+# For the comparison of pages: more than caches hold, and written to disk in a fraction of a second.
+PAGES_BYTES = 256 << 20
+PAGES_PASSES = 5
+# A copy takes time and memory, and the rates of one machine differ by some percent from run to run.
+WORTH_COPYING = 0.05
 # Instructions that kernels choose by, as Linux names them.
 X86_FLAGS = ("avx2", "fma", "avx512f", "avx512_bf16", "avx512_vnni", "avx_vnni", "amx_bf16")
 ARM_FLAGS = ("asimd", "asimddp", "bf16", "i8mm", "sve")
@@ -122,7 +134,7 @@ def default_probes(*, measure: bool = True) -> list[tuple[str, Probe]]:
         ("GPU", probe_gpu),
     ]
     if measure:
-        probes.append(("memory bandwidth", probe_bandwidth))
+        probes += [("memory bandwidth", probe_bandwidth), ("pages of weights", probe_pages)]
     return probes
 
 
@@ -461,11 +473,53 @@ def read_bandwidth(bytes_per_thread: int, threads: int) -> float:
     import numpy as np
 
     arrays = [np.ones(bytes_per_thread // 8, dtype=np.int64) for _ in range(threads)]
-    best = float("inf")
     with ThreadPoolExecutor(threads) as pool:
-        for _ in range(READ_PASSES):
-            start = time.perf_counter()
-            for _peak in pool.map(np.max, arrays):
-                pass
-            best = min(best, time.perf_counter() - start)
-    return bytes_per_thread // 8 * 8 * threads / best
+        return max(_read_rate(pool, arrays) for _ in range(READ_PASSES))
+
+
+def _read_rate(pool: ThreadPoolExecutor, arrays: Sequence[Words]) -> float:
+    """Bytes per second of one pass over ``arrays``, a thread for each."""
+    start = time.perf_counter()
+    for _peak in pool.map(lambda array: array.max(), arrays):
+        pass
+    return sum(array.nbytes for array in arrays) / (time.perf_counter() - start)
+
+
+def probe_pages(folder: Path | None = None) -> list[Finding]:
+    """Whether weights are read faster from a copy in huge pages than from their file's pages."""
+    import psutil
+
+    threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
+    nbytes = min(PAGES_BYTES, psutil.virtual_memory().available // 8)
+    mapped, copied = read_both(_existing(folder or cache_folder()), nbytes, threads)
+    found = f"{mapped / 1e9:.1f} GB/s from a file's pages, {copied / 1e9:.1f} GB/s from a copy"
+    gain = copied / mapped - 1
+    if gain < WORTH_COPYING:
+        means = "a copy of the weights does not pay"
+    else:
+        means = f"--weights copy decodes up to {gain:.0%} faster, and takes their size in memory"
+    return [Finding("pages of weights", Status.OK, found, means)]
+
+
+def read_both(folder: Path, nbytes: int, threads: int) -> tuple[float, float]:
+    """Bytes per second read from a file in ``folder`` that is mapped, and from a copy of it.
+
+    Passes over the two take turns, so that other work slows both.
+    """
+    import numpy as np
+
+    from graphopt.runtime.executors.weight_memory import huge_pages
+    from graphopt.safetensors_io import private_map
+
+    words = nbytes // 8 // threads
+    with tempfile.TemporaryFile(dir=folder) as file, ThreadPoolExecutor(threads) as pool:
+        for _ in range(threads):
+            file.write(np.ones(words, dtype=np.int64).data)
+        file.flush()
+        block = np.frombuffer(private_map(file), dtype=np.int64)
+        copy = huge_pages(block.nbytes).view(np.int64)
+        mapped, copied = np.split(block, threads), np.split(copy, threads)
+        for _copied in pool.map(np.copyto, copied, mapped):
+            pass
+        rates = [(_read_rate(pool, mapped), _read_rate(pool, copied)) for _ in range(PAGES_PASSES)]
+    return max(rate for rate, _ in rates), max(rate for _, rate in rates)

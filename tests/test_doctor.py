@@ -29,8 +29,10 @@ from graphopt.doctor import (
     probe_gpu,
     probe_memory,
     probe_packages,
+    probe_pages,
     probe_python,
     read_bandwidth,
+    read_both,
     requirements,
 )
 
@@ -324,3 +326,24 @@ def test_bandwidth_is_plausible() -> None:
     [found] = probe()
     assert found.name == name
     assert "GB/s" in found.found
+
+
+def test_pages_are_compared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mapped, copied = read_both(tmp_path, 8 << 20, 2)
+    assert 1e8 < mapped < 1e13
+    assert 1e8 < copied < 1e13
+    assert list(tmp_path.iterdir()) == []
+
+    def rates(folder: Path, nbytes: int, threads: int) -> tuple[float, float]:
+        assert folder == tmp_path
+        assert nbytes <= doctor.PAGES_BYTES
+        return 20e9, 20e9 * gain
+
+    monkeypatch.setattr(doctor, "read_both", rates)
+    gain = 1.01
+    (row,) = probe_pages(tmp_path)
+    assert row.found == "20.0 GB/s from a file's pages, 20.2 GB/s from a copy"
+    assert row.means == "a copy of the weights does not pay"
+    gain = 1.25
+    (row,) = probe_pages(tmp_path)
+    assert "--weights copy decodes up to 25% faster" in row.means

@@ -76,11 +76,8 @@ def command(
     needs(ledger, "--ledger", {"--all": each, "--rule": rule, "--refused": refused})
     needs(report, "--report", {"-o": output})
     opened = read_artifact(artifact, check_digests=check)
-    views: dict[str, Any] = {}
-    if graph:
-        views["graph"] = opened.graph_text()
-    if stage is not None:
-        views["stage"] = opened.stage_text(stage)
+    texts = _texts(opened, graph=graph, stage=stage, kernel=kernel)
+    views: dict[str, Any] = {**texts}
     entries: list[Entry] = []
     if ledger:
         entries = summary.chosen_entries(opened.ledger().entries, rule=rule, refused=refused)
@@ -89,16 +86,13 @@ def command(
         views["plan"] = opened.plan.to_json()
     if kernels:
         views["kernels"] = kernels_json(opened)
-    if kernel is not None:
-        views["kernel"] = opened.kernel_source(kernel)
     if report:
         views["report"] = write_report(opened, output or REPORT)
     if as_json:
         print_json(views or summary.summarize(opened))
         return
-    for text in ("graph", "stage", "kernel"):
-        if text in views:
-            click.echo(views[text], nl=False)
+    for text in texts.values():
+        click.echo(text, nl=False)
     if ledger:
         _print_ledger(entries, each=each)
     if plan:
@@ -110,6 +104,20 @@ def command(
         print_rows([("report", f"{output or REPORT}: open it in a browser")])
     if not views:
         print_rows(summary.inspect_rows(summary.summarize(opened)))
+
+
+def _texts(
+    opened: Artifact, *, graph: bool, stage: str | None, kernel: str | None
+) -> dict[str, str]:
+    """Texts that are printed as they are."""
+    texts = {}
+    if graph:
+        texts["graph"] = opened.graph_text()
+    if stage is not None:
+        texts["stage"] = opened.stage_text(stage)
+    if kernel is not None:
+        texts["kernel"] = opened.kernel_source(kernel)
+    return texts
 
 
 def _print_ledger(entries: list[Entry], *, each: bool) -> None:
