@@ -59,7 +59,8 @@ def _routers() -> list[Graph]:
         )
         for group_score, masked in product(GROUP_SCORES, (0.0, float("-inf")))
     ]
-    wide = TensorType(BF16, (T, 24))
+    wide, single = TensorType(BF16, (T, 24)), TensorType(F32, (T, 1))
+    graphs.append(operation("moe_router", [single], k=1, scores="sigmoid"))
     return [*graphs, operation("moe_router", [wide], k=3, scores="chosen_softmax")]
 
 

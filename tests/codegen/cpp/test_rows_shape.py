@@ -79,9 +79,29 @@ def _assembled() -> list[Graph]:
     ]
 
 
+def _several_results() -> list[Graph]:
+    """Results of one row that have other shapes, or the same one in another order."""
+
+    def turned(b, x):  # type: ignore[no-untyped-def]
+        return [b.one("exp", x), b.one("permute", [b.one("neg", x)], {"dims": (1, 0, 2)})]
+
+    def first(b, x):  # type: ignore[no-untyped-def]
+        layers = b.one("concat", [b.one("neg", [x[0]]), x[1]], {"dim": 0})
+        return [layers, b.one("exp", [b.one("select", [layers], {"dim": 0, "index": 0})])]
+
+    def flat(b, x):  # type: ignore[no-untyped-def]
+        return [b.one("reshape", [b.one("neg", x)], {"shape": (1, T, 6, 1)}), b.one("exp", x)]
+
+    return [
+        chain([TensorType(F32, (T, 4, 6))], turned),
+        chain([TensorType(F32, (1, T, 6)), TensorType(F32, (3, T, 6))], first),
+        chain([TensorType(F32, (T, 6))], flat),
+    ]
+
+
 @pytest.mark.parametrize("isa", EVERY_ISA)
 def test_operators(isa: str) -> None:
-    check_all([*_view_graphs(), _split(), *_assembled()], isa)
+    check_all([*_view_graphs(), _split(), *_assembled(), *_several_results()], isa)
 
 
 @pytest.mark.parametrize(
