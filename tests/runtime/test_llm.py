@@ -20,6 +20,7 @@ from graphopt.runtime.llm import LLM
 from graphopt.runtime.sampling_params import SamplingParams
 
 from .fakes import FakeModel, HashExecutor, greedy, model, small_plan
+from .native_decoder import write_native
 from .tiny_decoder import Oracle, write_decoder
 from .tokenizers_zoo import save_tokenizer
 
@@ -401,3 +402,30 @@ def test_importing_the_runtime_is_light_and_quick():
         if times[-1] < 0.3:
             break
     assert min(times) < 0.3
+
+
+GENERATE = """
+import sys
+from graphopt.cli.main import main
+sys.argv += ["--token-ids", "4,8,15", "--max-tokens", "3", "--ignore-eos"]
+try:
+    main()
+except SystemExit as end:
+    print("exit", end.code)
+print("loaded", sorted({"torch", "transformers"} & {*sys.modules}))
+"""
+
+
+def test_generating_with_kernels_imports_no_pytorch(tmp_path):
+    path = tmp_path / "tiny.gopt"
+    write_native(path)
+    done = subprocess.run(
+        [sys.executable, "-c", GENERATE, "generate", str(path)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    ids, code, loaded = done.stdout.splitlines()
+    assert len(ids.split()) == 3
+    assert (code, loaded) == ("exit 0", "loaded []")
