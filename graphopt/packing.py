@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import combinations, starmap
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,8 @@ from graphopt.ir.dtype import DType
 
 PANEL = 16  # rows
 UNIT_BYTES = 4  # of one row, that stand together
+MOST = 1 << 40  # rows, columns or matrices, wherever they are read from
+_MOST_GROUP = 1 << 12  # columns
 PAIR_SCALES_BYTES = 64  # of two groups of a quantized panel: sixteen f16s each
 Array = npt.NDArray[Any]
 
@@ -80,7 +83,6 @@ class Layout:
     def __post_init__(self) -> None:
         if min(self.rows, self.columns, self.batch) < 1:
             raise IRError("a packed weight has no elements", got=self)
-        taken = np.zeros(self.rows, dtype=np.int64)
         for start, stop, step in self.parts:
             if not (0 <= start < stop <= self.rows and step >= 1):
                 raise IRError(
@@ -88,8 +90,9 @@ class Layout:
                     got=f"rows {start}:{stop}:{step}",
                     expected=f"a selection of 0:{self.rows}",
                 )
-            taken[start:stop:step] += 1
-        if np.any(taken != 1):
+        # By arithmetic, for whoever wrote the numbers may have meant to fill the memory.
+        apart = not any(starmap(_meet, combinations((range(*part) for part in self.parts), 2)))
+        if not apart or sum(self.part_rows) != self.rows:
             raise IRError(
                 "the parts of a packed weight do not take every row once",
                 got=self.parts,
@@ -145,13 +148,12 @@ class Layout:
             ArtifactError: the data is not a layout.
         """
         try:
-            quant = data["quant"]
             return cls(
                 rows=_integer(data["rows"]),
                 columns=_integer(data["columns"]),
                 parts=tuple(_part(part) for part in data["parts"]),
                 batch=_integer(data["batch"]),
-                quant=quant and Quant(_integer(quant["bits"]), _integer(quant["group"])),
+                quant=_quant(data["quant"]),
                 transposed=_flag(data["transposed"]),
                 scales=_text(data["scales"]),
             )
@@ -161,10 +163,35 @@ class Layout:
             ) from error
 
 
+def _meet(one: range, other: range) -> bool:
+    """Whether two selections of rows have a row in common."""
+    common = math.gcd(one.step, other.step)
+    ahead, odd = divmod(other.start - one.start, common)
+    if odd:
+        return False
+    turns = other.step // common
+    row = one.start + one.step * (ahead * pow(one.step // common, -1, turns) % turns)
+    every = one.step * turns  # rows that both selections would take, were they endless
+    least = max(one.start, other.start)
+    row += -((row - least) // every) * every if row < least else 0
+    return row < min(one.stop, other.stop)
+
+
 def _integer(value: object) -> int:
     if type(value) is not int:
         raise TypeError(f"{value!r} is no integer")
+    if abs(value) > MOST:
+        raise ValueError(f"{value} is more than {MOST}")
     return value
+
+
+def _quant(value: Any) -> Quant | None:
+    if value is None:
+        return None
+    quant = Quant(_integer(value["bits"]), _integer(value["group"]))
+    if quant.bits not in (4, 8) or not 1 <= quant.group <= _MOST_GROUP:
+        raise ValueError(f"{quant} is not how weights are quantized")
+    return quant
 
 
 def _flag(value: object) -> bool:

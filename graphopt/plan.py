@@ -21,6 +21,7 @@ from graphopt.packing import Layout
 
 PLAN_SCHEMA = 4
 
+LINE_BYTES = 64  # of a CPU's cache
 # The backend whose kernels are compiled into the artifact's shared object.
 CPP = "cpp"
 # What the plan of a function says that it is; see function_plan.py.
@@ -238,7 +239,7 @@ def _plan_from_json(data: Mapping[str, Any]) -> Plan:
         slots=slots,
         pieces=pieces,
         layouts={_text(name): Layout.from_json(row) for name, row in data["layouts"].items()},
-        scratch_bytes=_integer(data["scratch_bytes"], 0),
+        scratch_bytes=_lines(data["scratch_bytes"]),
     )
 
 
@@ -247,6 +248,14 @@ def _integer(value: object, low: int, high: int = 2**63 - 1) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
         raise ValueError(f"{value!r} is not a whole number from {low} to {high}")
     return value
+
+
+def _lines(value: object) -> int:
+    """``value`` if it is a number of bytes that fills whole cache lines."""
+    nbytes = _integer(value, 0)
+    if nbytes % LINE_BYTES:
+        raise ValueError(f"{nbytes} is not a multiple of {LINE_BYTES}")
+    return nbytes
 
 
 def _integers(values: object, low: int, high: int = 2**63 - 1) -> tuple[int, ...]:

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from graphopt.errors import ArtifactError, IRError
@@ -128,3 +128,30 @@ def test_what_kernels_cannot_read_is_refused() -> None:
         pack(np.zeros((4, 4)), Layout.whole(4, 4))
     with pytest.raises(IRError, match="as they are"):
         pack(np.zeros((4, 4), np.float32), Layout.whole(4, 4, quant=Quant(8, 32)))
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    rows=st.integers(1, 12),
+    parts=st.lists(
+        st.tuples(st.integers(0, 11), st.integers(1, 12), st.integers(1, 5)), min_size=1, max_size=4
+    ),
+)
+def test_parts_are_checked_as_if_rows_were_counted(
+    rows: int, parts: list[tuple[int, int, int]]
+) -> None:
+    taken = sorted(row for part in parts for row in range(*part))
+    fits = all(start < stop <= rows for start, stop, _ in parts) and taken == list(range(rows))
+    if fits:
+        assert Layout(rows, 1, tuple(parts)).part_rows
+    else:
+        with pytest.raises(IRError):
+            Layout(rows, 1, tuple(parts))
+
+
+def test_strided_parts_that_make_up_all_rows() -> None:
+    for step in (1, 2, 3, 7):
+        parts = tuple((start, 42, step) for start in range(step))
+        assert sum(Layout(42, 1, parts).part_rows) == 42
+        with pytest.raises(IRError):
+            Layout(42, 1, (*parts[1:], (0, 41, step)) if step == 1 else (*parts[:-1], parts[0]))

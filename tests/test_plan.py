@@ -1,6 +1,7 @@
 """A plan written as JSON is read back as the same plan."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -8,7 +9,9 @@ from graphopt.errors import ArtifactError
 from graphopt.ir.dtype import DType
 from graphopt.ir.shape import sym
 from graphopt.ir.types import LayerState, StateType
+from graphopt.packing import Layout
 from graphopt.plan import BufferSlot, Limits, Piece, Plan, Step
+from graphopt.quantization import quant_of
 
 
 def small_plan() -> Plan:
@@ -149,3 +152,60 @@ def test_limits_and_sizes_are_positive(value: object) -> None:
         Plan.from_json(plan | {"state": {"kind": "kv", "layers": layers}})
     with pytest.raises(ArtifactError, match="not readable"):
         Plan.from_json(plan | {"block_size": value})
+
+
+def packed_plan() -> Plan:
+    layouts = {
+        "table": Layout.whole(50, 7),
+        "gate.up": Layout(8, 6, ((0, 8, 2), (1, 8, 2)), quant=quant_of(4), scales="gate.scales"),
+        "experts": Layout.whole(5, 3, batch=4, transposed=True),
+    }
+    return replace(small_plan(), layouts=layouts, scratch_bytes=192)
+
+
+def test_layouts_and_scratch_round_trip() -> None:
+    plan = packed_plan()
+    read = Plan.from_json(json.loads(json.dumps(plan.to_json())))
+    assert read == plan
+    assert read.layouts["gate.up"].quant == quant_of(4)
+
+
+@pytest.mark.parametrize("value", [*WRONG, "64", 1, 100])
+def test_scratch_is_whole_lines(value: object) -> None:
+    with pytest.raises(ArtifactError, match="not readable"):
+        Plan.from_json(packed_plan().to_json() | {"scratch_bytes": value})
+
+
+@pytest.mark.parametrize("value", [None, 3, "x", [], {"table": None}, {"table": {}}])
+def test_layouts_are_objects(value: object) -> None:
+    with pytest.raises(ArtifactError, match="not readable"):
+        Plan.from_json(packed_plan().to_json() | {"layouts": value})
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        *((field, value) for field in ("rows", "columns", "batch") for value in (*WRONG, 0, "7")),
+        *(("rows", value) for value in (49, 51, 2**31, 2**62)),
+        *(("parts", value) for value in (None, 3, [], [[0, 50]], [[0, 50, 0]], [[0, 50, -1]])),
+        *(("parts", value) for value in ([[0, 51, 1]], [[-1, 50, 1]], [[0, 25, 1]], [[0, 50, 2]])),
+        ("parts", [[0, 30, 1], [20, 50, 1]]),
+        ("parts", [[0, 50, 2], [0, 50, 2]]),
+        ("parts", [[0, 50, 2], [1, 50, 3], [3, 50, 6]]),
+        *(("quant", value) for value in (3, "int8", [], {"bits": 8}, {"bits": 3, "group": 64})),
+        *(("quant", {"bits": bits, "group": 2**40}) for bits in (4, 8)),
+        *(("transposed", value) for value in (None, 0, "no")),
+        *(("scales", value) for value in (None, 0, [])),
+    ],
+)
+def test_layouts_that_make_no_sense_are_refused(field: str, value: object) -> None:
+    data = packed_plan().to_json()
+    data["layouts"]["table"] |= {field: value}
+    with pytest.raises(ArtifactError, match="not readable"):
+        Plan.from_json(data)
+
+
+def test_a_layout_of_very_many_rows_takes_no_memory() -> None:
+    rows = 2**40
+    layout = Layout(rows, 1, ((0, rows, 2), (1, rows, 2)))
+    assert Layout.from_json(layout.to_json()) == layout
