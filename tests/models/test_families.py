@@ -48,3 +48,4 @@ def test_single_types(name: str, verdict: str, reason: str) -> None:
     row = check_family(name)
     assert row.verdict == verdict
     assert reason in row.detail
+    assert row.torch_steps == (0 if verdict == "agree" else None)
