@@ -12,10 +12,13 @@ from safetensors import safe_open
 
 from graphopt.errors import ArtifactError, UnsupportedError
 from graphopt.ir.dtype import DType
+from graphopt.packing import Layout, pack
+from graphopt.quantization import pack_quantized, quant_of
 from graphopt.safetensors_io import (
     ALIGNMENT,
     HEADER_ALIGNMENT,
     MappedFile,
+    Weights,
     file_layout,
     read_header,
     write_stream,
@@ -87,3 +90,79 @@ def test_a_header_longer_than_its_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "x").write_bytes((1 << 60).to_bytes(8, "little") + b"{}")
     with pytest.raises(ArtifactError, match="no header"):
         list(read_header(tmp_path / "x"))
+
+
+def written(path: Path, arrays: dict[str, tuple[DType, np.ndarray]]) -> MappedFile:
+    specs = [(name, dtype, array.shape) for name, (dtype, array) in arrays.items()]
+    with path.open("wb") as file:
+        write_stream(file, specs, [array for _, array in arrays.values()])
+    return MappedFile(path)
+
+
+def test_packed_weights_are_told_from_plain_ones(tmp_path: Path) -> None:
+    rng = np.random.default_rng()
+    plain = rng.standard_normal((20, 7)).astype(np.float32)
+    halves = rng.integers(0, 2**16, (2, 9, 5), dtype=np.uint16)  # bits of bf16
+    layouts = {
+        "a": Layout(20, 7, ((0, 20, 2), (1, 20, 2))),
+        "b": Layout.whole(5, 9, batch=2, transposed=True),
+    }
+    file = written(
+        tmp_path / "w",
+        {
+            "a": (DType.F32, pack(plain, layouts["a"])),
+            "b": (DType.BF16, pack(halves, layouts["b"])),
+            "c": (DType.F32, plain),
+        },
+    )
+    weights = Weights([file], layouts)
+    assert set(weights.names()) == {"a", "b", "c"}
+    assert (weights.dtype("a"), weights.dtype("b")) == (DType.F32, DType.BF16)
+    np.testing.assert_array_equal(weights.view("a"), plain)
+    np.testing.assert_array_equal(weights.view("b"), halves)
+    np.testing.assert_array_equal(weights.view("c"), plain)
+    np.testing.assert_array_equal(weights.stored("a"), pack(plain, layouts["a"]))
+    assert weights.stored("c").shape == (20, 7)
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_scales_are_found_in_what_is_packed_with_them(bits: int, tmp_path: Path) -> None:
+    rng, quant = np.random.default_rng(), quant_of(bits)
+    most = 2 ** (bits - 1) - 1
+    integers = rng.integers(-most, most + 1, (20, 70)).astype(np.int8)
+    scales = rng.random((20, quant.groups(70))).astype(np.float16)
+    layout = Layout(20, 70, ((0, 20, 1),), quant=quant, scales="a.scales")
+    packed = pack_quantized(integers, scales, layout)
+    weights = Weights([written(tmp_path / "w", {"a": (DType.U8, packed)})], {"a": layout})
+    assert set(weights.names()) == {"a", "a.scales"}
+    assert (weights.dtype("a"), weights.dtype("a.scales")) == (DType.I8, DType.F16)
+    np.testing.assert_array_equal(weights.view("a"), integers)
+    np.testing.assert_array_equal(weights.view("a.scales"), scales)
+    np.testing.assert_array_equal(weights.stored("a.scales"), packed)
+
+
+@pytest.mark.parametrize(
+    "lie",
+    [
+        Layout.whole(17, 7),  # more panels
+        Layout.whole(16, 9),
+        Layout.whole(16, 7, batch=2),
+        Layout(16, 7, ((0, 8, 1), (8, 16, 1))),
+        Layout(16, 7, ((0, 16, 1),), quant=quant_of(8), scales="s"),
+    ],
+)
+def test_a_layout_that_is_not_what_is_stored(lie: Layout, tmp_path: Path) -> None:
+    packed = pack(np.ones((16, 7), np.float16), Layout.whole(16, 7))
+    weights = Weights([written(tmp_path / "w", {"a": (DType.F16, packed)})], {"a": lie})
+    for read in (weights.stored, weights.view):
+        with pytest.raises(ArtifactError, match="weight a is not packed as the plan says"):
+            read("a")
+
+
+def test_a_weight_that_is_not_there_is_named(tmp_path: Path) -> None:
+    file = written(tmp_path / "w", {"a": (DType.F32, np.ones(3, np.float32))})
+    quant = Layout(16, 64, ((0, 16, 1),), quant=quant_of(8), scales="s")
+    weights = Weights([file], {"b": quant, "c": Layout.whole(2, 2)})
+    for name in ("b", "c", "d", "s"):
+        with pytest.raises(ArtifactError, match=r"weight \w is not in the artifact"):
+            weights.view(name)

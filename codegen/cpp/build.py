@@ -166,7 +166,7 @@ def _build(
 def _object_folder() -> Iterator[Path]:
     """Where objects are kept: in the cache, or nowhere for long if that cannot be written."""
     try:
-        store = cache_folder() / "objects"
+        store = cache_folder().absolute() / "objects"  # what begins with - or @ is no file to GCC
         store.mkdir(parents=True, exist_ok=True)
         # Whether a folder can be made, which permissions alone do not tell.
         tempfile.TemporaryDirectory(dir=store, prefix=".build-").cleanup()

@@ -204,3 +204,11 @@ def test_the_compiler_can_be_named(monkeypatch: pytest.MonkeyPatch) -> None:
     finally:
         find_compiler.cache_clear()
     assert os.environ["CXX"]
+
+
+@pytest.mark.parametrize("name", ["-x", "@x", 'it\'s "a" $HOME', "new\nline", "ü ²", "back\\"])
+def test_wherever_the_cache_is(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("GRAPHOPT_CACHE", name)
+    assert build({"one": SOURCE}, PORTABLE, flags=("-DTWO=2",))
+    assert len(list(Path(name, "objects").iterdir())) == 1
