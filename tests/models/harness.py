@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import cache, cached_property
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
@@ -20,6 +21,7 @@ from graphopt.ir.interpreter import Interpreter
 from graphopt.ir.reference import PagedState
 from graphopt.passes.manager import run_passes
 from graphopt.passes.pipeline import decoder_pipeline
+from graphopt.runtime.executor import StepInputs
 from tests.models.cases import CASES
 
 BLOCK = 4
@@ -67,13 +69,15 @@ class Running:
     done: int = 0
 
 
-class Paged:
-    """Runs steps of a graph over sequences in paged memory; blocks are handed out in no order."""
+class Engine:
+    """Runs steps over sequences in paged memory; blocks are handed out in no order."""
 
-    def __init__(self, graph: Graph, weights: Mapping[str, Tensor], blocks: int = 64) -> None:
-        self.interpreter = Interpreter(graph, weights)
-        self.state = PagedState.allocate(graph.input("kv").type, blocks, BLOCK, fill=float("nan"))
+    def __init__(self, blocks: int) -> None:
         self.free = [(index * 7) % blocks for index in range(blocks)]
+
+    def logits(self, inputs: StepInputs) -> Tensor:
+        """The logits of a step, one row for each that it asks for."""
+        raise NotImplementedError
 
     def step(self, parts: Sequence[tuple[Running, int]], last_only: bool = False) -> list[Tensor]:
         """Gives each sequence its next ``count`` tokens; logits of those, or of the last one."""
@@ -92,19 +96,32 @@ class Paged:
             sizes.append(wanted)
         longest = max(len(sequence.blocks) for sequence, _ in parts)
         tables = [s.blocks + [0] * (longest - len(s.blocks)) for s, _ in parts]
-        (logits,) = self.interpreter.run(
-            {
-                "token_ids": torch.tensor(ids),
-                "positions": torch.tensor(positions),
-                "rows": torch.tensor(rows),
-                "slots": torch.tensor(slots),
-                "starts": torch.tensor(starts, dtype=torch.int32),
-                "lengths": torch.tensor([s.done for s, _ in parts], dtype=torch.int32),
-                "tables": torch.tensor(tables, dtype=torch.int32),
-                "kv": self.state,
-            }
+        logits = self.logits(
+            StepInputs(
+                token_ids=np.array(ids),
+                positions=np.array(positions),
+                rows=np.array(rows),
+                slots=np.array(slots),
+                starts=np.array(starts, np.int32),
+                lengths=np.array([s.done for s, _ in parts], np.int32),
+                tables=np.array(tables, np.int32),
+            )
         )
         return list(logits.split(sizes))
+
+
+class Paged(Engine):
+    """A graph in the interpreter."""
+
+    def __init__(self, graph: Graph, weights: Mapping[str, Tensor], blocks: int = 64) -> None:
+        super().__init__(blocks)
+        self.interpreter = Interpreter(graph, weights)
+        self.state = PagedState.allocate(graph.input("kv").type, blocks, BLOCK, fill=float("nan"))
+
+    def logits(self, inputs: StepInputs) -> Tensor:
+        named = {one.name: getattr(inputs, one.name) for one in fields(inputs)}
+        (logits,) = self.interpreter.run({**named, "kv": self.state})
+        return logits
 
 
 def prompts(vocabulary: int, lengths: Sequence[int], seed: int = 0) -> list[list[int]]:
@@ -121,19 +138,20 @@ def mixed_step_error(
 ) -> float:
     """Relative error of a step of a prefill chunk and two decodes at different lengths."""
     vocabulary = graph.outputs[0].type.shape[1]
-    engine = Paged(graph, weights)
+    return max(
+        float((ours - theirs).norm() / theirs.norm())
+        for tokens, ours in mixed_step(Paged(graph, weights), vocabulary)
+        for theirs in [reference_logits(reference, tokens)[-len(ours) :]]
+    )
+
+
+def mixed_step(engine: Engine, vocabulary: int) -> list[tuple[list[int], Tensor]]:
+    """Three sequences, and the logits of their last tokens: a chunk and two decodes in one step."""
     chunked, short, long = map(Running, prompts(vocabulary, (21, 10, 39)))
     engine.step([(long, 38), (chunked, 9)])
     engine.step([(short, 9)])
     got = engine.step([(short, 1), (chunked, 12), (long, 1)])
-    wanted = [
-        reference_logits(reference, sequence.tokens)[-count:]
-        for sequence, count in ((short, 1), (chunked, 12), (long, 1))
-    ]
-    return max(
-        float((ours - theirs).norm() / theirs.norm())
-        for ours, theirs in zip(got, wanted, strict=True)
-    )
+    return [(s.tokens, rows) for s, rows in zip((short, chunked, long), got, strict=True)]
 
 
 def reference_logits(reference: PreTrainedModel, tokens: list[int]) -> Tensor:
@@ -144,7 +162,11 @@ def reference_logits(reference: PreTrainedModel, tokens: list[int]) -> Tensor:
 
 def greedy(graph: Graph, weights: Mapping[str, Tensor], starts: Sequence[list[int]], count: int):
     """``count`` greedy tokens for each prompt, all sequences in the same steps."""
-    engine = Paged(graph, weights)
+    return greedy_on(Paged(graph, weights), starts, count)
+
+
+def greedy_on(engine: Engine, starts: Sequence[list[int]], count: int) -> list[list[int]]:
+    """As :func:`greedy`, of an engine that has not run yet."""
     sequences = [Running(list(tokens)) for tokens in starts]
     engine.step([(sequences[0], len(starts[0]) // 2)])  # one prompt comes in two chunks
     logits = engine.step([(s, len(s.tokens) - s.done) for s in sequences], last_only=True)
