@@ -32,7 +32,8 @@ class MemoryNeed:
     """What serving takes, in bytes.
 
     Attributes:
-        weights_bytes: all weights.
+        weights_bytes: all weights, be they read from their files or from a copy: a file's pages may
+            go, but come back with the next token.
         slots_bytes: the arena of the plan's slots at the largest step.
         capture_bytes: the inputs that captured pieces read, which have to stay in one place; 0 for
             a plan without them. Captures of all sizes share them and the arena.

@@ -14,7 +14,7 @@ from .output import print_json, print_table
 @click.option(
     "--measure/--no-measure",
     default=True,
-    help="Measure how fast memory is read, which takes about a second. Default: measure.",
+    help="Measure how fast memory is read, which takes a second or two. Default: measure.",
 )
 @json_option
 @debug_option
