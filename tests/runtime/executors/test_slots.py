@@ -46,7 +46,7 @@ def sizes(tokens: int, rows: int = 1) -> dict[str, int]:
     return {"T": tokens, "R": rows, "S": 1, "P": 1}
 
 
-@pytest.mark.parametrize("nbytes", [0, 1, 63, 64, 1000])
+@pytest.mark.parametrize("nbytes", [1, 63, 64, 1000])
 def test_memory_is_aligned(nbytes: int) -> None:
     found = aligned(nbytes)
     assert found.nbytes == nbytes
