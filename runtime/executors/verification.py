@@ -319,16 +319,23 @@ def _originals(artifact: Artifact, traced: Graph) -> dict[str, torch.Tensor]:
         ArtifactError: one cannot be told.
     """
     constants = parse_graph(artifact.stage_text("constants"))
-    folded = {value: weight_tensor(artifact, value.name) for value in constants.outputs}
+    folded = {value: _weight(artifact, value) for value in constants.outputs}
     told = recover(constants, folded)
-    kept = {value.name for value in traced.weights if value.name not in told}
-    if lost := sorted(kept.difference(artifact.weights.names())):
+    kept = {value.name: value for value in traced.weights if value.name not in told}
+    if lost := sorted(kept.keys() - artifact.weights.names()):
         raise ArtifactError(
             "a weight of the traced graph cannot be told from the packed ones",
             where=lost[0],
             next="give the checkpoint as --reference",
         )
-    return {**told, **{name: weight_tensor(artifact, name) for name in kept}}
+    return {**told, **{name: _weight(artifact, value) for name, value in kept.items()}}
+
+
+def _weight(artifact: Artifact, value: Value) -> torch.Tensor:
+    """A weight in its own shape: what is packed knows no batch of one, such as a single expert."""
+    tensor = weight_tensor(artifact, value.name)
+    shape = value.type.shape if isinstance(value.type, TensorType) else ()
+    return tensor[None] if shape == (1, *tensor.shape) else tensor
 
 
 def _run_plan(
@@ -396,7 +403,7 @@ def _interpret(
                 values[value.name] = _double(made)
 
     if weights is None:
-        weights = {value.name: weight_tensor(artifact, value.name) for value in graph.weights}
+        weights = {value.name: _weight(artifact, value) for value in graph.weights}
     interpreter = Interpreter(graph, weights)
     logits = []
     for inputs in scenario.steps:

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 
 from graphopt import api
 from graphopt.artifact import Artifact
@@ -59,7 +59,11 @@ class Checkpoint:
 
     @classmethod
     def make(cls, name: str, folder: Path) -> Checkpoint:
-        model = reference_model(config_of(CASES[name][0], **settings_of(name)), seed=7)
+        return cls.of(config_of(CASES[name][0], **settings_of(name)), folder)
+
+    @classmethod
+    def of(cls, config: PretrainedConfig, folder: Path) -> Checkpoint:
+        model = reference_model(config, seed=7)
         with torch.no_grad(), quiet():
             for parameter in model.parameters():
                 parameter.copy_(parameter.bfloat16())

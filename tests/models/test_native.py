@@ -10,10 +10,12 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from graphopt import api
 from graphopt.frontend.twin import Proof
 from graphopt.isa import FORCE, host_isas
 from graphopt.runtime.executors.verification import relative_error, token_error
 from tests.models.cases import CASES
+from tests.models.families import small_config
 from tests.models.harness import generated, greedy_on, mixed_step, prompts, reference_logits
 from tests.models.native import RAGGED, Checkpoint, Native
 
@@ -89,3 +91,11 @@ def test_other_instruction_sets_give_the_same(
     monkeypatch.setenv(FORCE, isa)
     check_float32(name, tmp_path / "float32")
     check_bfloat16(name, tmp_path / "bfloat16")
+
+
+@pytest.mark.slow
+def test_a_single_expert_has_a_dimension(tmp_path: Path) -> None:
+    """Which its packed weights lack."""
+    checkpoint = Checkpoint.of(small_config("hunyuan_v1_moe"), tmp_path / "checkpoint")
+    artifact = checkpoint.compile("float32")
+    assert api.verify_artifact(artifact.path, tokens=range(1, 60)).agrees
