@@ -225,9 +225,8 @@ def compile_graph(
 
     report = progress or silent
     disabled = frozenset(options.disabled_passes)
-    check_names(
-        decoder_pipeline(quantize=options.quantize), disabled
-    )  # before the work, not after it
+    # Before the work, not after it.
+    check_names(decoder_pipeline(quantize=options.quantize), disabled)
     report("tracing the model", 0, 0)
     started = time.perf_counter()
     dtype = compute_dtype(source, options)
@@ -245,12 +244,8 @@ def compile_graph(
         if observe is not None:
             observe(name, before, stage)
 
-    graph = traced.graph
-    if options.score or options.mask:
-        graph = with_variant(graph, AttentionVariant(options.score, options.mask))
-        stages["traced"] = print_graph(graph)
     lowered = lower(
-        graph,
+        traced.graph,
         decoder_pipeline(traced.scalars, options.quantize),
         options.target,
         context,
@@ -274,17 +269,24 @@ def compile_graph(
 
 
 def _traced(source: Checkpoint, dtype: DType, options: CompileOptions) -> Traced:
-    """The model's graph; what the passes make of its twin is held against transformers."""
+    """The model's graph; what the passes make of its twin is held against transformers.
+
+    A variant of attention comes in afterwards, since transformers knows nothing of it.
+    """
     from graphopt.frontend.trace import trace
 
     disabled = frozenset(options.disabled_passes)
-    return trace(
+    traced = trace(
         source.config,
         dtype=dtype,
         max_model_len=options.max_model_len,
         allow_unproven=options.allow_unproven,
         rewrite=partial(_passes_on, disabled=disabled, fuel=options.pass_fuel),
     )
+    if not (options.score or options.mask):
+        return traced
+    variant = AttentionVariant(options.score, options.mask)
+    return replace(traced, graph=with_variant(traced.graph, variant))
 
 
 def compute_dtype(source: Checkpoint, options: CompileOptions) -> DType:
