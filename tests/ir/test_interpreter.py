@@ -21,7 +21,7 @@ from graphopt.ir.types import LayerState, StateType, TensorType
 from graphopt.ir.widen import widen
 
 from .graphs import Grower
-from .samples import sizes_of_step, tensor_for
+from .sample_tensors import sizes_of_step, tensor_for
 
 T = sym("T")
 SHAPELY = frozenset(

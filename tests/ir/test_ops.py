@@ -30,7 +30,8 @@ from graphopt.ir.ops_state import CONTEXT
 from graphopt.ir.shape import evaluate, sym
 from graphopt.ir.types import LayerState, StateType, TensorType, nbytes, numel
 
-from .samples import SAMPLES, sizes_of_step
+from .sample_tensors import sizes_of_step
+from .samples import SAMPLES
 
 T = sym("T")
 F = TensorType(DType.F32, (T, 4))

@@ -24,7 +24,8 @@ from graphopt.ir.ops_scalar import FUNCTIONS, scalar_expression
 from graphopt.ir.reference import prepare, torch_dtype
 from graphopt.ir.shape import evaluate, parse_dim, sym
 
-from .samples import SAMPLES, inputs_for, sizes_of_step
+from .sample_tensors import inputs_for, sizes_of_step
+from .samples import SAMPLES
 
 POINTWISE = sorted(name for name, spec in OPS.items() if spec.scalar is not None)
 

@@ -16,7 +16,8 @@ from graphopt.ir.reference import PagedState, prepare, torch_dtype
 from graphopt.ir.shape import evaluate
 from graphopt.ir.types import StateType, TensorType
 
-from .samples import SAMPLES, inputs_for, sizes_of_step
+from .sample_tensors import inputs_for, sizes_of_step
+from .samples import SAMPLES
 
 
 def test_every_operator_has_a_sample() -> None:

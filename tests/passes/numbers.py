@@ -13,7 +13,7 @@ from graphopt.ir.interpreter import Interpreter
 from graphopt.ir.types import TensorType
 from graphopt.ledger import Entry
 from graphopt.passes.manager import Pass, PassContext, run_passes
-from tests.ir.samples import tensor_for
+from tests.ir.sample_tensors import tensor_for
 
 SIZES = (1, 2, 13)
 
