@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from graphopt.ir.dtype import DType
-from graphopt.safetensors_io import layout
+from graphopt.safetensors_io import file_layout
 
 LLAMA_8B: dict[str, Any] = {
     "architectures": ["LlamaForCausalLM"],
@@ -72,7 +72,7 @@ def write_sparse_llama(folder: Path, config: dict[str, Any] | None = None) -> Pa
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps(config))
     specs = [(name, DType.BF16, shape) for name, shape in llama_shapes(config).items()]
-    header, entries = layout(specs)
+    header, entries = file_layout(specs)
     with (folder / "model.safetensors").open("wb") as file:
         file.write(header)
         file.truncate(entries[-1].stop)

@@ -73,7 +73,7 @@ def test_a_row_comes_back(isa: str, kind: str, rows: int, columns: int, seed: in
 
 
 @pytest.mark.parametrize("isa", ISAS)
-@pytest.mark.parametrize("kind", ("bf16", "f16"))
+@pytest.mark.parametrize("kind", ["bf16", "f16"])
 def test_every_number_splits_exactly(isa: str, kind: str) -> None:
     numbers = np.arange(2**16, dtype=np.uint16).view(TYPES[kind])
     numbers = np.concatenate((numbers, np.roll(numbers, 1)))  # each in an even and an odd place

@@ -121,7 +121,7 @@ def test_floats_narrow_to_the_nearest_number(isa: str, kind: str) -> None:
 
 
 @pytest.mark.parametrize("isa", ISAS)
-@pytest.mark.parametrize("kind", ("float", *TYPES))
+@pytest.mark.parametrize("kind", ["float", *TYPES])
 def test_ragged_ends_touch_nothing_else(isa: str, kind: str) -> None:
     dtype = np.dtype(TYPES.get(kind, np.float32))
     for count in range(17):
