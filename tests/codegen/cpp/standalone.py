@@ -34,7 +34,7 @@ from graphopt.runtime.executor import StepInputs
 from graphopt.runtime.executors.slots import as_f32
 from graphopt.stages import Lowered
 
-BLOCKS = 12
+BLOCKS = 36
 Bytes = bytes | int  # what a buffer holds, or how many bytes it has, filled with NaN
 
 _MAIN = """

@@ -47,7 +47,7 @@ def lowered(name: str, dtype: DType, quantize: str | None) -> Lowered:
 
 
 def steps() -> list[StepInputs]:
-    """Prefill, decode, both at once, no rows, many rows, one token."""
+    """Prefill, decode, both at once, no rows, many rows, one token, more rows than a tile has."""
     one, two, three = list(range(1, 27)), list(range(40, 62)), [7]
     first, second = [9, 2, 5, 0, 4, 11, 10], [3, 8, 1, 6, 7, 9]
     return [
@@ -57,6 +57,7 @@ def steps() -> list[StepInputs]:
         batch(Run(two[:11], 6, second, all_rows=False)),
         batch(Run(two[:21], 11, second), Run(one[:25], 19, first)),
         batch(Run(three, 0, [11]), Run(two[:22], 21, second)),
+        batch(Run([n * 7 % 90 for n in range(91)], 0, range(12, 35)), Run(three * 2, 1, [11])),
     ]
 
 
