@@ -365,6 +365,8 @@ def open_artifact(
 
 def factors_of(checkpoint: Path, options: CompileOptions) -> dict[str, str]:
     """Everything that an artifact depends on, by name: the cache key."""
+    from graphopt.codegen.cpp.build import compiler_version
+
     return {
         **checkpoint_factors(checkpoint),
         **options.factors(),
@@ -373,14 +375,6 @@ def factors_of(checkpoint: Path, options: CompileOptions) -> dict[str, str]:
         "compiler": compiler_version(),
         "source": source_factor(),
     }
-
-
-def compiler_version() -> str:
-    """What compiles kernels here: a part of the cache key."""
-    from graphopt.codegen.cpp.build import find_compiler
-
-    compiler = find_compiler()
-    return compiler.version if compiler else "none"
 
 
 def _state(graph: Graph) -> StateType:

@@ -25,6 +25,7 @@ from graphopt.cache import cache_folder
 from graphopt.errors import CompileError, MachineError
 from graphopt.isa import Isa
 
+CXX = "CXX"  # of the environment: the compiler to use
 HEADERS = Path(__file__).parent.parent / "templates" / "cpp"
 # Contraction is what `fma` in vec.h asks for; nothing else may change a number, so no -ffast-math.
 FLAGS = (
@@ -58,22 +59,49 @@ def find_compiler(named: str | None = None) -> Compiler | None:
     """A C++20 compiler with OpenMP: ``named``, or ``$CXX``, g++ or clang++; None without one.
 
     Clang has to use the same OpenMP library as everything else here, libgomp.
+
+    Raises:
+        MachineError: ``$CXX`` names something that is none.
     """
-    wanted = named or os.environ.get("CXX")
+    for compiler in _candidates(named):
+        try:
+            if _compiles(compiler):
+                return compiler
+        except (OSError, subprocess.TimeoutExpired):  # it waits for something
+            continue
+    if named is None and os.environ.get(CXX):
+        raise MachineError(
+            f"what {CXX} names is no compiler that works here",
+            got=os.environ[CXX],
+            expected="g++ 11 or later, or clang++, with OpenMP",
+            next=f"unset {CXX}, or name another",
+        )
+    return None
+
+
+def compiler_version() -> str:
+    """What the compiler that would be tried first says of its version; ``none`` without one.
+
+    It is not tried, which would take as long as finding a cached artifact.
+    """
+    return next((compiler.version for compiler in _candidates(None)), "none")
+
+
+def _candidates(named: str | None) -> Iterator[Compiler]:
+    """Compilers that are there and say their version."""
+    wanted = named or os.environ.get(CXX)
     for name in (wanted,) if wanted else ("g++", "c++", "clang++"):
         command = tuple(name.split())
         if not command or shutil.which(command[0]) is None:
             continue
         try:
             answer = _answer((*command, "--version"), timeout_s=_PROBE_TIMEOUT_S)
-            version = answer.stdout.splitlines()[0] if answer.stdout else "unknown"
-            extra = ("-fopenmp=libgomp",) if "clang" in version else ()
-            compiler = Compiler((*command, *extra), version)
-            if answer.returncode == 0 and _compiles(compiler):
-                return compiler
         except (OSError, subprocess.TimeoutExpired):  # it is no program, or one that waits
             continue
-    return None
+        if answer.returncode == 0:
+            version = answer.stdout.splitlines()[0] if answer.stdout else "unknown"
+            extra = ("-fopenmp=libgomp",) if "clang" in version else ()
+            yield Compiler((*command, *extra), version)
 
 
 def _compiles(compiler: Compiler) -> bool:

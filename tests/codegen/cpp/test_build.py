@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import graphopt.codegen.cpp.build as module
-from graphopt.codegen.cpp.build import Compiler, build, find_compiler
+from graphopt.codegen.cpp.build import Compiler, build, compiler_version, find_compiler
 from graphopt.errors import CompileError, MachineError
 from graphopt.isa import host_isa, isa_named
 
@@ -115,6 +115,24 @@ def test_a_program_that_cannot_start_is_passed_over(tmp_path: Path) -> None:
     file.write_bytes(b"\x7fELF and no more")
     file.chmod(0o755)
     assert find_compiler(str(file)) is None
+
+
+def test_what_the_environment_names_must_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    find_compiler.cache_clear()
+    try:
+        with pytest.raises(MachineError, match="CXX names is no compiler"):
+            find_compiler()
+        assert compiler_version() == "none"
+    finally:
+        find_compiler.cache_clear()
+
+
+def test_the_version_is_that_of_the_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CXX", raising=False)
+    found = find_compiler()
+    assert found is not None
+    assert compiler_version() == found.version
 
 
 @pytest.mark.parametrize("at", ["-c", "-shared"])
