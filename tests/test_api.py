@@ -126,6 +126,21 @@ def test_verification_finds_a_wrong_graph(checkpoint: Path, tmp_path: Path) -> N
     assert next(row.name for row in report.steps if not row.agrees) == "attention"
 
 
+@pytest.mark.parametrize("bits", [8, 4])
+def test_rounded_weights_are_compared_with_the_quantized_graph(
+    bits: int, checkpoint: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "rounded.gopt"
+    options = {"dtype": "bfloat16", "quantize": f"int{bits}"}
+    artifact = api.compile_checkpoint(checkpoint, path, **options)
+    assert {one.quant.bits for one in artifact.plan.layouts.values() if one.quant} == {bits}
+    assert api.verify_artifact(path).agrees
+    with pytest.raises(UsageError, match="rounded weights is another one"):
+        api.verify_artifact(path, reference=checkpoint)
+    with pytest.raises(UsageError, match="unknown way to quantize"):
+        api.compile_checkpoint(checkpoint, path, quantize="int3")
+
+
 def test_attention_as_a_user_writes_it(checkpoint: Path, tmp_path: Path) -> None:
     near = graphopt.attention(mask=lambda q, k, head, sequence: q - k < 3)
     same = graphopt.attention(score=lambda score, q, k, head, sequence: score + 0.0 * head)

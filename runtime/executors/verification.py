@@ -147,6 +147,13 @@ def verify_plan(
     scenario = Scenario.make(token_ids, artifact)
     compiled = parse_graph(artifact.graph_text())
     traced = parse_graph(artifact.stage_text("traced"))
+    quantized = bool(compiled.nodes_named("quantized_linear"))
+    if quantized and reference is not None:
+        raise UsageError(
+            "a model of rounded weights is another one than the checkpoint",
+            got="a quantized artifact, and a reference",
+            next="leave the reference out: each step is compared with the quantized graph",
+        )
     watched = _watched(artifact.plan, compiled)
     kept = frozenset(value.name for value in watched.values())
     progress("running the plan", 0, 0)
@@ -155,11 +162,8 @@ def verify_plan(
     expected = _interpret(artifact, widen(compiled), scenario, kept=kept)
     progress(f"running the interpreter in {artifact.plan.dtype.torch_name}", 0, 0)
     rounded = _interpret(artifact, compiled, scenario, kept=kept)
-    quantized = bool(compiled.nodes_named("quantized_linear"))
-    if quantized:  # of the weights as they were nothing is left to compare with
-        meant, own = expected.logits, rounded.logits
-    else:
-        originals = _originals(artifact, traced)
+    meant, own = expected.logits, rounded.logits
+    if not quantized and (originals := _originals(artifact, traced, reference is not None)):
         meant = _interpret(artifact, widen(traced), scenario, weights=originals).logits
         # Not the compiled graph's: a pass that changed the meaning must not widen its tolerance.
         own = _interpret(artifact, traced, scenario, weights=originals).logits
@@ -312,19 +316,25 @@ def _watched(plan: Plan, graph: Graph) -> dict[Step, Value]:
     return found
 
 
-def _originals(artifact: Artifact, traced: Graph) -> dict[str, torch.Tensor]:
-    """The weights of the traced graph, those that were packed told from the packed ones.
+def _originals(
+    artifact: Artifact, traced: Graph, has_reference: bool
+) -> dict[str, torch.Tensor] | None:
+    """The weights of the traced graph, those that were folded told from what they became.
+
+    None if one cannot be told, and there is a reference to compare with instead.
 
     Raises:
-        ArtifactError: one cannot be told.
+        ArtifactError: one cannot be told, and there is none.
     """
     constants = parse_graph(artifact.stage_text("constants"))
     folded = {value: _weight(artifact, value) for value in constants.outputs}
     told = recover(constants, folded)
     kept = {value.name: value for value in traced.weights if value.name not in told}
     if lost := sorted(kept.keys() - artifact.weights.names()):
+        if has_reference:
+            return None
         raise ArtifactError(
-            "a weight of the traced graph cannot be told from the packed ones",
+            "a weight of the traced graph cannot be told from what it was folded into",
             where=lost[0],
             next="give the checkpoint as --reference",
         )
