@@ -27,7 +27,7 @@ from tests.models.harness import (
 from tests.models.native import RAGGED, Checkpoint, Native
 
 FAST = ("llama", "gemma3_text")
-NAMES = [name if name in FAST else pytest.param(name, marks=pytest.mark.slow) for name in CASES]
+NAMES = [name if name in FAST else pytest.param(name, marks=pytest.mark.full) for name in CASES]
 OTHER_ISAS = [isa.name for isa in host_isas()[1:]]
 VARIED = ("gemma3_text", "gpt_oss", "deepseek_v3", "bloom")
 
@@ -88,13 +88,13 @@ def test_float32_gives_the_numbers_and_tokens_of_transformers(name: str, tmp_pat
     check_float32(name, tmp_path)
 
 
-@pytest.mark.slow
+@pytest.mark.full
 @pytest.mark.parametrize("name", CASES)
 def test_bfloat16_rounds_no_worse_than_transformers(name: str, tmp_path: Path) -> None:
     check_bfloat16(name, tmp_path)
 
 
-@pytest.mark.slow
+@pytest.mark.full
 @pytest.mark.parametrize("name", VARIED)
 @pytest.mark.parametrize("isa", OTHER_ISAS)
 def test_other_instruction_sets_give_the_same(
@@ -105,7 +105,7 @@ def test_other_instruction_sets_give_the_same(
     check_bfloat16(name, tmp_path / "bfloat16")
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_a_single_expert_has_a_dimension(tmp_path: Path) -> None:
     """Which its packed weights lack."""
     checkpoint = Checkpoint.of(small_config("hunyuan_v1_moe"), tmp_path / "checkpoint")

@@ -32,7 +32,7 @@ from .native import ISAS, aligned, compile_source, run_team
 
 BLOCK, BLOCKS = 5, 8
 # The best instruction set always, the others where there is time.
-EVERY_ISA = [ISAS[0], *(pytest.param(isa, marks=pytest.mark.slow) for isa in ISAS[1:])]
+EVERY_ISA = [ISAS[0], *(pytest.param(isa, marks=pytest.mark.full) for isa in ISAS[1:])]
 TOLERANCE = {DType.F32: 2e-6, DType.BF16: 1e-2, DType.F16: 2e-3}
 _FEW = 200  # what integers are below where nothing says more: positions in a table, mostly
 

@@ -179,7 +179,7 @@ def test_mixed_batches(isa: str, batch: Batch, threads: int, gap: int) -> None:
     check(isa, batch, threads, gap=gap)
 
 
-@pytest.mark.slow
+@pytest.mark.full
 @pytest.mark.parametrize("isa", ISAS)
 @settings(max_examples=400, deadline=None)
 @given(batch=batches(), threads=st.integers(1, 3), gap=st.integers(0, 1))

@@ -118,7 +118,7 @@ def case_of(form: Form) -> KernelCase:
 
 @pytest.fixture(
     scope="module",
-    params=[pytest.param(isa, marks=[pytest.mark.slow] if isa != ISAS[0] else []) for isa in ISAS],
+    params=[pytest.param(isa, marks=[pytest.mark.full] if isa != ISAS[0] else []) for isa in ISAS],
 )
 def library(request: pytest.FixtureRequest) -> ctypes.CDLL:
     return library_of((case_of(form).kernel for form in FORMS), request.param)
@@ -171,7 +171,7 @@ def test_the_sum_of_a_token_does_not_depend_on_threads(library: ctypes.CDLL) -> 
             assert torch.equal(alone, other)
 
 
-@pytest.mark.slow
+@pytest.mark.full
 @pytest.mark.parametrize("name", ["deepseek_v3", "gpt_oss", "mixtral", "qwen3_moe", "aria_text"])
 def test_real_families(name: str) -> None:
     real = family_cases(name, "experts")

@@ -79,7 +79,7 @@ def test_kernels_agree_with_the_interpreter(
     agrees(library, one, seed=0)
 
 
-@pytest.mark.slow
+@pytest.mark.full
 @pytest.mark.parametrize("isa", ISAS)
 @pytest.mark.parametrize(("dtype", "bits"), [*KINDS, (DType.F16, 0)])
 def test_every_combination(isa: str, dtype: DType, bits: int) -> None:

@@ -121,7 +121,7 @@ def cases() -> list[KernelCase]:
 
 @pytest.fixture(
     scope="module",
-    params=[pytest.param(isa, marks=[pytest.mark.slow] if isa != ISAS[0] else []) for isa in ISAS],
+    params=[pytest.param(isa, marks=[pytest.mark.full] if isa != ISAS[0] else []) for isa in ISAS],
 )
 def library(request: pytest.FixtureRequest) -> ctypes.CDLL:
     return library_of((case.kernel for case in cases()), request.param)
@@ -152,7 +152,7 @@ def test_kernels_agree_with_the_interpreter(
     check(library, case, given_, env, threads, TOLERANCE[dtype])
 
 
-@pytest.mark.slow
+@pytest.mark.full
 @pytest.mark.parametrize("name", ["deepseek_v3", "minicpm3", "llama4_text"])
 def test_real_families(name: str) -> None:
     real = family_cases(name, "matmul")

@@ -172,14 +172,14 @@ def sanitize(folder, *flags):
     return subprocess.run(["setarch", "-R", str(program)], capture_output=True, text=True)
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_barriers_and_the_sampler_are_free_of_races(tmp_path):
     answer = sanitize(tmp_path)
     assert "ThreadSanitizer" not in answer.stderr, answer.stderr[:4000]
     assert answer.returncode == 0
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_the_sanitizer_sees_a_barrier_that_is_missing(tmp_path):
     answer = sanitize(tmp_path, "-DWITHOUT_BARRIER")
     assert "data race" in answer.stderr

@@ -56,7 +56,7 @@ def test_best_isa(name: str, dtype: DType) -> None:
         check(_cases(name, dtype), ISAS[0], tokens=tokens, threads=threads, seed=tokens)
 
 
-@pytest.mark.slow
+@pytest.mark.full
 @pytest.mark.parametrize("dtype", [DType.F32, DType.BF16], ids=str)
 @pytest.mark.parametrize("isa", ISAS)
 @pytest.mark.parametrize("name", EVERY.split())

@@ -54,7 +54,7 @@ def test_a_vocabulary_of_real_size(isa):
     compare(isa, seed=2, steps=4, vocab=50_257)
 
 
-@pytest.mark.slow
+@pytest.mark.full
 @pytest.mark.parametrize("isa", ISAS)
 def test_tens_of_thousands_of_rows(isa):
     compare(isa, seed=3, steps=4000)

@@ -23,7 +23,7 @@ from tests.runtime.native_decoder import BLOCK, Run, batch
 from .native import ISAS
 from .standalone import Program
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.full
 
 ADDRESS = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all")
 # Threads of the standard library, for ThreadSanitizer does not see how those of libgomp wait.
