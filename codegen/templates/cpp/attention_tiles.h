@@ -12,17 +12,17 @@ namespace gopt {
 #if defined(GOPT_AVX512)
 template <class T>
 using Factor = std::conditional_t<std::is_same_v<T, bf16>, bf16, float>;
-constexpr int TILE_ROWS = 8;     // 8 x 2 sums, 2 panels and a row's factor: half of 32 registers,
+constexpr int QUERY_ROWS = 8;     // 8 x 2 sums, 2 panels and a row's factor: half of 32 registers,
 constexpr int TILE_COLUMNS = 2;  // and enough sums to hide the latency
 #elif defined(GOPT_AVX2)
 template <class T>
 using Factor = float;
-constexpr int TILE_ROWS = 4;  // 4 x 2 sums and a pair of two registers, of 16
+constexpr int QUERY_ROWS = 4;  // 4 x 2 sums and a pair of two registers, of 16
 constexpr int TILE_COLUMNS = 1;
 #else
 template <class T>
 using Factor = float;
-constexpr int TILE_ROWS = 2;
+constexpr int QUERY_ROWS = 2;
 constexpr int TILE_COLUMNS = 1;
 #endif
 
@@ -135,20 +135,20 @@ GOPT_INLINE void multiply(const Factor<T>* rows, int64_t row_stride,
 }
 
 // Calls f.template operator()<ROWS>(row) for tiles that cover [0, rows); the last one may reach
-// past the end, by less than TILE_ROWS.
+// past the end, by less than QUERY_ROWS.
 template <class F>
 GOPT_INLINE void for_row_tiles(int64_t rows, const F& f) {
   int64_t row = 0;
-  for (; rows - row >= TILE_ROWS; row += TILE_ROWS) f.template operator()<TILE_ROWS>(row);
+  for (; rows - row >= QUERY_ROWS; row += QUERY_ROWS) f.template operator()<QUERY_ROWS>(row);
   const int64_t rest = rows - row;
   if (rest == 0) return;
   if (rest == 1) return f.template operator()<1>(row);
-  if constexpr (TILE_ROWS > 2) {
+  if constexpr (QUERY_ROWS > 2) {
     if (rest == 2) return f.template operator()<2>(row);
-    if constexpr (TILE_ROWS > 4) {
+    if constexpr (QUERY_ROWS > 4) {
       if (rest <= 4) return f.template operator()<4>(row);
     }
-    return f.template operator()<TILE_ROWS>(row);
+    return f.template operator()<QUERY_ROWS>(row);
   }
 }
 
