@@ -268,8 +268,8 @@ def test_mismatches_and_misuse_are_refused(artifact: Path, checkpoint: Path) -> 
         api.compile_checkpoint(checkpoint, dtype="int3")
     with pytest.raises(UnsupportedError, match="no kernels yet"):
         api.compile_checkpoint(checkpoint, target="cuda:sm_90")
-    with pytest.raises(UnsupportedError, match="quantized"):
-        api.compile_checkpoint(checkpoint, quantize="int8")
+    with pytest.raises(UsageError, match="unknown choice of instruction sets"):
+        api.compile_checkpoint(checkpoint, isa="avx2")
     with graphopt.LLM(artifact) as llm, pytest.raises(CapacityError, match="128"):
         llm.generate([list(range(3, 90)) * 2])
 

@@ -17,7 +17,7 @@ from graphopt.ir.types import StateType
 from graphopt.region import state_root
 
 # What headers and templates call things; names from a model keep clear of them. Made-up names end
-# in a digit, and nothing in the headers does that they could hide.
+# in a digit; what does so in the headers is here.
 TAKEN = (
     "step team a t r n i j k l m o p q first last scratch out acc row count auto bool break case "
     "catch char class const default delete do double else enum float for goto if inline int long "
@@ -28,7 +28,8 @@ TAKEN = (
     "explicit export extern friend mutable namespace noexcept not_eq nullptr or_eq protected "
     "reinterpret_cast requires static_assert static_cast thread_local typeid typename wchar_t "
     "xor_eq "
-    "xor load store sum exp log tanh sin cos tan erf sqrt floor ceil round pow select splat zeros "
+    "xor load store sum exp expm1 log log1p tanh sin cos tan erf sqrt floor ceil round pow select "
+    "splat zeros "
     "gopt columns put square rsqrt abs maximum minimum remainder route keep rounded opposite std "
     "bf16 f16 linear parts argmax running_sum top_k sort_line row_of"
 )

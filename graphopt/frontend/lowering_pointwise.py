@@ -216,6 +216,8 @@ _UNARY = [
     "log",
     "sin",
     "cos",
+    "log1p",
+    "expm1",
     "tan",
     "tanh",
     "sigmoid",

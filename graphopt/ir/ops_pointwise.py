@@ -257,6 +257,8 @@ _UNARY: tuple[tuple[str, str, str, DType | None, str], ...] = (
     ("reciprocal", "1.0 / a", "float", None, "One over each element."),
     ("exp", "exp(a)", "float", None, "e to the power of each element."),
     ("log", "log(a)", "float", None, "The natural logarithm."),
+    ("log1p", "log1p(a)", "float", None, "The natural logarithm of one more, exact near 0."),
+    ("expm1", "expm1(a)", "float", None, "e to the power of each element, less 1; exact near 0."),
     ("sin", "sin(a)", "float", None, "The sine."),
     ("cos", "cos(a)", "float", None, "The cosine."),
     ("tan", "tan(a)", "float", None, "The tangent."),

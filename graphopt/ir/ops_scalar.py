@@ -33,6 +33,7 @@ FUNCTIONS: Mapping[str, str] = MappingProxyType(
         "exp": "e to the power",
         "log": "the natural logarithm",
         "log1p": "log(1 + x), exact near 0",
+        "expm1": "exp(x) - 1, exact near 0",
         "sin": "the sine",
         "cos": "the cosine",
         "tan": "the tangent",

@@ -33,6 +33,8 @@ UNARY: Mapping[str, Callable[[Tensor], Tensor]] = {
     "log": torch.log,
     "sin": torch.sin,
     "cos": torch.cos,
+    "log1p": torch.log1p,
+    "expm1": torch.expm1,
     "tan": torch.tan,
     "tanh": torch.tanh,
     "sigmoid": torch.sigmoid,

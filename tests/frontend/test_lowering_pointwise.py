@@ -12,6 +12,7 @@ ONE_CALL_EACH: dict[str, Function] = {
         f"aten.{name}": calling(name, lambda f, m, x, p: f(x.abs() + 0.1))
         for name in [
             *("neg", "abs", "sqrt", "rsqrt", "reciprocal", "exp", "log", "sin", "cos", "tan"),
+            *("log1p", "expm1"),
             *("tanh", "sigmoid", "silu", "relu", "erf", "floor", "ceil", "round", "sign"),
             *("logical_not", "square", "hardtanh", "relu6", "gelu", "softplus"),
         ]

@@ -517,7 +517,9 @@ def _quantized_embed(rng: Random) -> Sample:
     return Sample((ids, *table), attrs, {0: table[0].shape[0]})
 
 
-_FLOAT_UNARY = "sqrt rsqrt reciprocal exp log sin cos tan tanh sigmoid silu erf softplus"
+_FLOAT_UNARY = (
+    "sqrt rsqrt reciprocal exp log log1p expm1 sin cos tan tanh sigmoid silu erf softplus"
+)
 _NUMBER_UNARY = "neg abs relu floor ceil round sign"
 _ANY_BINARY = "add mul maximum minimum eq ne lt le gt ge logical_and logical_or"
 

@@ -38,7 +38,25 @@ def _called(function: Callable[[Tensor], Tensor], value: object) -> Tensor:
     return function(_tensor(value))
 
 
-UNARY = frozenset("abs sqrt rsqrt exp log log1p sin cos tan tanh erf floor ceil round".split())  # noqa: SIM905
+UNARY = frozenset(
+    [
+        "abs",
+        "sqrt",
+        "rsqrt",
+        "exp",
+        "log",
+        "log1p",
+        "expm1",
+        "sin",
+        "cos",
+        "tan",
+        "tanh",
+        "erf",
+        "floor",
+        "ceil",
+        "round",
+    ]
+)
 MEANINGS: Mapping[str, Callable[..., Any]] = {
     **{name: partial(_called, getattr(torch, name)) for name in FUNCTIONS if name in UNARY},
     "maximum": lambda x, y: torch.maximum(_tensor(x), _like(y, x)),

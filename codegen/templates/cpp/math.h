@@ -180,6 +180,15 @@ GOPT_INLINE f32x16 log1p(f32x16 x) {
   return select(rest == zeros(), x, select(sum == splat(INF), sum, y));
 }
 
+// exp(x) - 1: a series where the difference would leave few digits.
+GOPT_INLINE float expm1(float x) { return std::expm1(x); }
+GOPT_INLINE f32x16 expm1(f32x16 x) {
+  constexpr float SMALL = 0.5f;
+  constexpr float C[] = {1.f / 40320, 1.f / 5040, 1.f / 720, 1.f / 120, 1.f / 24, 1.f / 6, 0.5f};
+  const f32x16 small = fma(polynomial(x, C) * x, x, x);
+  return select(abs(x) < splat(SMALL), small, exp(x) - 1.f);
+}
+
 GOPT_INLINE float tanh(float x) { return std::tanh(x); }
 GOPT_INLINE f32x16 tanh(f32x16 x) {
   constexpr float SMALL = 0.625f;

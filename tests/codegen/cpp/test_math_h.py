@@ -18,6 +18,7 @@ FUNCTIONS: dict[str, tuple[float, Callable[[Wide], Wide]]] = {
     "exp": (1.2, np.exp),
     "log": (1.2, np.log),
     "log1p": (3.0, np.log1p),
+    "expm1": (3.0, np.expm1),
     "sin": (1.6, np.sin),
     "cos": (1.6, np.cos),
     "tan": (3.5, np.tan),

@@ -17,7 +17,20 @@ T = sym("T")
 F32, BF16, F16, I64, BOOL = DType.F32, DType.BF16, DType.F16, DType.I64, DType.BOOL
 # Operators whose results are far from exact for some operands, by the nature of the function.
 _OF_POSITIVE = ("log", "sqrt", "rsqrt", "reciprocal")
-_FLOATS_ONLY = (*_OF_POSITIVE, "exp", "sin", "cos", "tan", "tanh", "sigmoid", "silu", "erf", "div")
+_FLOATS_ONLY = (
+    *_OF_POSITIVE,
+    "exp",
+    "log1p",
+    "expm1",
+    "sin",
+    "cos",
+    "tan",
+    "tanh",
+    "sigmoid",
+    "silu",
+    "erf",
+    "div",
+)
 _BITS_ONLY = ("bitwise_and", "bitwise_or")
 _NO_BOOL = (
     *("neg", "abs", "relu", "floor", "ceil", "round", "sign", "sub", "pow"),
