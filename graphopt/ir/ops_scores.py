@@ -31,7 +31,7 @@ MAX_DEPTH = 100
 # Functions of numbers, with how many they take; ``where`` is apart.
 FUNCTIONS: Mapping[str, int] = MappingProxyType(
     {
-        **dict.fromkeys(("abs", "sqrt", "rsqrt", "exp", "log", "log1p"), 1),
+        **dict.fromkeys(("abs", "sqrt", "rsqrt", "exp", "log", "log1p", "expm1"), 1),
         **dict.fromkeys(("sin", "cos", "tan", "tanh", "erf", "floor", "ceil", "round"), 1),
         **dict.fromkeys(("maximum", "minimum", "pow", "remainder", "floor_div"), 2),
     }

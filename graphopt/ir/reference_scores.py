@@ -33,6 +33,7 @@ _FUNCTIONS: Mapping[str, Callable[..., Tensor]] = {
     "exp": torch.exp,
     "log": torch.log,
     "log1p": torch.log1p,
+    "expm1": torch.expm1,
     "sin": torch.sin,
     "cos": torch.cos,
     "tan": torch.tan,
