@@ -29,9 +29,9 @@ def operators(graph: Graph) -> list[str]:
     return [node.op for node in graph.nodes]
 
 
-def reasons(entries: Sequence[Entry]) -> str:
-    """Why what was refused was refused."""
-    return "; ".join(entry.reason for entry in entries if not entry.applied)
+def reasons(entries: Sequence[Entry], but: str = "") -> str:
+    """Why what was refused was refused, by other rules than ``but``."""
+    return "; ".join(entry.reason for entry in entries if not entry.applied and entry.rule != but)
 
 
 def applied(entries: Sequence[Entry]) -> list[str]:
