@@ -171,7 +171,9 @@ class _Fusion:
             maker = self.groups.maker(value)
             if maker is None or maker is group:
                 continue
-            (node,) = self.groups.nodes(maker)
+            node, *others = self.groups.nodes(maker)
+            if others:  # the heads of another write, which diffllama's halves share
+                continue
             outside = self.groups.outside_readers(maker, value)
             if not _is_on_heads(node) or not all(
                 reader.op == "attention" or self.groups.of(reader) is group for reader in outside

@@ -287,3 +287,8 @@ def test_each_merge_is_a_decision() -> None:
     rules = {entry.rule for entry in whole.ledger.entries}
     assert rules <= set(FUSIONS)
     assert all(entry.reason for entry in whole.ledger.entries)
+
+
+def test_two_writes_may_share_what_makes_their_heads() -> None:
+    covered = {place for region in lowered("diffllama").regions for place in region.nodes}
+    assert covered
