@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from graphopt.codegen.cpp.build import build
 from graphopt.isa import host_isas, isa_named
+from graphopt.runtime.executors.cpp import CStep as Step
 
 # What this CPU has; cases are made from it.
 ISAS = tuple(isa.name for isa in host_isas())
@@ -33,23 +34,6 @@ extern "C" __attribute__((visibility("default"))) void run_{name}(
   }}
 }}
 """
-
-
-class Step(ctypes.Structure):
-    """The C++ side's ``Step``."""
-
-    _fields_ = [
-        ("T", ctypes.c_int64),
-        ("R", ctypes.c_int64),
-        ("S", ctypes.c_int64),
-        ("P", ctypes.c_int64),
-        ("scratch", ctypes.c_void_p),
-        ("scratch_stride", ctypes.c_int64),
-        ("threads", ctypes.c_int32),
-        ("first", ctypes.c_int32),
-        ("last", ctypes.c_int32),
-        ("block_size", ctypes.c_int64),
-    ]
 
 
 @cache
