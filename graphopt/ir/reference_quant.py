@@ -109,7 +109,8 @@ def round_rows(x: Tensor, group: int) -> tuple[Tensor, Tensor]:
     greatest = grouped.abs().amax(-1, keepdim=True)
     finite = torch.isfinite(greatest)
     used = finite & (greatest >= TINY)
-    factor = torch.where(used, 127 / greatest, 0.0)
+    # Not `127 / greatest`: PyTorch computes that as 127 times a rounded reciprocal.
+    factor = torch.where(used, greatest.new_tensor(127) / greatest, 0.0)
     integers = torch.where(used, (grouped * factor).round(), 0.0)
     return integers, torch.where(used, greatest / 127, torch.where(finite, 0.0, torch.nan))
 
