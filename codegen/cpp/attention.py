@@ -22,13 +22,14 @@ from graphopt.packing import Layout
 from graphopt.region import Region
 
 from ..render import render
-from .access import Access
-from .arguments import Kind, arguments
+from ..rows.access import Access
+from ..rows.arguments import Kind, arguments
+from ..rows.names import Names
+from ..rows.program import comment
+from ..rows.views import View, view_of
 from .expression import CTYPES, Term, cpp_expression, dim_text, float_literal
 from .kernel import Kernel, named_kernel
-from .rows import buffer_of, comment, pointer
-from .rows_names import Names
-from .views import View, view_of
+from .rows import buffer_of, pointer
 
 HEADERS = ("attention.h",)
 _FLOATS = (DType.F32, DType.BF16, DType.F16)

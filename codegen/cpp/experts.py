@@ -24,14 +24,15 @@ from graphopt.packing import Layout
 from graphopt.region import Region
 
 from ..render import render
-from .access import Access
-from .arguments import Kind, arguments
+from ..rows.access import Access
+from ..rows.arguments import Kind, arguments
+from ..rows.names import Names
+from ..rows.program import comment
+from ..rows.views import view_of
 from .expression import CTYPES, Term, cpp_expression, dim_text, float_literal
 from .kernel import Kernel, named_kernel
-from .rows import buffer_of, comment, pointer
-from .rows_names import Names
+from .rows import buffer_of, pointer
 from .sizes import BLOCK_ROWS, BLOCK_SCRATCH, row_stride
-from .views import view_of
 
 HEADERS = ("math.h", "experts.h")
 # What the template calls things.

@@ -14,12 +14,12 @@ import ast
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
 
 from graphopt.ir.dtype import DType
 from graphopt.ir.shape import Dim, Expr, Symbol, parse_dim
 
-Kind = Literal["float", "int", "bool"]
+from ..rows.tree import Buffer, Kind, kind_of
+
 CTYPES: Mapping[DType, str] = {
     DType.F32: "float",
     DType.BF16: "bf16",
@@ -97,9 +97,9 @@ class Term:
         return f"splat({self.text})"
 
 
-def kind_of(dtype: DType) -> Kind:
-    """What a value of ``dtype`` is computed with."""
-    return "float" if dtype.is_float else "int" if dtype.is_int else "bool"
+def ctype_of(buffer: Buffer) -> str:
+    """The type of a buffer's elements."""
+    return buffer.spelled or CTYPES[buffer.dtype or DType.U8]
 
 
 def float_literal(value: float) -> str:

@@ -19,9 +19,9 @@ from graphopt.packing import Layout, Quant
 from graphopt.quantization import GROUPS, quant_of
 from graphopt.region import Region
 
+from ..rows.parts import anchor_of, parts_of
 from .experts import experts_layouts
 from .matmul import matmul_layouts
-from .parts import anchor_of, parts_of
 
 
 def layouts_of(graph: Graph, regions: Sequence[Region]) -> dict[str, Layout]:

@@ -23,15 +23,16 @@ from graphopt.packing import Layout, stored_type
 from graphopt.region import Region
 
 from ..render import render
-from .access import Access
-from .arguments import Kind, arguments
+from ..rows.access import Access
+from ..rows.arguments import Kind, arguments
+from ..rows.names import Names
+from ..rows.parts import Parts, anchor_of, parts_of
+from ..rows.program import comment, leaf_of, rows_of
+from ..rows.tree import Apply, Buffer, Leaf, RefusedError, Tree
 from .expression import CTYPES, dim_text
 from .kernel import Kernel, named_kernel
-from .parts import Parts, anchor_of, parts_of
 from .quant_sizes import quant_scratch, quant_workspace
-from .rows import HEADERS, RowProgram, buffer_of, comment, leaf_of, pointer, row_program, rows_of
-from .rows_names import Names
-from .rows_tree import Apply, Buffer, Leaf, RefusedError, Tree
+from .rows import HEADERS, RowProgram, buffer_of, pointer, row_program
 from .sizes import linear_scratch, linear_workspace
 
 # Operands without the bias.
@@ -106,21 +107,23 @@ class _Writer:
         """Writes a row of the operand to ``x``."""
         operand = self.anchor.inputs[0]
         given: dict[Value, Buffer | Tree] = dict(self._operands())
-        return self._program(given, {operand: Buffer(self.x, "auto", self.size.k)})
+        return self._program(
+            given, {operand: Buffer(self.x, DType.F32, self.size.k, spelled="auto")}
+        )
 
     def epilogue(self, parts: Parts) -> RowProgram | Verdict:
         """Gives some columns of each part of a row their last form."""
         given: dict[Value, Buffer | Tree] = dict(self._operands())
         for value, part in parts.values.items():
             columns = len(range(*parts.columns[part]))
-            sums = leaf_of(value, Buffer(f"acc[{part}]", "float", columns, first="first"))
+            sums = leaf_of(value, Buffer(f"acc[{part}]", DType.F32, columns, first="first"))
             given[value] = self._with_bias(value, sums, parts.columns[part])
         return self._program(given, self._results(), span=("first", "count"))
 
     def late_epilogue(self) -> RowProgram | Verdict:
         """Gives a row its last form."""
         value = self.anchor.output
-        sums = leaf_of(value, Buffer("product", "float"))
+        sums = leaf_of(value, Buffer("product", DType.F32))
         tree = self._with_bias(value, sums, (0, self.size.n, 1))
         return self._program({**self._operands(), value: tree}, self._results())
 

@@ -21,15 +21,16 @@ from graphopt.packing import Layout
 from graphopt.region import Region
 
 from ..render import render
-from .access import Access
-from .arguments import arguments
-from .expression import dim_text
+from ..rows.access import Access
+from ..rows.arguments import arguments
+from ..rows.names import Names
+from ..rows.program import comment
+from ..rows.tree import Buffer
+from ..rows.views import View, view_of
+from .expression import ctype_of, dim_text
 from .kernel import Kernel, named_kernel
-from .rows import buffer_of, comment, pointer
-from .rows_names import Names
-from .rows_tree import Buffer
+from .rows import buffer_of, pointer
 from .sizes import BLOCK_ROWS, BLOCK_SCRATCH, row_stride
-from .views import View, view_of
 
 HEADERS = ("batched.h",)
 # As in batched.h.
@@ -137,7 +138,7 @@ def _kernel(
         right=known[right.view.operand].name
         if packed
         else _strided(known[right.view.operand], right, sizes.batch),
-        panels=f"Panels<{result.ctype}>" if packed else "",
+        panels=f"Panels<{ctype_of(result)}>" if packed else "",
         matrix=_matrix_number(node, sizes.batch),
         y=result.name,
     )
@@ -186,7 +187,7 @@ def _strided(buffer: Buffer, operand: _Operand, batch: tuple[Dim, ...]) -> str:
     start = [buffer.name, *([dim_text(offset)] if offset != 0 else [])]
     start += _terms(batch, operand.batch)
     strides = f"{dim_text(operand.row)}, {dim_text(operand.column)}"
-    return f"Strided<{buffer.ctype}>{{{' + '.join(start)}, {strides}}}"
+    return f"Strided<{ctype_of(buffer)}>{{{' + '.join(start)}, {strides}}}"
 
 
 def _matrix_number(node: Node, batch: tuple[Dim, ...]) -> str:

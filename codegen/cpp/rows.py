@@ -12,39 +12,37 @@ told, and of an epilogue, which finds row ``t`` of the product where it is told.
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from graphopt.ir.graph import Graph, Node, Value
-from graphopt.ir.shape import symbols
-from graphopt.ir.types import StateType, TensorType
 from graphopt.ledger import Verdict, refuse
 from graphopt.packing import Layout
 from graphopt.region import Region
 
-from ..render import one_line, render
-from . import rows_index, rows_layers, rows_pointwise, rows_reduce, rows_shape
-from .access import Access, contiguous
-from .arguments import Argument, Kind, arguments
+from ..render import render
+from ..rows import index, layers, pointwise, reduce, shape
+from ..rows.arguments import Argument, Kind, arguments
+from ..rows.lower import Lower
+from ..rows.names import Names
+from ..rows.program import comment, leaf_of, needed, rows_of
+from ..rows.tree import Buffer, RefusedError, Rows, Tree
+from . import rows_calls
 from .expression import CTYPES
 from .kernel import Kernel, named_kernel
-from .rows_lower import Lower, Lowering, finish, type_of
-from .rows_names import Names
+from .rows_lower import RowLowering
 from .rows_print import Printer
-from .rows_tree import Buffer, Leaf, RefusedError, Rows, Statement, Tree
+from .rows_statements import Statement
 
 HEADERS = ("parallel.h", "row.h", "pack.h", "kv.h", "router.h")
-# A region without rows is one row, and one thread's work: no more elements than this.
-ONE_ROW_ELEMENTS = 1 << 16
 _TABLE: Mapping[str, Lower] = {
-    **rows_pointwise.TABLE,
-    **rows_shape.TABLE,
-    **rows_reduce.TABLE,
-    **rows_index.TABLE,
-    **rows_layers.TABLE,
+    **pointwise.TABLE,
+    **shape.TABLE,
+    **reduce.TABLE,
+    **index.TABLE,
+    **layers.TABLE,
+    **rows_calls.TABLE,
 }
-_WIDTH = 96
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +88,7 @@ def row_program(
     """
     chosen = [graph.nodes[place] for place in nodes]
     makers = {output: node for node in chosen for output in node.outputs}
-    lowering = Lowering(
+    lowering = RowLowering(
         graph=graph,
         makers=makers,
         rows=rows,
@@ -104,10 +102,11 @@ def row_program(
         layouts=layouts,
         names=names,
         table=_TABLE,
+        dtypes=CTYPES.keys(),
     )
     printer = Printer(rows, row, names, span=span)
     try:
-        finish(lowering)
+        lowering.finish()
         _print(printer, lowering.statements, chosen, makers)
     except RefusedError as error:
         return refuse(error.reason, *(error.culprits or results))
@@ -123,42 +122,13 @@ def _print(
     """Prints statements, each under the nodes that it is the first to compute with."""
     told: set[Node] = set()
     for statement in statements:
-        needed = _needed(getattr(statement, "values", ()), makers)
-        fresh = [node for node in nodes if node in needed and node not in told]
+        computed = needed(getattr(statement, "values", ()), makers)
+        fresh = [node for node in nodes if node in computed and node not in told]
         told.update(fresh)
         for node in fresh:
             for line in comment(printer.names.line(node)):
                 printer.put(line)
         printer.print(statement)
-
-
-def comment(text: str) -> list[str]:
-    """A text as comment lines."""
-    return textwrap.wrap(
-        one_line(text),
-        _WIDTH - 4,
-        initial_indent="// ",
-        subsequent_indent="//   ",
-        break_on_hyphens=False,
-    )
-
-
-def _needed(values: Iterable[Value], makers: Mapping[Value, Node]) -> set[Node]:
-    found: set[Node] = set()
-    waiting = list(values)
-    while waiting:
-        node = makers.get(waiting.pop())
-        if node is not None and node not in found:
-            found.add(node)
-            waiting.extend(node.inputs)
-    return found
-
-
-def leaf_of(value: Value, buffer: Buffer) -> Leaf:
-    """A value that lies in a buffer, row-major."""
-    if isinstance(value.type, StateType):
-        return Leaf(buffer, Access((), ()))
-    return Leaf(buffer, contiguous(type_of(value).shape))
 
 
 def rows_kernel(graph: Graph, region: Region, layouts: Mapping[str, Layout]) -> Kernel | Verdict:
@@ -201,37 +171,10 @@ def rows_kernel(graph: Graph, region: Region, layouts: Mapping[str, Layout]) -> 
     )
 
 
-def rows_of(outputs: Iterable[Value], graph: Graph, region: Region) -> Rows:
-    """The dimension along which a region's rows lie.
-
-    Raises:
-        RefusedError: there are several, or none and too many elements for one thread.
-    """
-    found: dict[str, None] = {}
-    for value in outputs:
-        if isinstance(value.type, StateType):
-            slots = graph.producers[value].inputs[-1]
-            sizes = type_of(slots).shape
-        else:
-            sizes = value.type.shape
-        for size in sizes:
-            found.update(dict.fromkeys(sorted(symbols(size))))
-    if len(found) > 1:
-        raise RefusedError(f"rows could be {' or '.join(found)}", *outputs)
-    rows = Rows(next(iter(found), None))
-    if rows.symbol is None:
-        for value in outputs:
-            if isinstance(value.type, TensorType) and (
-                rows.elements(value.type.shape) > ONE_ROW_ELEMENTS
-            ):
-                raise RefusedError("it has no rows to share between threads", value)
-    return rows
-
-
 def buffer_of(argument: Argument, names: Names) -> Buffer:
     """The memory that an argument points to."""
     name = names.use(names.of(argument.value))
-    return Buffer(name, CTYPES[argument.dtype] if argument.dtype else "KvLayer")
+    return Buffer(name, argument.dtype, spelled="" if argument.dtype else "KvLayer")
 
 
 def pointer(argument: Argument, name: str) -> str:

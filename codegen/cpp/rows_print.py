@@ -14,24 +14,11 @@ from functools import singledispatchmethod
 
 from graphopt.ir.shape import Dim
 
-from .access import Access
-from .expression import NotVectorError, Term
+from ..rows.access import Access
+from ..rows.tree import Apply, Leaf, Number, Position, RefusedError, Tree, walk
+from .expression import NotVectorError, Term, ctype_of
 from .rows_scope import Nest, Page, Scope
-from .rows_tree import (
-    Address,
-    Apply,
-    Call,
-    Declare,
-    Leaf,
-    Loop,
-    Number,
-    Position,
-    Reduce,
-    RefusedError,
-    Statement,
-    Tree,
-    walk,
-)
+from .rows_statements import Address, Call, Declare, Loop, Reduce, Statement
 
 _VARIABLES = "ijklmopq"
 _WIDTH = 94  # of a line, without the indentation of the kernel
@@ -69,10 +56,10 @@ class Printer(Page):
         if buffer.single:
             return  # it is declared with its value
         if statement.place is None:
-            self.put(f"alignas(64) {buffer.ctype} {buffer.name}[{max(1, statement.elements)}];")
+            self.put(f"alignas(64) {ctype_of(buffer)} {buffer.name}[{max(1, statement.elements)}];")
         else:
-            place = f"({buffer.ctype}*)(scratch + {statement.place})"
-            self.put(f"{buffer.ctype}* const {buffer.name} = {place};")
+            place = f"({ctype_of(buffer)}*)(scratch + {statement.place})"
+            self.put(f"{ctype_of(buffer)}* const {buffer.name} = {place};")
 
     @statement.register
     def _(self, statement: Loop) -> None:
@@ -201,7 +188,7 @@ class Printer(Page):
         for leaf in addresses:
             if leaf.buffer.single and leaf.buffer.name not in self.declared:
                 self.declared.add(leaf.buffer.name)
-                self.put(f"{leaf.buffer.ctype} {leaf.buffer.name};")
+                self.put(f"{ctype_of(leaf.buffer)} {leaf.buffer.name};")
         scope = Scope(self, nest, False)
         scope.enter(trees)
         terms = iter(scope.inner(trees))
@@ -288,14 +275,10 @@ def _peeled(tree: Tree, target: Leaf) -> Tree:
     """``tree`` without a rounding that storing does anyway."""
     while isinstance(tree, Apply) and tree.scalar == f"cast(a, {tree.dtype})":
         (arg,) = tree.args
-        if arg.kind != "float" or target.buffer.ctype != _ctype(tree):
+        if arg.kind != "float" or target.buffer.spelled or target.buffer.dtype is not tree.dtype:
             break
         tree = arg
     return tree
-
-
-def _ctype(tree: Apply) -> str:
-    return {"f32": "float"}.get(tree.dtype.value, tree.dtype.value)
 
 
 def expand_last(access: Access, shape: tuple[int, ...]) -> Access:

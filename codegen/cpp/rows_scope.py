@@ -10,11 +10,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
+from graphopt.ir.dtype import DType
 from graphopt.ir.shape import Dim
 
-from .expression import NotVectorError, Term, cpp_expression, dim_text, literal
-from .rows_names import Names, plain
-from .rows_tree import Apply, Leaf, Number, Position, RefusedError, Rows, Tree
+from ..rows.names import Names, plain
+from ..rows.tree import Apply, Leaf, Number, Position, Reduced, RefusedError, Rows, Tree
+from .expression import NotVectorError, Term, cpp_expression, ctype_of, dim_text, literal
 
 
 @dataclass(slots=True)
@@ -93,6 +94,8 @@ class Scope:
                     own = repr(tree.value), tree.kind
                 case Apply():
                     own = tree.scalar, tree.dtype
+                case Reduced():
+                    own = tree.how, tree.over
             self.keys[id(tree)] = own, parts
         return self.keys[id(tree)]
 
@@ -215,6 +218,8 @@ class Scope:
                     name: self.term(arg) for name, arg in zip("abc", tree.args, strict=False)
                 }
                 return cpp_expression(tree.scalar, operands, tree.dtype)
+            case Reduced():
+                raise TypeError("a reduction is a statement of its own")
 
     def _load(self, leaf: Leaf, vector: bool) -> Term:
         buffer = leaf.buffer
@@ -226,9 +231,9 @@ class Scope:
                 raise NotVectorError
             return Term(f"load_n({self.address(leaf)}, n)", "float", True)
         text = f"{buffer.name}[{self._place(leaf) or '0'}]"
-        if buffer.ctype in ("bf16", "f16", "auto"):
+        if ctype_of(buffer) in ("bf16", "f16", "auto"):
             text = f"to_float({text})"
-        if buffer.ctype in ("int32_t", "int16_t", "int8_t", "uint8_t"):
+        if buffer.kind == "int" and buffer.dtype is not DType.I64:
             text = f"int64_t({text})"
         return Term(text, leaf.kind)
 
@@ -251,10 +256,10 @@ class Scope:
         buffer = target.buffer
         if buffer.single:
             self.page.declared.add(buffer.name)
-            return f"const {buffer.ctype} {buffer.name} = {text};"
-        if buffer.ctype in ("bf16", "f16"):
-            text = f"from_float<{buffer.ctype}>({text})"
-        if buffer.ctype == "auto":
+            return f"const {ctype_of(buffer)} {buffer.name} = {text};"
+        if ctype_of(buffer) in ("bf16", "f16"):
+            text = f"from_float<{ctype_of(buffer)}>({text})"
+        if ctype_of(buffer) == "auto":
             return f"put({self.address(target)}, {text});"
         return f"{buffer.name}[{self._place(target) or '0'}] = {text};"
 

@@ -11,10 +11,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from graphopt.codegen.cpp.arguments import Kind, arguments
 from graphopt.codegen.cpp.backend import MAKERS
 from graphopt.codegen.cpp.kernel import Kernel
 from graphopt.codegen.cpp.layouts import layouts_of
+from graphopt.codegen.rows.arguments import Kind, arguments
 from graphopt.ir.graph import Graph, Value
 from graphopt.ir.interpreter import Interpreter
 from graphopt.ir.reference import torch_dtype

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import torch
 
-from graphopt.codegen.cpp.arguments import Kind, arguments
 from graphopt.codegen.cpp.kernel import Kernel
 from graphopt.codegen.cpp.rows import rows_kernel
+from graphopt.codegen.rows.arguments import Kind, arguments
 from graphopt.ir.builder import GraphBuilder
 from graphopt.ir.dtype import DType
 from graphopt.ir.graph import Attr, Graph, Node, Value

@@ -8,7 +8,7 @@ from random import Random
 import numpy as np
 import pytest
 
-from graphopt.codegen.cpp.access import Access, contiguous
+from graphopt.codegen.rows.access import Access, contiguous
 from graphopt.ir.shape import evaluate, sym
 
 T = sym("T")

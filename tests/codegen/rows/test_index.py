@@ -10,7 +10,7 @@ from graphopt.ir.shape import sym
 from graphopt.ir.types import TensorType
 from graphopt.packing import Layout, Quant
 
-from .row_cases import EVERY_ISA, RowCase, chain, check, check_all, make_case, operation, whole
+from ..cpp.row_cases import EVERY_ISA, RowCase, chain, check, check_all, make_case, operation, whole
 
 T, R = sym("T"), sym("R")
 F32, BF16, I64 = DType.F32, DType.BF16, DType.I64

@@ -12,7 +12,7 @@ from graphopt.ir.ops_router import GROUP_SCORES, SCORES
 from graphopt.ir.shape import sym
 from graphopt.ir.types import LayerState, StateType, TensorType
 
-from .row_cases import EVERY_ISA, chain, check_all, operation
+from ..cpp.row_cases import EVERY_ISA, chain, check_all, operation
 
 T = sym("T")
 F32, BF16, I64 = DType.F32, DType.BF16, DType.I64

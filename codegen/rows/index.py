@@ -11,68 +11,35 @@ from graphopt.ir.shape import Dim
 from graphopt.ir.types import TensorType
 
 from .access import Access
-from .rows_lower import Lower, Lowering, type_of
-from .rows_pointwise import apply
-from .rows_reduce import heads_of
-from .rows_tree import Address, Call, Leaf, Number, RefusedError, Tree, map_view
-
-
-def _source(lowering: Lowering, node: Node, position: int) -> Leaf:
-    """An operand that an index reads: memory."""
-    value = node.inputs[position]
-    tree = lowering.tree(value)
-    if isinstance(tree, Leaf) and not tree.indices:
-        return tree
-    return lowering.store(tree, type_of(value), lowering.names.of(value), value)
+from .lower import Lower, Lowering, type_of
+from .pointwise import apply
+from .tree import Leaf, Number, RefusedError, Tree, map_view
 
 
 def _embed(lowering: Lowering, node: Node) -> Sequence[Tree]:
     ids, table = node.inputs
     shape = type_of(node.output).shape
     index = lowering.tree(ids)
-    if table.name in lowering.layouts and table.is_weight:
-        tree: Tree = _unpacked(lowering, node, index)
-    else:
-        leaf = _source(lowering, node, 1)
-        row, column = leaf.access.strides
-        wide = map_view(index, lambda access: _with_last(access, shape[-1]))
-        if wide is None:
-            raise RefusedError("the ids have no such view", node)
-        strides = (*(0 for _ in shape[:-1]), column)
-        tree = Leaf(leaf.buffer, Access(shape, strides, leaf.access.offset), ((wide, row),))
-    scale = float_of(node.attrs, "scale")
-    if scale != 1.0:
-        dtype = type_of(node.output).dtype
-        tree = apply("a * b", tree, Number(scale, "float"), dtype=dtype)
-    return (tree,)
-
-
-def _unpacked(lowering: Lowering, node: Node, index: Tree) -> Leaf:
-    """Rows of a packed table, in memory."""
-    table, type_ = node.inputs[1], type_of(node.output)
-    layout = lowering.layouts[table.name]
-    if len(layout.parts) > 1 or layout.batch > 1 or layout.transposed:
-        raise RefusedError("the table is packed in a way that gives no rows", node)
-    packed = lowering.memory(table)
-    if layout.quant is not None:
-        packed = f"(const Quantized<{layout.quant.bits}, {layout.quant.group}>*){packed}"
-    target = lowering.private(type_, lowering.names.of(node.output))
-    args = (packed, index, str(type_.shape[-1]), Address(heads_of(target)))
-    lowering.statements.append(Call("row_of", type_.shape[:-1], args, node.outputs))
-    return target
+    leaf = lowering.source(table)
+    row, column = leaf.access.strides
+    wide = map_view(index, lambda access: _with_last(access, shape[-1]))
+    if wide is None:
+        raise RefusedError("the ids have no such view", node)
+    strides = (*(0 for _ in shape[:-1]), column)
+    tree = Leaf(leaf.buffer, Access(shape, strides, leaf.access.offset), ((wide, row),))
+    return (scaled(tree, node),)
 
 
 def _quantized_embed(lowering: Lowering, node: Node) -> Sequence[Tree]:
-    table, type_ = node.inputs[1], type_of(node.output)
-    tree: Tree
-    if table.name in lowering.layouts and table.is_weight:
-        tree = _unpacked(lowering, node, lowering.tree(node.inputs[0]))
-    else:
-        tree = _dequantized(lowering, node)
+    return (scaled(_dequantized(lowering, node), node),)
+
+
+def scaled(tree: Tree, node: Node) -> Tree:
+    """Rows of a table as its node wants them."""
     scale = float_of(node.attrs, "scale")
-    if scale != 1.0:
-        tree = apply("a * b", tree, Number(scale, "float"), dtype=type_.dtype)
-    return (tree,)
+    if scale == 1.0:
+        return tree
+    return apply("a * b", tree, Number(scale, "float"), dtype=type_of(node.output).dtype)
 
 
 def _dequantized(lowering: Lowering, node: Node) -> Tree:
@@ -90,13 +57,13 @@ def _dequantized(lowering: Lowering, node: Node) -> Tree:
         raise RefusedError("the ids have no such view", node)
 
     def rows(position: int, strides: tuple[Dim, Dim]) -> Leaf:
-        leaf = _source(lowering, node, position)
+        leaf = lowering.source(node.inputs[position])
         (row, column), still = leaf.access.strides, (0 for _ in outer)
         steps = (*still, strides[0] * column, strides[1] * column)
         return Leaf(leaf.buffer, Access(shape, steps, leaf.access.offset), ((index, row),))
 
     tree = apply("cast(a, f32) * b", rows(1, (group, 1)), rows(2, (1, 0)))
-    split = lowering.store(tree, TensorType(DType.F32, shape), "embed", node.output)
+    split = lowering.at_hand(tree, TensorType(DType.F32, shape), node.output, "embed")
     whole = map_view(split, lambda access: access.reshape(type_.shape))
     if whole is None:
         raise RefusedError("the rows have no such view", node)
@@ -109,7 +76,7 @@ def _with_last(access: Access, size: Dim) -> Access:
 
 def _index_select(lowering: Lowering, node: Node) -> Sequence[Tree]:
     dim, shape = int_of(node.attrs, "dim"), type_of(node.output).shape
-    leaf = _source(lowering, node, 0)
+    leaf = lowering.source(node.inputs[0])
 
     def along(access: Access) -> Access:
         strides: list[Dim] = [0 for _ in shape]
@@ -122,7 +89,7 @@ def _index_select(lowering: Lowering, node: Node) -> Sequence[Tree]:
 
 def _gather(lowering: Lowering, node: Node) -> Sequence[Tree]:
     dim, shape = int_of(node.attrs, "dim"), type_of(node.output).shape
-    leaf = _source(lowering, node, 0)
+    leaf = lowering.source(node.inputs[0])
     return (_indexed(leaf, dim, shape, lowering.tree(node.inputs[1]), node),)
 
 

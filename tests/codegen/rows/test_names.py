@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from graphopt.codegen.cpp.rows_names import Names
+from graphopt.codegen.rows.names import Names
 from graphopt.ir.builder import GraphBuilder
 from graphopt.ir.dtype import DType
 from graphopt.ir.shape import sym

@@ -10,7 +10,7 @@ from graphopt.ir.shape import sym
 from graphopt.ir.types import TensorType
 from graphopt.ledger import Verdict
 
-from .row_cases import EVERY_ISA, chain, check_all, make_case, operation, whole
+from ..cpp.row_cases import EVERY_ISA, chain, check_all, make_case, operation, whole
 
 T = sym("T")
 F32, BF16, I64 = DType.F32, DType.BF16, DType.I64

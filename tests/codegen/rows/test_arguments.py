@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from graphopt.codegen.cpp.arguments import Kind, arguments
+from graphopt.codegen.rows.arguments import Kind, arguments
 from graphopt.ir.dtype import DType
 from graphopt.ir.shape import sym
 from graphopt.ir.types import LayerState, StateType, TensorType
 
-from .row_cases import chain, whole
+from ..cpp.row_cases import chain, whole
 
 T = sym("T")
 

@@ -1,4 +1,4 @@
-"""Names for C++: a weight after its module, a value after what makes it.
+"""Names in kernels: a weight after its module, a value after what makes it.
 
 before:  ``@model.layers.3.input_layernorm.weight``, ``%47 = rms_norm(..)``
 after:   ``input_layernorm_weight``, ``rms_norm1``
@@ -16,8 +16,8 @@ from graphopt.ir.printer import print_attr
 from graphopt.ir.types import StateType
 from graphopt.region import state_root
 
-# What headers and templates call things; names from a model keep clear of them. Made-up names end
-# in a digit; what does so in the headers is here.
+# Words of C++ and of Python, and what headers and templates call things; names from a model keep
+# clear of them. Made-up names end in a digit; what does so in the headers is here.
 TAKEN = (
     "step team a t r n i j k l m o p q first last scratch out acc row count auto bool break case "
     "catch char class const default delete do double else enum float for goto if inline int long "
@@ -31,6 +31,8 @@ TAKEN = (
     "xor load store sum exp expm1 log log1p tanh sin cos tan erf sqrt floor ceil round pow select "
     "splat zeros "
     "gopt columns put square rsqrt abs maximum minimum remainder route keep rounded opposite std "
+    "and as assert async await class def del elif except finally from global import in is lambda "
+    "None nonlocal pass raise with yield True False range tl triton "
     "bf16 f16 linear parts argmax running_sum top_k sort_line row_of"
 )
 _ODD = re.compile(r"\W+", re.ASCII)
@@ -69,7 +71,7 @@ class Names:
         return f"{stem}{count}"
 
     def use(self, name: str) -> str:
-        """``name`` for a C++ variable; another one if a variable is called so already."""
+        """``name`` for a variable; another one if a variable is called so already."""
         if name in self._used or name in TAKEN.split():
             name = self.fresh(name)
         self._used.add(name)
@@ -104,6 +106,6 @@ def _short(path: str) -> str:
 
 
 def plain(name: str) -> str:
-    """``name`` as one word of C++."""
+    """``name`` as one word."""
     text = _ODD.sub("_", name).strip("_") or "value"
     return f"v{text}" if text[0].isdecimal() else text

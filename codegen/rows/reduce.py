@@ -1,7 +1,6 @@
-"""Lowering of reductions, softmax, and of what sorts or scans a dimension.
+"""Lowering of reductions and softmax.
 
-A reduction goes to memory; what follows it, such as the division by a sum, is a tree again. Scans
-and sorts are functions of the headers, called on rows that lie in memory side by side.
+What follows a reduction, such as the division by a sum, is a tree again.
 """
 
 from __future__ import annotations
@@ -15,18 +14,9 @@ from graphopt.ir.shape import product
 from graphopt.ir.types import TensorType
 
 from .access import Access
-from .rows_lower import Lower, Lowering, type_of
-from .rows_pointwise import apply, broadcast
-from .rows_tree import (
-    Address,
-    Call,
-    Leaf,
-    Number,
-    Reduce,
-    RefusedError,
-    Tree,
-    map_view,
-)
+from .lower import Lower, Lowering, type_of
+from .pointwise import apply, broadcast
+from .tree import Number, RefusedError, Tree, map_view
 
 
 def reduced(
@@ -36,7 +26,7 @@ def reduced(
     dims: Sequence[int],
     how: str,
     *values: Value,
-) -> Leaf:
+) -> Tree:
     """``tree`` reduced over ``dims``, which stay as dimensions of size 1."""
     over = tuple(size for dim in dims if isinstance(size := type_.shape[dim], int))
     if len(over) < len(dims):
@@ -46,16 +36,21 @@ def reduced(
     if moved is None:
         raise RefusedError("a reduction has no such view", *values)
     outer = TensorType(_wide(type_.dtype), tuple(type_.shape[dim] for dim in kept))
-    target = lowering.private(outer, how)
-    lowering.statements.append(Reduce(how, target, moved, over, values))
-    access = target.access
+    folded = lowering.fold(how, moved, outer, over, *values)
+    wide = map_view(folded, lambda access: _with_ones(access, dims))
+    if wide is None:
+        raise RefusedError("a reduction has no such view", *values)
+    return wide
+
+
+def _with_ones(access: Access, dims: Sequence[int]) -> Access:
     for dim in dims:
         access = Access(
             (*access.shape[:dim], 1, *access.shape[dim:]),
             (*access.strides[:dim], 0, *access.strides[dim:]),
             access.offset,
         )
-    return Leaf(target.buffer, access)
+    return access
 
 
 def _wide(dtype: DType) -> DType:
@@ -78,12 +73,12 @@ def _reduction(how: str) -> Lower:
         dims = ints_of(node.attrs, "dims")
         if not dims:
             return (tree,)
-        return (_kept(node, reduced(lowering, tree, type_, dims, way, node.output), dims),)
+        return (kept(node, reduced(lowering, tree, type_, dims, way, node.output), dims),)
 
     return lower
 
 
-def _kept(node: Node, tree: Tree, dims: Sequence[int]) -> Tree:
+def kept(node: Node, tree: Tree, dims: Sequence[int]) -> Tree:
     """A reduced tree with the dimensions that the node's output has."""
     if bool_of(node.attrs, "keepdim"):
         return tree
@@ -101,7 +96,7 @@ def _without(dim: int) -> Callable[[Access], Access]:
 def _mean(lowering: Lowering, node: Node) -> Sequence[Tree]:
     type_, dims = type_of(node.inputs[0]), ints_of(node.attrs, "dims")
     tree = lowering.tree(node.inputs[0])
-    return (_kept(node, mean(lowering, tree, type_, dims, node.output), dims),)
+    return (kept(node, mean(lowering, tree, type_, dims, node.output), dims),)
 
 
 def mean(
@@ -119,92 +114,29 @@ def _var(lowering: Lowering, node: Node) -> Sequence[Tree]:
     type_, dims = type_of(node.inputs[0]), ints_of(node.attrs, "dims")
     if not dims:
         raise RefusedError("the variance of single numbers", node)
-    tree = in_memory(lowering, lowering.tree(node.inputs[0]), type_, node.inputs[0])
+    tree = lowering.at_hand(lowering.tree(node.inputs[0]), type_, node.inputs[0])
     center = broadcast(mean(lowering, tree, type_, dims, node.output), type_.shape)
     squares = apply("square(a - b)", tree, center)
     total = reduced(lowering, squares, type_, dims, "sum", node.output)
     count = product(type_.shape[dim] for dim in dims)
     freedom = max(0, count - int_of(node.attrs, "correction")) if isinstance(count, int) else 0
-    return (_kept(node, apply("a / b", total, Number(freedom, "float"), name="var"), dims),)
-
-
-def in_memory(lowering: Lowering, tree: Tree, type_: TensorType, value: Value) -> Tree:
-    """``tree``, or a copy if loading it again is not cheap."""
-    if isinstance(tree, Leaf):
-        return tree
-    return lowering.store(tree, type_, lowering.names.of(value), value)
+    return (kept(node, apply("a / b", total, Number(freedom, "float"), name="var"), dims),)
 
 
 def _softmax(*, logarithm: bool) -> Lower:
     def lower(lowering: Lowering, node: Node) -> Sequence[Tree]:
         type_, dims = type_of(node.inputs[0]), (int_of(node.attrs, "dim"),)
-        tree = in_memory(lowering, lowering.tree(node.inputs[0]), type_, node.inputs[0])
+        tree = lowering.at_hand(lowering.tree(node.inputs[0]), type_, node.inputs[0])
         top = broadcast(reduced(lowering, tree, type_, dims, "max", node.output), type_.shape)
         powers: Tree = apply("exp(a - b)", tree, top)
         if not logarithm:
-            powers = lowering.store(powers, type_, "power", node.output)
+            powers = lowering.at_hand(powers, type_, node.output, "power")
         total = reduced(lowering, powers, type_, dims, "sum", node.output)
         if logarithm:
             rest = broadcast(apply("log(a)", total, name="log_sum"), type_.shape)
             return (apply("a - b - c", tree, top, rest, dtype=type_.dtype),)
         share = broadcast(apply("1.0 / a", total, name="share"), type_.shape)
         return (apply("a * b", powers, share, dtype=type_.dtype),)
-
-    return lower
-
-
-def lines(
-    lowering: Lowering, tree: Tree, type_: TensorType, dim: int, name: str
-) -> tuple[Leaf, list[int]]:
-    """``tree`` in memory with ``dim`` innermost, and the order of dimensions that makes it so."""
-    order = [other for other in range(len(type_.shape)) if other != dim] + [dim]
-    moved = map_view(tree, lambda access: access.permute(order))
-    if moved is None or not isinstance(type_.shape[dim], int):
-        raise RefusedError("a scan or a sort goes over rows")
-    turned = TensorType(type_.dtype, tuple(type_.shape[i] for i in order))
-    return lowering.rows_of(moved, turned, name), order
-
-
-def heads_of(leaf: Leaf) -> Leaf:
-    """The first element of each line of a leaf."""
-    return Leaf(leaf.buffer, leaf.access.select(len(leaf.access.shape) - 1, 0))
-
-
-def _on_lines(function: str) -> Lower:
-    """A function ``f(line, count, out..)`` of each line along a dimension."""
-
-    def lower(lowering: Lowering, node: Node) -> Sequence[Tree]:
-        type_, dim = type_of(node.inputs[0]), int_of(node.attrs, "dim")
-        line, order = lines(lowering, lowering.tree(node.inputs[0]), type_, dim, "line")
-        whole = node.op == "cumsum"
-        if whole and line.kind == "bool":
-            line = lowering.store(
-                apply("cast(a, i64)", line, dtype=DType.I64),
-                TensorType(DType.I64, line.access.shape),
-                "line",
-            )
-        outer = line.access.shape[:-1]
-        targets = []
-        for output in node.outputs:
-            own = type_of(output)
-            keeps = node.op != "argmax"
-            shape = (*outer, own.shape[dim]) if keeps else (*outer, 1)
-            dtype = DType.F32 if own.dtype.is_float else own.dtype
-            targets.append(lowering.private(TensorType(dtype, shape), lowering.names.of(output)))
-        args: list[str | Address | Tree] = [Address(heads_of(line)), str(type_.shape[dim])]
-        args += [str(node.attrs["k"])] if node.op == "topk" else []
-        flag = {"topk": "largest", "sort": "descending"}.get(node.op)
-        if flag is not None:
-            args.append("true" if bool_of(node.attrs, flag) else "false")
-        args += [Address(heads_of(target)) for target in targets]
-        lowering.statements.append(Call(function, outer, tuple(args), node.outputs))
-        back = [order.index(i) for i in range(len(order))]
-        results: list[Tree] = [
-            Leaf(target.buffer, target.access.permute(back)) for target in targets
-        ]
-        if node.op == "argmax":
-            results = [_kept(node, tree, (dim,)) for tree in results]
-        return results
 
     return lower
 
@@ -219,8 +151,4 @@ TABLE: Mapping[str, Lower] = {
     "var": _var,
     "softmax": _softmax(logarithm=False),
     "log_softmax": _softmax(logarithm=True),
-    "argmax": _on_lines("argmax"),
-    "cumsum": _on_lines("running_sum"),
-    "topk": _on_lines("top_k"),
-    "sort": _on_lines("sort_line"),
 }

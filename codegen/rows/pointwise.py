@@ -12,9 +12,8 @@ from graphopt.ir.ops_spec import dim_of, dtype_of, int_of, scalar_of
 from graphopt.ir.shape import Dim, Expr
 
 from .access import Access
-from .expression import CTYPES, kind_of
-from .rows_lower import Lower, Lowering, type_of
-from .rows_tree import Apply, Number, Position, RefusedError, Tree, map_view
+from .lower import Lower, Lowering, type_of
+from .tree import Apply, Number, Position, RefusedError, Tree, kind_of, map_view
 
 
 def apply(scalar: str, *args: Tree, dtype: DType = DType.F32, name: str = "") -> Apply:
@@ -33,7 +32,7 @@ def pointwise(lowering: Lowering, node: Node) -> Sequence[Tree]:
     type_ = type_of(node.output)
     args = tuple(broadcast(lowering.tree(value), type_.shape) for value in node.inputs)
     for value in node.inputs:
-        if type_of(value).dtype not in CTYPES:
+        if type_of(value).dtype not in lowering.dtypes:
             raise RefusedError(f"nothing is computed in {type_of(value).dtype}", node)
     scalar = scalar_expression(node.op, node.attrs)
     if node.op == "cast" and _loses_nothing(type_of(node.inputs[0]).dtype, type_.dtype):

@@ -10,9 +10,8 @@ from graphopt.ir.ops_spec import dim_of, dims_of, int_of, ints_of, scalar_of
 from graphopt.ir.shape import Dim
 
 from .access import Access
-from .expression import kind_of
-from .rows_lower import Lower, Lowering, type_of
-from .rows_tree import Assembly, Number, RefusedError, Tree, map_view
+from .lower import Lower, Lowering, type_of
+from .tree import Assembly, Number, RefusedError, Tree, kind_of, map_view
 
 Place = Callable[[Access], Access]
 

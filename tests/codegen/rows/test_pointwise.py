@@ -11,7 +11,7 @@ from graphopt.ir.ops_pointwise import ACTIVATIONS
 from graphopt.ir.shape import sym
 from graphopt.ir.types import TensorType
 
-from .row_cases import EVERY_ISA, cases_of, chain, check_all, operation
+from ..cpp.row_cases import EVERY_ISA, cases_of, chain, check_all, operation
 
 T = sym("T")
 F32, BF16, F16, I64, BOOL = DType.F32, DType.BF16, DType.F16, DType.I64, DType.BOOL

@@ -9,15 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Literal
 
 from graphopt.ir.dtype import DType
-from graphopt.ir.graph import Value
 from graphopt.ir.shape import Dim, Expr, product, sym
 
 from .access import Access
-from .expression import Kind
 
-FLOATS = ("float", "bf16", "f16")
+# What numbers are computed with.
+Kind = Literal["float", "int", "bool"]
 
 
 class RefusedError(Exception):
@@ -29,31 +29,36 @@ class RefusedError(Exception):
         self.culprits = tuple(map(str, culprits))
 
 
+def kind_of(dtype: DType) -> Kind:
+    """What a value of ``dtype`` is computed with."""
+    return "float" if dtype.is_float else "int" if dtype.is_int else "bool"
+
+
 @dataclass(frozen=True, slots=True)
 class Buffer:
     """Memory that holds a value.
 
     Attributes:
-        name: the C++ pointer to it.
-        ctype: type of its elements.
+        name: the pointer to it.
+        dtype: type of its elements; None for a state.
         row: elements of one row where a thread keeps only the row that it works on, 0 if all rows
             are the same; None where all rows are there and any may be read.
         single: whether it is a variable, not a pointer.
-        first: the C++ name of the column that it begins with, if not the first.
+        first: name of the column that it begins with, if not the first.
+        spelled: how the target names the type, where it is not that of the dtype.
     """
 
     name: str
-    ctype: str
+    dtype: DType | None
     row: Dim | None = None
     single: bool = False
     first: str = ""
+    spelled: str = ""
 
     @property
     def kind(self) -> Kind:
         """What its elements are computed with."""
-        if self.ctype in FLOATS or self.ctype == "auto":
-            return "float"
-        return "bool" if self.ctype == "bool" else "int"
+        return kind_of(self.dtype) if self.dtype is not None else "int"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -105,7 +110,7 @@ class Apply:
         args: what the names mean, in order.
         dtype: element type of the result.
         kind: what the result is computed with.
-        name: what to call it in C++.
+        name: what to call it.
     """
 
     scalar: str
@@ -115,7 +120,27 @@ class Apply:
     name: str = ""
 
 
-Tree = Leaf | Position | Number | Apply
+@dataclass(frozen=True, slots=True, eq=False)
+class Reduced:
+    """What the last dimensions of a tree add up to, for targets that keep no memory for it.
+
+    Attributes:
+        how: ``sum``, ``max``, ``min``, ``product``, ``any`` or ``all``.
+        tree: what to reduce.
+        over: the dimensions that go.
+    """
+
+    how: str
+    tree: Tree
+    over: tuple[int, ...]
+
+    @property
+    def kind(self) -> Kind:
+        """What the result is computed with."""
+        return self.tree.kind
+
+
+Tree = Leaf | Position | Number | Apply | Reduced
 View = Callable[[Access], Access | None]
 
 
@@ -146,6 +171,9 @@ def _mapped(tree: Tree, view: View, done: dict[int, Tree | None]) -> Tree | None
         if len(known) < len(args):
             return None
         return Apply(tree.scalar, tuple(known), tree.dtype, tree.kind, tree.name)
+    if isinstance(tree, Reduced):
+        inner = _map(tree.tree, _on_first(view, len(tree.over)), {})
+        return None if inner is None else Reduced(tree.how, inner, tree.over)
     access = view(tree.access)
     if access is None:
         return None
@@ -158,6 +186,20 @@ def _mapped(tree: Tree, view: View, done: dict[int, Tree | None]) -> Tree | None
             return None
         indices.append((moved, stride))
     return Leaf(tree.buffer, access, tuple(indices))
+
+
+def _on_first(view: View, kept: int) -> View:
+    """``view`` of all dimensions but the last ``kept``."""
+
+    def partly(access: Access) -> Access | None:
+        rank = len(access.shape) - kept
+        found = view(Access(access.shape[:rank], access.strides[:rank], access.offset))
+        if found is None:
+            return None
+        shape, strides = access.shape[rank:], access.strides[rank:]
+        return Access((*found.shape, *shape), (*found.strides, *strides), found.offset)
+
+    return partly
 
 
 def walk(tree: Tree) -> Iterator[Tree]:
@@ -174,6 +216,8 @@ def walk(tree: Tree) -> Iterator[Tree]:
         if isinstance(one, Leaf):
             for index, _ in one.indices:
                 yield from visit(index)
+        if isinstance(one, Reduced):
+            yield from visit(one.tree)
         yield one
 
     yield from visit(tree)
@@ -226,77 +270,3 @@ class Rows:
             if (count := self.count(size)) is not None:
                 total = total + count * stride
         return total
-
-
-@dataclass(frozen=True, slots=True)
-class Loop:
-    """Stores elements of values of one shape.
-
-    Attributes:
-        stores: where to, and what.
-        values: the values that it computes.
-    """
-
-    stores: tuple[tuple[Leaf, Tree], ...]
-    values: tuple[Value, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Reduce:
-    """Stores what the last dimensions of a tree add up to.
-
-    Attributes:
-        how: ``sum``, ``max``, ``min``, ``product``, ``any`` or ``all``.
-        target: where to; its shape is the tree's first dimensions.
-        tree: what to reduce.
-        over: shape of what is reduced.
-        values: the values that it computes.
-    """
-
-    how: str
-    target: Leaf
-    tree: Tree
-    over: tuple[int, ...]
-    values: tuple[Value, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Call:
-    """Calls a function of the headers once for each element of a shape.
-
-    Attributes:
-        function: its C++ name.
-        shape: how often; the shape of all accesses.
-        args: C++ text, the address of a leaf, or the number that a tree gives.
-        values: the values that it computes.
-    """
-
-    function: str
-    shape: tuple[Dim, ...]
-    args: tuple[str | Address | Tree, ...]
-    values: tuple[Value, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Address:
-    """The address of an element."""
-
-    leaf: Leaf
-
-
-@dataclass(frozen=True, slots=True)
-class Declare:
-    """Private memory for one row.
-
-    Attributes:
-        buffer: its name and type.
-        elements: its size.
-        place: bytes into the thread's scratch; None if it lies on the stack.
-    """
-
-    buffer: Buffer
-    elements: int
-    place: int | None
-
-
-Statement = Loop | Reduce | Call | Declare

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from graphopt.codegen.cpp.parts import anchor_of, parts_of
+from graphopt.codegen.rows.parts import anchor_of, parts_of
 from graphopt.ir.builder import GraphBuilder
 from graphopt.ir.dtype import DType
 from graphopt.ir.graph import Value
@@ -12,7 +12,7 @@ from graphopt.ir.shape import sym
 from graphopt.ir.types import TensorType
 from graphopt.region import make_region
 
-from .linear_cases import AFTER, PARTS, After, N, linear_case, plain
+from ..cpp.linear_cases import AFTER, PARTS, After, N, linear_case, plain
 
 T = sym("T")
 

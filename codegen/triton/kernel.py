@@ -1,0 +1,134 @@
+"""A kernel in Triton: its text, its arguments, and the variants that a plan can call.
+
+before:  a region of a graph
+after:   a Python file with one or more ``@triton.jit`` functions that take the same arguments
+
+Arguments are the pointers of the region (``rows.arguments``: operands, results, and a workspace if
+there is one), then the sizes of the step as 32-bit integers, then constants. All pointers are
+aligned to 16 bytes. Integers that are known at run time only are never specialised, so a variant
+is one cubin for each architecture: a function, its constants, and options of the compiler.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from graphopt.errors import CompileError
+from graphopt.ir.dtype import DType
+from graphopt.ir.shape import Dim, evaluate
+
+# Stands for the kernel's name while its text is made; the name has the text's hash in it.
+NAME = "KERNEL_NAME"
+# Of every pointer that a kernel takes, in bytes.
+ALIGNMENT = 16
+_COMMENT = re.compile(r"^\s*#[^\n]*\n", re.MULTILINE)
+
+
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """One way to run a kernel.
+
+    Attributes:
+        function: which of the text's functions.
+        constants: what its ``tl.constexpr`` parameters are.
+        grid: how many programs, along at most three axes; over the sizes of the step.
+        below: the sizes that it is for: each at most as large as this. Sizes without a bound may
+            be anything.
+        num_warps: warps of a program.
+        num_stages: how deep loads are pipelined.
+    """
+
+    function: str
+    constants: Mapping[str, int] = field(default_factory=dict)
+    grid: tuple[Dim, ...] = (1,)
+    below: Mapping[str, int] = field(default_factory=dict)
+    num_warps: int = 4
+    num_stages: int = 3
+
+    def fits(self, sizes: Mapping[str, int]) -> bool:
+        """Whether it is for a step of these sizes."""
+        return all(sizes[name] <= bound for name, bound in self.below.items())
+
+    def programs(self, sizes: Mapping[str, int]) -> tuple[int, int, int]:
+        """How many programs run in a step of these sizes."""
+        counts = [evaluate(count, sizes) for count in self.grid]
+        x, y, z = (*counts, 1, 1, 1)[:3]
+        return x, y, z
+
+
+@dataclass(frozen=True, slots=True)
+class TritonKernel:
+    """What computes a region on a GPU.
+
+    Attributes:
+        name: what it computes and the hash of how, such as ``rms_norm_3f2a9c1d``.
+        text: a Python file.
+        pointers: element types of the pointers that its functions take first, in order; None for a
+            workspace, which is bytes.
+        sizes: names of the sizes that they take next.
+        variants: in order; the first that fits is run, and the last fits always.
+        workspace: bytes that the programs share while they run, zeros before the first run.
+    """
+
+    name: str
+    text: str
+    pointers: tuple[DType | None, ...]
+    sizes: tuple[str, ...]
+    variants: tuple[Variant, ...]
+    workspace: Dim = 0
+
+    def variant(self, sizes: Mapping[str, int]) -> Variant:
+        """The variant that runs in a step of these sizes."""
+        return next(one for one in self.variants if one.fits(sizes))
+
+
+def named_kernel(
+    title: str,
+    text: str,
+    pointers: Sequence[DType | None],
+    sizes: Sequence[str],
+    variants: Sequence[Variant],
+    *,
+    workspace: Dim = 0,
+) -> TritonKernel:
+    """A kernel whose ``text`` and variants say ``KERNEL_NAME`` where its name belongs.
+
+    Kernels that differ in nothing but comments have one name, so equal layers share one.
+
+    Args:
+        title: what it computes, in words such as ``add+rms_norm``.
+        text: the Python file.
+        pointers: see :class:`TritonKernel`.
+        sizes: see :class:`TritonKernel`.
+        variants: see :class:`TritonKernel`.
+        workspace: see :class:`TritonKernel`.
+
+    Raises:
+        CompileError: there is no variant for some sizes.
+    """
+    if not variants or variants[-1].below:
+        raise CompileError("a kernel has no variant for some sizes", where=title)
+    facts = (_COMMENT.sub("", text), tuple(pointers), tuple(sizes), repr(variants), str(workspace))
+    digest = hashlib.sha256(repr(facts).encode()).hexdigest()[:10]
+    name = f"{re.sub(r'[^a-z0-9]+', '_', title.lower()).strip('_') or 'kernel'}_{digest}"
+    return TritonKernel(
+        name,
+        text.replace(NAME, name),
+        tuple(pointers),
+        tuple(sizes),
+        tuple(
+            Variant(
+                one.function.replace(NAME, name),
+                one.constants,
+                one.grid,
+                one.below,
+                one.num_warps,
+                one.num_stages,
+            )
+            for one in variants
+        ),
+        workspace,
+    )

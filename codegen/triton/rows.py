@@ -1,0 +1,213 @@
+"""Row programs in Triton: pointwise work, reductions, gathers, heads and writes of keys and values.
+
+before:  a region, its work on one row after the other
+after:   a kernel whose programs take blocks of rows, or of parts of rows
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+
+from graphopt.ir.dtype import DType
+from graphopt.ir.graph import Graph, Node, Value
+from graphopt.ir.ops_spec import int_of
+from graphopt.ir.shape import Dim, sym, symbols
+from graphopt.ir.types import StateType, TensorType
+from graphopt.ledger import Verdict, refuse
+from graphopt.region import Region
+
+from ..render import render
+from ..rows import index, layers, pointwise, reduce, shape
+from ..rows.access import Access
+from ..rows.arguments import Argument, Kind, arguments
+from ..rows.lower import Lower, Lowering, type_of
+from ..rows.names import Names
+from ..rows.program import comment, leaf_of, needed, rows_of
+from ..rows.tree import Buffer, Leaf, RefusedError, Tree, map_view
+from .expression import TYPES
+from .functions import functions_for
+from .kernel import TritonKernel, Variant, named_kernel
+from .tile_lower import TileLowering
+from .tile_scope import MOST_ELEMENTS, power_of_two
+from .tiles import Tiles
+
+# Steps of at most so many rows want many programs more than they want large ones.
+FEW_ROWS = 64
+# Elements of a tile, with few rows and with many.
+_SMALL, _LARGE = 1024, 4096
+# Elements that one thread works on.
+_PER_THREAD = 8
+
+
+def rows_kernel(graph: Graph, region: Region) -> TritonKernel | Verdict:
+    """The kernel that computes a region row by row, or why there is none."""
+    try:
+        return _kernel(graph, region)
+    except RefusedError as error:
+        return refuse(error.reason, *error.culprits)
+
+
+def _kernel(graph: Graph, region: Region) -> TritonKernel:
+    rows = rows_of(region.outputs or (graph.nodes[region.nodes[-1]].output,), graph, region)
+    names = Names(graph)
+    given = arguments(graph, region)
+    state = state_dtype(graph, region)
+    buffers = {one: buffer_of(one, names, state) for one in given}
+    plain = {one: buffer for one, buffer in buffers.items() if one.dtype is not None}
+    chosen = [graph.nodes[place] for place in region.nodes]
+    lowering = TileLowering(
+        graph=graph,
+        makers={output: node for node in chosen for output in node.outputs},
+        rows=rows,
+        operands={o.value: leaf_of(o.value, b) for o, b in plain.items() if not _is_result(o)},
+        results={o.value: leaf_of(o.value, b) for o, b in plain.items() if _is_result(o)},
+        names=names,
+        table=TABLE,
+        dtypes=TYPES.keys(),
+        states=_states(buffers),
+    )
+    lowering.finish()
+    tiles = Tiles(rows, names, notes=Notes(names, lowering.makers, chosen))
+    tiles.print(lowering.stores)
+    sizes = sizes_of(graph, region)
+    variants = _variants(tiles, rows.symbol)
+    text = render(
+        "triton/rows.jinja",
+        title=f"{region.name or region.family} of {region.scope or 'the model'}",
+        libdevice="libdevice." in "".join(tiles.lines),
+        functions=functions_for("\n".join(tiles.lines)),
+        arguments=[*(buffer.name for buffer in buffers.values()), *sizes],
+        constants=list(variants[0].constants),
+        lines=tiles.lines,
+    )
+    pointers = [buffer.dtype for buffer in buffers.values()]
+    return named_kernel(region.name or region.family, text, pointers, sizes, variants)
+
+
+class Notes:
+    """The IR of what a kernel computes, each node where it is first computed."""
+
+    def __init__(self, names: Names, makers: Mapping[Value, Node], nodes: Sequence[Node]) -> None:
+        self._names = names
+        self._makers = makers
+        self._nodes = nodes
+        self._told: set[Node] = set()
+
+    def __call__(self, values: Sequence[Value]) -> list[str]:
+        """Comments on the nodes that ``values`` are made with."""
+        computed = needed(values, self._makers)
+        fresh = [node for node in self._nodes if node in computed and node not in self._told]
+        self._told.update(fresh)
+        return [line for node in fresh for line in comment(self._names.line(node), "#")]
+
+
+def buffer_of(argument: Argument, names: Names, state: DType | None = None) -> Buffer:
+    """The memory that an argument points to; ``state`` is the type of a state's elements."""
+    name = names.of(argument.value)
+    if argument.dtype is None:
+        name = f"{name}_{argument.kind.value}"
+    return Buffer(names.use(name), argument.dtype or state)
+
+
+def sizes_of(graph: Graph, region: Region) -> tuple[str, ...]:
+    """The sizes that a region's kernel is given, in order."""
+    nodes = [graph.nodes[place] for place in region.nodes]
+    values = [*region.inputs, *(value for node in nodes for value in node.outputs)]
+    found: set[str] = set()
+    for value in values:
+        if isinstance(value.type, TensorType):
+            for size in value.type.shape:
+                found |= symbols(size)
+    return tuple(sorted(found))
+
+
+def state_dtype(graph: Graph, region: Region) -> DType | None:
+    """The type of a state's elements in the layer that a region reads or writes, if it does."""
+    for place in region.nodes:
+        node = graph.nodes[place]
+        for value in node.inputs:
+            if isinstance(value.type, StateType) and "layer" in node.attrs:
+                return value.type.layers[int_of(node.attrs, "layer")].dtype
+    return None
+
+
+def _states(buffers: Mapping[Argument, Buffer]) -> dict[Value, tuple[Buffer, Buffer]]:
+    keys = {one.value: buffer for one, buffer in buffers.items() if one.kind is Kind.KEYS}
+    return {
+        one.value: (keys[one.value], buffer)
+        for one, buffer in buffers.items()
+        if one.kind is Kind.VALUES
+    }
+
+
+def _is_result(argument: Argument) -> bool:
+    return argument.kind is Kind.RESULT
+
+
+def _variants(tiles: Tiles, symbol: str | None) -> list[Variant]:
+    """Small tiles for few rows, larger ones for many."""
+    few, many = (_variant(tiles, symbol, elements) for elements in (_SMALL, _LARGE))
+    if symbol is None or few == many:
+        return [few]
+    return [
+        Variant(few.function, few.constants, few.grid, {symbol: FEW_ROWS}, few.num_warps),
+        many,
+    ]
+
+
+def _variant(tiles: Tiles, symbol: str | None, elements: int) -> Variant:
+    if tiles.whole_rows:
+        elements = MOST_ELEMENTS
+    constants: dict[str, int] = {}
+    parts, largest = 1, tiles.elements
+    for block in tiles.blocks:
+        length = max(1, min(power_of_two(block.size), elements // block.rest))
+        constants[block.constant] = length
+        largest = max(largest, length * block.rest)
+        parts = max(parts, -(-block.size // length))
+    rows = 1
+    if symbol is not None and elements != _SMALL:
+        rows = max(1, min(32, _LARGE // largest))
+    grid: tuple[Dim, ...] = (1 if symbol is None else (sym(symbol) + (rows - 1)) // rows,)
+    if tiles.blocks and not tiles.whole_rows:
+        constants["PARTS"] = parts
+        grid = (*grid, parts)
+    warps = largest * rows // (32 * _PER_THREAD)
+    warps = max(1, min(16, 1 << max(0, warps.bit_length() - 1)))
+    return Variant("KERNEL_NAME", {"ROWS": rows, **constants}, grid, {}, warps)
+
+
+def _write(lowering: Lowering, node: Node) -> Sequence[Tree]:
+    """Rows ``[heads, size]`` of a token, to the state: ``[slot, head, element]``."""
+    if not isinstance(lowering, TileLowering):
+        raise TypeError(f"{node.op} is lowered to stores of tiles")
+    state = node.inputs[0]
+    while state not in lowering.states:
+        state = lowering.makers[state].inputs[0]
+    slot = lowering.tree(node.inputs[-1])
+    for value, buffer in zip(node.inputs[1:-1], lowering.states[state], strict=False):
+        rows, heads, size = type_of(value).shape
+        places = map_view(slot, partial(_repeated, sizes=(rows, heads, size)))
+        if places is None:
+            raise RefusedError("slots have no such view", node)
+        target = Leaf(buffer, Access((rows, heads, size), (0, size, 1)), ((places, heads * size),))
+        holds = pointwise.apply("a >= 0", places, dtype=DType.BOOL)
+        lowering.store(value, target, holds)
+    return (slot,)
+
+
+def _repeated(access: Access, sizes: tuple[Dim, ...]) -> Access:
+    """One number a row, for all of its elements."""
+    return Access(sizes, (access.strides[0], *(0 for _ in sizes[1:])), access.offset)
+
+
+TABLE: Mapping[str, Lower] = {
+    **pointwise.TABLE,
+    **shape.TABLE,
+    **reduce.TABLE,
+    **index.TABLE,
+    **layers.TABLE,
+    "kv_write": _write,
+    "latent_write": _write,
+}
