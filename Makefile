@@ -12,6 +12,8 @@ BOOTSTRAP := $(or $(ANY_PYTHON),echo "setup: there is no python3 on PATH: instal
 BIN := .venv/bin
 JOBS ?= auto
 PYTEST := -m pytest -n $(JOBS) --dist worksteal
+# Triton decides once for a process whether kernels are interpreted or compiled: two jobs.
+INTERPRET := TRITON_INTERPRET=1
 unexport PYTHONPATH PYTHONHOME
 
 .PHONY: demo test setup lint bench families test-all test-oldest soak clean
@@ -21,7 +23,8 @@ demo: setup ## compile the example checkpoint, verify it, stream completions
 	$(BIN)/python examples/demo.py
 
 test: setup ## what fits in 15 minutes on two cores
-	$(BIN)/python $(PYTEST) -m "not full and not gpu and not soak"
+	$(BIN)/python $(PYTEST) -m "not interpreted and not full and not gpu and not soak"
+	$(INTERPRET) $(BIN)/python $(PYTEST) -m "interpreted and not full"
 
 setup: ## .venv: made once, then left alone until pyproject.toml or tools/setup changes
 	@$(BOOTSTRAP)
@@ -41,11 +44,13 @@ families: setup ## the table of model families: agree, or refused with a reason
 	$(BIN)/python -m tests.models.families
 
 test-all: test ## everything but gpu and soak: what `make test` leaves out comes after it
-	$(BIN)/python $(PYTEST) -m "full and not gpu and not soak"
+	$(BIN)/python $(PYTEST) -m "full and not interpreted and not gpu and not soak"
+	$(INTERPRET) $(BIN)/python $(PYTEST) -m "full and interpreted"
 
 test-oldest: ## the fast tier on the oldest supported torch, triton and transformers (5 GB on disk)
 	@$(BOOTSTRAP) --environment oldest
-	.venv-oldest/bin/python $(PYTEST) -m "not slow and not full and not gpu and not soak"
+	.venv-oldest/bin/python $(PYTEST) -m "not interpreted and not slow and not gpu and not soak"
+	$(INTERPRET) .venv-oldest/bin/python $(PYTEST) -m "interpreted and not slow"
 
 soak: setup ## minutes of load, on purpose
 	$(BIN)/python -m pytest -m soak

@@ -1,4 +1,8 @@
-"""What every test gets: one thread a worker, as many workers as fit, gpu tests only with a GPU."""
+"""What every test gets: one thread a worker, as many workers as fit, gpu tests only with a GPU.
+
+Triton decides by ``TRITON_INTERPRET`` whether a process interprets kernels or compiles them, so the
+interpreted tests are a job of their own: with it only they are chosen, without it all others.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +18,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"  # no test may need the network
 import psutil
 import pytest
 
+INTERPRETS = os.environ.get("TRITON_INTERPRET") == "1"
 WORKER_BYTES = 1_500_000_000  # twice the 0.75 GB that the fast and slow tiers were seen to take
 MAX_WORKERS = 8
 
@@ -30,8 +35,12 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
 
 
 @pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Call all long tests slow; skip the gpu tests, and nothing else ever, without a GPU."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Choose this job's tests; call all long ones slow; skip gpu tests, and no others ever."""
+    others = [one for one in items if bool(one.get_closest_marker("interpreted")) != INTERPRETS]
+    if others:
+        config.hook.pytest_deselected(items=others)
+        items[:] = [one for one in items if one not in set(others)]
     for item in items:
         if item.get_closest_marker("full") or item.get_closest_marker("soak"):
             item.add_marker(pytest.mark.slow)  # so that `-m "not slow"` is the fast tier
