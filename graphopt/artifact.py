@@ -537,10 +537,18 @@ def _check_digests(folder: Path, files: Mapping[str, Any]) -> dict[str, mmap.mma
         for name, row in files.items()
         for number, digest in enumerate(row["sha256"])
     ]
-    with ThreadPoolExecutor() as pool:
-        for found in pool.map(damaged, jobs):
-            if found is not None:
-                raise _damaged(folder, found, "its digest is not the one in the manifest")
+    try:
+        with ThreadPoolExecutor() as pool:
+            found = next((name for name in pool.map(damaged, jobs) if name is not None), None)
+    except RuntimeError as error:
+        raise MachineError(
+            "no thread can be started to check an artifact",
+            where=str(folder),
+            got=str(error),
+            next="let the process have more memory or threads (ulimit -v, ulimit -u)",
+        ) from error
+    if found is not None:
+        raise _damaged(folder, found, "its digest is not the one in the manifest")
     return maps
 
 

@@ -329,3 +329,12 @@ def test_weights_that_may_not_be_read_are_named(
     monkeypatch.setattr(Path, "open", refuse_weights)
     with pytest.raises(ArtifactError, match=r"cannot be read: weights/weights-0000"):
         read_artifact(written)
+
+
+def test_where_no_thread_can_be_started(written: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(self: object, *given: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr("threading.Thread.start", refused)
+    with pytest.raises(MachineError, match="no thread can be started"):
+        read_artifact(written)
