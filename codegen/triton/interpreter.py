@@ -33,7 +33,7 @@ def run(
     pointers: Sequence[Any],
     sizes: Mapping[str, int],
 ) -> None:
-    """Run all programs of a variant.
+    """Run all programs of a variant, launch after launch.
 
     Args:
         kernel: its text.
@@ -46,9 +46,10 @@ def run(
     """
     repair()
     module = load_module(kernel.name, kernel.text)
-    function = getattr(module, variant.function)
     counts = [sizes[name] for name in kernel.sizes]
-    function[variant.programs(sizes)](*pointers, *counts, **variant.constants)
+    for launch in variant.launches:
+        function = getattr(module, launch.function)
+        function[launch.programs(sizes)](*pointers, *counts, **launch.constants)
 
 
 @cache

@@ -14,7 +14,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from graphopt.errors import CompileError
 from graphopt.ir.dtype import DType
@@ -39,6 +39,8 @@ class Variant:
             be anything.
         num_warps: warps of a program.
         num_stages: how deep loads are pipelined.
+        then: what is launched after it, in order, on the same arguments: each reads what those
+            before it wrote. They have no bounds and nothing after them.
     """
 
     function: str
@@ -47,6 +49,12 @@ class Variant:
     below: Mapping[str, int] = field(default_factory=dict)
     num_warps: int = 4
     num_stages: int = 3
+    then: tuple[Variant, ...] = ()
+
+    @property
+    def launches(self) -> tuple[Variant, ...]:
+        """All that is launched, in order: itself, and what comes after it."""
+        return (replace(self, then=()), *self.then) if self.then else (self,)
 
     def fits(self, sizes: Mapping[str, int]) -> bool:
         """Whether it is for a step of these sizes."""
@@ -119,16 +127,12 @@ def named_kernel(
         text.replace(NAME, name),
         tuple(pointers),
         tuple(sizes),
-        tuple(
-            Variant(
-                one.function.replace(NAME, name),
-                one.constants,
-                one.grid,
-                one.below,
-                one.num_warps,
-                one.num_stages,
-            )
-            for one in variants
-        ),
+        tuple(_named(one, name) for one in variants),
         workspace,
     )
+
+
+def _named(variant: Variant, name: str) -> Variant:
+    """A variant, and what follows it, with a kernel's name where it belongs."""
+    then = tuple(_named(one, name) for one in variant.then)
+    return replace(variant, function=variant.function.replace(NAME, name), then=then)
