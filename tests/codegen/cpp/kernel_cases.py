@@ -26,8 +26,8 @@ from graphopt.quantization import pack_quantized
 from graphopt.region import Region
 from tests.passes.models import lowered
 
+from ..rows.cases import region_graph
 from .native import aligned, compile_source, run_team
-from .row_cases import region_graph
 
 GUARD = 64  # bytes after each result and workspace that must stay as they are
 

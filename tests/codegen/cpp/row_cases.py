@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,28 +13,33 @@ import torch
 from graphopt.codegen.cpp.kernel import Kernel
 from graphopt.codegen.cpp.rows import rows_kernel
 from graphopt.codegen.rows.arguments import Kind, arguments
-from graphopt.ir.builder import GraphBuilder
 from graphopt.ir.dtype import DType
-from graphopt.ir.graph import Attr, Graph, Node, Value
-from graphopt.ir.interpreter import Interpreter
+from graphopt.ir.graph import Graph, Value
 from graphopt.ir.ops_spec import int_of
 from graphopt.ir.reference import PagedState, torch_dtype
 from graphopt.ir.shape import evaluate
-from graphopt.ir.types import LayerState, StateType, TensorType
-from graphopt.ir.widen import widen
+from graphopt.ir.types import StateType, TensorType
 from graphopt.kv_layout import kv_bytes
 from graphopt.ledger import Verdict
 from graphopt.packing import Layout, pack
 from graphopt.quantization import pack_quantized
-from graphopt.region import Region, make_region
+from graphopt.region import Region
 
+from ..rows.cases import (
+    BLOCK,
+    BLOCKS,
+    TOLERANCE,
+    close,
+    expected_of,
+    layer_of,
+    operands_of,
+    region_graph,
+    whole,
+)
 from .native import ISAS, aligned, compile_source, run_team
 
-BLOCK, BLOCKS = 5, 8
 # The best instruction set always, the others where there is time.
 EVERY_ISA = [ISAS[0], *(pytest.param(isa, marks=pytest.mark.full) for isa in ISAS[1:])]
-TOLERANCE = {DType.F32: 2e-6, DType.BF16: 1e-2, DType.F16: 2e-3}
-_FEW = 200  # what integers are below where nothing says more: positions in a table, mostly
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,22 +49,6 @@ class RowCase:
     graph: Graph
     region: Region
     kernel: Kernel
-
-
-def region_graph(graph: Graph, region: Region) -> Graph:
-    """The nodes of a region as a graph, with the region's operands and results."""
-    return Graph(
-        "region",
-        tuple(value for value in region.inputs if not value.is_weight),
-        tuple(value for value in region.inputs if value.is_weight),
-        tuple(graph.nodes[place] for place in region.nodes),
-        region.outputs,
-    )
-
-
-def whole(graph: Graph, family: str = "row") -> Region:
-    """All of a graph as one region."""
-    return make_region(graph, range(len(graph.nodes)), family=family)
 
 
 def make_case(
@@ -96,89 +85,13 @@ def check(
     for number, case in enumerate(cases):
         generator = torch.Generator().manual_seed(seed + number)
         env = {"T": tokens, "R": max(1, tokens - 1), "S": 1, "P": 1}
-        given = _operands(case, env, generator)
-        expected, written = _expected(case, given)
+        given = operands_of(case.graph, env, generator)
+        expected, written = expected_of(case.graph, given)
         found = _native(library, case, given, env, threads, layouts or {})
         for value, want in expected.items():
             _compare(case, value, found[value], want)
         if written is not None:
             _compare_state(case, written, found, given)
-
-
-def _operands(
-    case: RowCase, env: Mapping[str, int], generator: torch.Generator
-) -> dict[str, object]:
-    given: dict[str, object] = {}
-    for value in (*case.graph.inputs, *case.graph.weights):
-        if isinstance(value.type, StateType):
-            given[value.name] = PagedState.allocate(value.type, BLOCKS, BLOCK)
-            continue
-        shape = [evaluate(size, env) for size in value.type.shape]
-        given[value.name] = _numbers(case.graph, value, shape, env, generator)
-    return given
-
-
-def _numbers(
-    graph: Graph,
-    value: Value,
-    shape: list[int],
-    env: Mapping[str, int],
-    generator: torch.Generator,
-) -> torch.Tensor:
-    assert isinstance(value.type, TensorType)
-    dtype = torch_dtype(value.type.dtype)
-    if value.type.dtype.is_float:
-        return torch.randn(shape, generator=generator).to(dtype)
-    if value.type.dtype is DType.BOOL:
-        return torch.rand(shape, generator=generator) < 0.5
-    if any(node.op.endswith("_write") for node in graph.users.get(value, ())):
-        slots = torch.randperm(BLOCK * BLOCKS, generator=generator)[: math.prod(shape)]
-        return torch.where(torch.rand(len(slots), generator=generator) < 0.2, -1, slots)
-    if value.is_weight and value.type.dtype is DType.I8:  # of four bits at most
-        return torch.randint(-8, 8, shape, generator=generator, dtype=dtype)
-    below = _bound(graph, value, env)
-    return torch.randint(0, below, shape, generator=generator).to(dtype)
-
-
-def _bound(graph: Graph, value: Value, env: Mapping[str, int]) -> int:
-    """What an index may be, through the views of it."""
-    found = _FEW if value.type.dtype.nbytes > 1 else 100  # type: ignore[union-attr]
-    for node in graph.users.get(value, ()):
-        if node.op in ("embed", "quantized_embed"):
-            found = min(found, _size(node, 1, 0, env))
-        elif node.op in ("index_select", "gather") and node.inputs[1] is value:
-            found = min(found, _size(node, 0, int_of(node.attrs, "dim"), env))
-        elif node.op == "one_hot":
-            found = min(found, int_of(node.attrs, "classes"))
-        elif node.op in ("reshape", "expand", "permute"):
-            found = min(found, _bound(graph, node.output, env))
-    return found
-
-
-def _size(node: Node, position: int, dim: int, env: Mapping[str, int]) -> int:
-    type_ = node.inputs[position].type
-    assert isinstance(type_, TensorType)
-    return evaluate(type_.shape[dim], env)
-
-
-def _wide(given: object) -> object:
-    if isinstance(given, PagedState):
-        return given.clone().to(torch.float32)
-    assert isinstance(given, torch.Tensor)
-    return given.float() if given.is_floating_point() else given
-
-
-def _expected(
-    case: RowCase, given: Mapping[str, object]
-) -> tuple[dict[Value, torch.Tensor], PagedState | None]:
-    wide = widen(case.graph)
-    weights = {v.name: _wide(given[v.name]) for v in case.graph.weights}
-    inputs = {v.name: _wide(given[v.name]) for v in case.graph.inputs}
-    results = Interpreter(wide, weights).run(inputs)  # type: ignore[arg-type]
-    pairs = list(zip(case.graph.outputs, results, strict=True))
-    tensors = {value: result for value, result in pairs if isinstance(result, torch.Tensor)}
-    states = [state for state in inputs.values() if isinstance(state, PagedState)]
-    return tensors, states[0] if states else None
 
 
 def _bytes(tensor: torch.Tensor) -> np.ndarray:
@@ -201,7 +114,9 @@ def _native(
     for argument in arguments(case.graph, case.region):
         value = argument.value
         if isinstance(value.type, StateType):
-            sizes = kv_bytes(_layer(case, value.type), BLOCK, is_latent=value.type.is_latent)
+            sizes = kv_bytes(
+                layer_of(case.graph, value.type), BLOCK, is_latent=value.type.is_latent
+            )
             memory = aligned(max(1, BLOCKS * sizes[argument.kind is Kind.VALUES]))
             found[argument.kind] = memory
         elif argument.kind is Kind.RESULT:
@@ -243,21 +158,7 @@ def _compare(case: RowCase, value: Value, memory: np.ndarray, want: torch.Tensor
     if not dtype.is_float:
         assert torch.equal(got, want), where
         return
-    _close(got.float(), want, TOLERANCE[dtype], where)
-
-
-def _close(got: torch.Tensor, want: torch.Tensor, tolerance: float, where: str) -> None:
-    torch.testing.assert_close(torch.isnan(got), torch.isnan(want), msg=where)
-    finite = torch.isfinite(want)
-    assert torch.equal(got[~finite].nan_to_num(0.5), want[~finite].nan_to_num(0.5)), where
-    scale = want[finite].norm()
-    error = (got[finite] - want[finite]).norm()
-    assert error <= tolerance * scale + 1e-30, f"{error / scale} in {where}"
-
-
-def _layer(case: RowCase, type_: StateType) -> LayerState:
-    (number,) = {int_of(n.attrs, "layer") for n in case.graph.nodes if "layer" in n.attrs}
-    return type_.layers[number]
+    close(got.float(), want, TOLERANCE[dtype], where)
 
 
 def _compare_state(
@@ -268,7 +169,7 @@ def _compare_state(
 ) -> None:
     (state,) = (v for v in case.graph.inputs if isinstance(v.type, StateType))
     assert isinstance(state.type, StateType)
-    layer = _layer(case, state.type)
+    layer = layer_of(case.graph, state.type)
     (node,) = (n for n in case.graph.nodes if n.op.endswith("_write"))
     slots = given[node.inputs[-1].name]
     assert isinstance(slots, torch.Tensor)
@@ -282,37 +183,17 @@ def _compare_state(
         panels = key.reshape(BLOCKS, layer.heads, -(-BLOCK // 16), padded, 16, pair)
         row = panels[block, :, offset // 16, :, offset % 16].reshape(layer.heads, -1)
         want = written.keys[number][block, offset]
-        _close(row[:, : layer.key_size], want, TOLERANCE[dtype], where)
+        close(row[:, : layer.key_size], want, TOLERANCE[dtype], where)
         if not state.type.is_latent:
             value = _decoded(found[Kind.VALUES], dtype)
             rows = value.reshape(BLOCKS, layer.heads, 16 // pair, -1, pair)
             row = rows[block, :, offset // pair, :, offset % pair]
             want = written.values[number][block, offset]
-            _close(row[:, : layer.value_size], want, TOLERANCE[dtype], where)
+            close(row[:, : layer.value_size], want, TOLERANCE[dtype], where)
 
 
 def _decoded(memory: np.ndarray, dtype: DType) -> torch.Tensor:
     return torch.from_numpy(memory).view(torch_dtype(dtype)).float()
-
-
-def operation(op: str, operands: Sequence[TensorType], **attrs: Attr) -> Graph:
-    """A graph of one node; operands are inputs, those without a symbol weights."""
-    return chain(operands, lambda builder, given: builder.node(op, given, attrs))
-
-
-def chain(
-    operands: Sequence[TensorType],
-    make: Callable[[GraphBuilder, list[Value]], Sequence[Value]],
-) -> Graph:
-    """A graph that ``make`` builds on values of the given types; those without rows are weights."""
-    builder = GraphBuilder("case")
-    given = [
-        builder.input(f"x{i}", type_)
-        if any(not isinstance(size, int) for size in type_.shape)
-        else builder.weight(f"w{i}.weight", type_)
-        for i, type_ in enumerate(operands)
-    ]
-    return builder.finish(make(builder, given))
 
 
 def cases_of(graphs: Sequence[Graph]) -> tuple[RowCase, ...]:

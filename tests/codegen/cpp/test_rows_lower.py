@@ -8,7 +8,8 @@ from graphopt.ir.shape import sym
 from graphopt.ir.types import TensorType
 from graphopt.ledger import Verdict
 
-from .row_cases import RowCase, chain, make_case, operation, whole
+from ..rows.cases import chain, operation, whole
+from .row_cases import RowCase, make_case
 
 T, S = sym("T"), sym("S")
 X = TensorType(DType.BF16, (T, 64))

@@ -7,7 +7,8 @@ from graphopt.ir.graph import Graph
 from graphopt.ir.shape import sym
 from graphopt.ir.types import TensorType
 
-from .row_cases import RowCase, chain, make_case, operation, whole
+from ..rows.cases import chain, operation, whole
+from .row_cases import RowCase, make_case
 
 T = sym("T")
 

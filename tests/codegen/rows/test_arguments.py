@@ -7,7 +7,7 @@ from graphopt.ir.dtype import DType
 from graphopt.ir.shape import sym
 from graphopt.ir.types import LayerState, StateType, TensorType
 
-from ..cpp.row_cases import chain, whole
+from .cases import chain, whole
 
 T = sym("T")
 

@@ -13,7 +13,7 @@ from graphopt.ir.types import LayerState, StateType, TensorType
 T = sym("T")
 
 
-def _graph():  # type: ignore[no-untyped-def]
+def _graph() -> Graph:
     b = GraphBuilder("names")
     x = b.input("sum", TensorType(DType.F32, (T, 8)))
     kv = b.input("kv", StateType("kv", (LayerState(1, 8, 8, DType.F32),)))

@@ -25,7 +25,7 @@ def test_views_of_a_tree() -> None:
     x = Leaf(Buffer("x", DType.BF16), contiguous((T, 8)))
     ids = Leaf(Buffer("ids", DType.I64), contiguous((T, 8)))
     y = Leaf(Buffer("y", DType.F32), contiguous((T, 8)), ((ids, 64),))
-    tree = Apply("a * b", (Apply("a + b", (x, x), DType.F32, DType.F32), y), DType.F32, DType.F32)
+    tree = Apply("a * b", (Apply("a + b", (x, x), DType.F32, "float"), y), DType.F32, "float")
     found = map_view(tree, lambda access: access.reshape((T, 2, 4)))
     assert isinstance(found, Apply)
     total, last = found.args
@@ -36,7 +36,7 @@ def test_views_of_a_tree() -> None:
     assert index.access.shape == (T, 2, 4)
     assert len(list(walk(found))) == 5
     assert map_view(tree, lambda access: access.permute((1, 0)).reshape((T * 8,))) is None
-    number = Number(1.0, DType.F32)
+    number = Number(1.0, "float")
     assert map_view(number, lambda access: None) is number
 
 
