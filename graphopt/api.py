@@ -246,7 +246,9 @@ def compile_graph(
 
     lowered = lower(
         traced.graph,
-        decoder_pipeline(traced.scalars, options.quantize),
+        decoder_pipeline(
+            traced.scalars, options.quantize, weight_only=options.target.kind == "cuda"
+        ),
         options.target,
         context,
         disabled=disabled,

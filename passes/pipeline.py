@@ -28,13 +28,17 @@ from .sink_permutes import SinkPermutes
 
 
 def decoder_pipeline(
-    scalars: Mapping[str, float | int] | None = None, quantize: str | None = None
+    scalars: Mapping[str, float | int] | None = None,
+    quantize: str | None = None,
+    *,
+    weight_only: bool = False,
 ) -> tuple[Pass, ...]:
     """The passes for a traced decoder.
 
     Args:
         scalars: values of weights without dimensions that are known when compiling, by name.
         quantize: how to round weights, ``int8`` or ``int4``; None to keep them.
+        weight_only: whether rounding is for weights only, not for the rows that they meet.
 
     Raises:
         UsageError: there is no such way to round weights.
@@ -60,7 +64,7 @@ def decoder_pipeline(
         MergeLinears(),
         RemoveIdentities("remove-merged"),
         # Quantize: fewer bits for what is read in every step, if asked for.
-        *([Quantize(quantize)] if quantize is not None else []),
+        *([Quantize(quantize, weight_only=weight_only)] if quantize is not None else []),
     )
 
 

@@ -6,7 +6,8 @@ after:   %q, %s = quantize_weight(@w);  %y = quantized_linear(%x, %q, %s, @b)
 
 A weight is rounded once, when compiling, since all that makes it is constant; one that an embedding
 and a linear map share is rounded once for both. Numbers change: by what rounding the weights, and
-the rows that they meet, takes away.
+the rows that they meet, takes away. A CPU multiplies integers, so there the rows are rounded too; a
+GPU is bound by reading weights and keeps the rows.
 
 What stays as it is: norms and biases, which are small and reach every number; routers, where a
 rounding error sends a token to another expert; experts and weights per head.
@@ -44,6 +45,7 @@ class Quantize:
 
     Args:
         kind: ``int8`` or ``int4``.
+        weight_only: whether the rows that meet a weight are kept as they are.
 
     Raises:
         UsageError: there is no such kind.
@@ -53,10 +55,11 @@ class Quantize:
     requires = frozenset({"linear maps raised", "biases folded"})
     ensures: frozenset[str] = frozenset()
 
-    def __init__(self, kind: str) -> None:
+    def __init__(self, kind: str, *, weight_only: bool = False) -> None:
         if kind not in BITS:
             raise UsageError("no such quantization", got=kind, expected=", ".join(BITS))
         self.quant = quant_of(BITS[kind])
+        self.weight_only = weight_only
 
     def __call__(self, graph: Graph, context: PassContext) -> PassResult:
         """The graph with quantized weights."""
@@ -89,7 +92,8 @@ class Quantize:
         first, rest = node.inputs[0], node.inputs[2:]
         attrs = self._attrs()
         if node.op == "linear":
-            now = rewriter.one("quantized_linear", [first, *weight, *rest], attrs, loc=node.loc)
+            given = {**attrs, "weight_only": self.weight_only}
+            now = rewriter.one("quantized_linear", [first, *weight, *rest], given, loc=node.loc)
         else:
             type_ = node.output.type
             dtype = {"dtype": type_.dtype} if isinstance(type_, TensorType) else {}

@@ -45,6 +45,8 @@ def linear_kernel(graph: Graph, region: Region, layouts: Mapping[str, Layout]) -
     weight = anchor.inputs[1]
     if weight.name not in layouts or not weight.is_weight:
         return refuse("its weight is not packed, for something else reads it too", weight)
+    if anchor.attrs.get("weight_only"):
+        return refuse("its rows are not rounded, which kernels on a CPU do", anchor)
     try:
         writer = _Writer(graph, region, anchor, layouts)
         fill = writer.prologue()

@@ -3,11 +3,14 @@
 A matrix ``w[N, K]`` becomes integers ``q[N, K]`` of ``bits`` bits and one scale for each row and
 ``group`` columns (the last group may be narrower): w is about q times scale. The integers are i8
 here also where there are only four bits of them; how they lie in memory is the kernels' concern.
+
+In fp8 a matrix becomes numbers of f8e4m3, with one scale in f32 for each block of ``block`` rows
+and ``block`` columns (the last ones may be narrower), or one for all of it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
 from graphopt.errors import VerifyError
@@ -67,15 +70,9 @@ def _check_matrix(types: Types, first: int, attrs: Attrs) -> TensorType:
 
 def _infer_linear(types: Types, attrs: Attrs) -> Types:
     operands = tensors(types)
-    x, matrix = operands[0], _check_matrix(types, 1, attrs)
-    require_class(x, "float", 0)
-    if not x.shape or x.shape[-1] != matrix.shape[1]:
-        raise VerifyError("the last size of the input is not the weight's", got=f"{x} and {matrix}")
-    if len(operands) == 4:
-        require_shape(operands[3], (matrix.shape[0],), 3)
-        if operands[3].dtype != x.dtype:
-            raise VerifyError("the bias has another element type", got=f"{x} and {operands[3]}")
-    return (TensorType(x.dtype, (*x.shape[:-1], matrix.shape[0])),)
+    matrix = _check_matrix(types, 1, attrs)
+    require_class(operands[0], "float", 0)
+    return _infer_product(operands, matrix)
 
 
 def _infer_embed(types: Types, attrs: Attrs) -> Types:
@@ -86,6 +83,48 @@ def _infer_embed(types: Types, attrs: Attrs) -> Types:
     if not dtype.is_float:
         raise VerifyError("the rows are no floats", got=dtype)
     return (TensorType(dtype, (*ids.shape, matrix.shape[1])),)
+
+
+def _fp8_shape(matrix: TensorType, attrs: Attrs) -> tuple[Dim, ...]:
+    """Sizes of the scales of a matrix in fp8."""
+    block = int_of(attrs, "block")
+    if block < 0:
+        raise VerifyError("a block has no columns", got=block)
+    return tuple((size + block - 1) // block for size in matrix.shape) if block else ()
+
+
+def _infer_fp8_weight(types: Types, attrs: Attrs) -> Types:
+    (w,) = tensors(types)
+    require_class(w, "float", 0)
+    require_rank(w, 2, 0)
+    dtypes = [dtype_of(attrs, name) for name in ("dtype", "scales")]
+    if not all(dtype.is_float for dtype in dtypes):
+        raise VerifyError("numbers of a weight in fp8 are no floats", got=dtypes)
+    return TensorType(dtypes[0], w.shape), TensorType(dtypes[1], _fp8_shape(w, attrs))
+
+
+def _infer_fp8_linear(types: Types, attrs: Attrs) -> Types:
+    operands = tensors(types)
+    matrix = operands[1]
+    if not matrix.dtype.is_float:
+        raise VerifyError("input 1 is not in fp8", got=matrix)
+    require_class(operands[0], "float", 0)
+    require_class(operands[2], "float", 2)
+    require_rank(matrix, 2, 1)
+    require_shape(operands[2], _fp8_shape(matrix, attrs), 2)
+    return _infer_product(operands, matrix)
+
+
+def _infer_product(operands: Sequence[TensorType], matrix: TensorType) -> Types:
+    """The type of a product with a matrix whose scales are operand 2, and its bias operand 3."""
+    x = operands[0]
+    if not x.shape or x.shape[-1] != matrix.shape[1]:
+        raise VerifyError("the last size of the input is not the weight's", got=f"{x} and {matrix}")
+    if len(operands) == 4:
+        require_shape(operands[3], (matrix.shape[0],), 3)
+        if operands[3].dtype != x.dtype:
+            raise VerifyError("the bias has another element type", got=f"{x} and {operands[3]}")
+    return (TensorType(x.dtype, (*x.shape[:-1], matrix.shape[0])),)
 
 
 def _quantize_flops(inputs: Types, attrs: Attrs, outputs: Types) -> Dim:
@@ -129,6 +168,7 @@ def _embed_bytes(inputs: Types, attrs: Attrs, outputs: Types) -> Dim:
 
 
 _BITS, _GROUP = AttrSpec("bits", "int"), AttrSpec("group", "int")
+_BLOCK = AttrSpec("block", "int")
 
 QUANT: tuple[OpSpec, ...] = (
     OpSpec(
@@ -149,12 +189,13 @@ QUANT: tuple[OpSpec, ...] = (
         "quantized_linear(x, q, s [, b]): x' times (q s) transposed, plus b, accumulated in f32; "
         "x' is x with each row rounded to 127 steps either way by groups of the same columns: with "
         "a the greatest magnitude, x' is round(x 127 / a) a / 127. A group below 2^-100 is zeros; "
-        "one with a number that is not finite makes its row's results NaN.",
+        "one with a number that is not finite makes its row's results NaN. With `weight_only` only "
+        "the weight is rounded, and x' is x itself.",
         (3, 4),
         _infer_linear,
         flops=_linear_flops,
         bytes=_linear_bytes,
-        attrs=(_BITS, _GROUP),
+        attrs=(_BITS, _GROUP, AttrSpec("weight_only", "bool", False)),
     ),
     OpSpec(
         "quantized_embed",
@@ -165,5 +206,31 @@ QUANT: tuple[OpSpec, ...] = (
         flops=_embed_flops,
         bytes=_embed_bytes,
         attrs=(_BITS, _GROUP, AttrSpec("dtype", "dtype"), AttrSpec("scale", "float", 1.0)),
+    ),
+    OpSpec(
+        "fp8_weight",
+        "fp8_weight(w[N, K]): numbers q of f8e4m3 and scales s, for each `block` rows and columns, "
+        "or one scale of no dimensions if `block` is 0. With a the greatest magnitude of the "
+        "block, s is a / 448 and q is w 448 / a rounded (halves to even). A block below 2^-100 is "
+        "zeros and has scale 0; one with a number that is not finite has scale NaN.",
+        (1, 1),
+        _infer_fp8_weight,
+        flops=_quantize_flops,
+        attrs=(
+            _BLOCK,
+            AttrSpec("dtype", "dtype", DType.F8E4M3),
+            AttrSpec("scales", "dtype", DType.F32),
+        ),
+    ),
+    OpSpec(
+        "fp8_linear",
+        "fp8_linear(x, q, s [, b]): x' times (q s) transposed, plus b, accumulated in f32; x' is x "
+        "with each row rounded to f8e4m3 by groups of `block` columns, or as a whole if that is 0: "
+        "with a the greatest magnitude, x' is round(x 448 / a) a / 448. A group below 2^-100 is "
+        "zeros; one with a number that is not finite makes its row's results NaN.",
+        (3, 4),
+        _infer_fp8_linear,
+        flops=_linear_flops,
+        attrs=(_BLOCK,),
     ),
 )

@@ -13,7 +13,7 @@ from graphopt.errors import UnsupportedError
 
 from .graph import Node
 from .ops_quant import DIVISORS
-from .ops_spec import dtype_of, float_of, int_of
+from .ops_spec import bool_of, dtype_of, float_of, int_of
 from .printer import print_node
 from .reference_common import Env, Maker, Step, torch_dtype, wide_dtype
 
@@ -23,6 +23,8 @@ from .reference_common import Env, Maker, Step, torch_dtype, wide_dtype
 CHUNK = 1 << 18
 # Below this a row's largest number in a group counts as zero: 127 over it would near f32's end.
 TINY = 2.0**-100
+# The greatest number of f8e4m3.
+GREATEST_FP8 = 448.0
 
 
 def _quantize_weight(node: Node) -> Step:
@@ -116,13 +118,15 @@ def round_rows(x: Tensor, group: int) -> tuple[Tensor, Tensor]:
 
 
 def _quantized_linear(node: Node) -> Step:
-    group = int_of(node.attrs, "group")
+    group, weight_only = int_of(node.attrs, "group"), bool_of(node.attrs, "weight_only")
 
     def run(values: Sequence[Any], env: Env) -> tuple[Any, ...]:
         x, integers, scales = values[:3]
         wide = wide_dtype(x.dtype)
-        steps, sizes = round_rows(x.to(wide), group)
-        rounded = (steps * sizes).flatten(-2)[..., : x.shape[-1]]
+        rounded = x.to(wide)
+        if not weight_only:
+            steps, sizes = round_rows(rounded, group)
+            rounded = (steps * sizes).flatten(-2)[..., : x.shape[-1]]
         rows, columns = integers.shape
         out = torch.empty((*x.shape[:-1], rows), dtype=x.dtype, device=x.device)
         step = max(1, 16 * CHUNK // max(1, columns))
@@ -150,8 +154,63 @@ def _quantized_embed(node: Node) -> Step:
     return run
 
 
+def _fp8_weight(node: Node) -> Step:
+    block = int_of(node.attrs, "block")
+    dtype, kept = (torch_dtype(dtype_of(node.attrs, name)) for name in ("dtype", "scales"))
+
+    def run(values: Sequence[Any], env: Env) -> tuple[Any, ...]:
+        w: Tensor = values[0]
+        rows, columns = w.shape
+        # Blocks as rows: [N / block, K / block, block, block].
+        tall, wide = block or max(1, rows), block or max(1, columns)
+        padded = functional.pad(w.float(), (0, -columns % wide, 0, -rows % tall))
+        sizes = (padded.shape[0] // tall, tall, padded.shape[1] // wide, wide)
+        blocks = padded.reshape(sizes).transpose(1, 2)
+        integers, scales = round_fp8(blocks.flatten(2))
+        whole = integers.reshape(blocks.shape).transpose(1, 2).flatten(2).flatten(0, 1)
+        made = scales.squeeze(-1) if block else scales.reshape(())
+        return whole[:rows, :columns].to(dtype), made.to(kept)
+
+    return run
+
+
+def round_fp8(grouped: Tensor) -> tuple[Tensor, Tensor]:
+    """Each last dimension as numbers of f8e4m3 (of ``grouped``'s type), and its scale.
+
+    Returns:
+        numbers of ``grouped``'s shape, and scales ``[..., 1]``.
+    """
+    greatest = grouped.abs().amax(-1, keepdim=True)
+    finite = torch.isfinite(greatest)
+    used = finite & (greatest >= TINY)
+    factor = torch.where(used, greatest.new_tensor(GREATEST_FP8) / greatest, 0.0)
+    scaled = (grouped * factor).clamp(-GREATEST_FP8, GREATEST_FP8).to(torch.float8_e4m3fn)
+    rounded = torch.where(used, scaled.to(grouped.dtype), 0.0)
+    return rounded, torch.where(used, greatest / GREATEST_FP8, torch.where(finite, 0.0, torch.nan))
+
+
+def _fp8_linear(node: Node) -> Step:
+    block = int_of(node.attrs, "block")
+
+    def run(values: Sequence[Any], env: Env) -> tuple[Any, ...]:
+        x, numbers, scales = values[:3]
+        wide, columns = wide_dtype(x.dtype), x.shape[-1]
+        steps, sizes = round_fp8(in_groups(x.to(wide), block or max(1, columns)))
+        rounded = (steps * sizes).flatten(-2)[..., :columns]
+        factors = scales.to(wide)
+        if block:
+            factors = factors.repeat_interleave(block, 0).repeat_interleave(block, 1)
+            factors = factors[: numbers.shape[0], :columns]
+        bias = values[3].to(wide) if len(values) == 4 else None
+        return (functional.linear(rounded, numbers.to(wide) * factors, bias).to(x.dtype),)
+
+    return run
+
+
 QUANT: Mapping[str, Maker] = {
     "quantize_weight": _quantize_weight,
     "quantized_linear": _quantized_linear,
     "quantized_embed": _quantized_embed,
+    "fp8_weight": _fp8_weight,
+    "fp8_linear": _fp8_linear,
 }

@@ -507,7 +507,28 @@ def _quantized_linear(rng: Random) -> Sample:
     types = [TensorType(x.dtype, (*x.shape, columns)), *_quantized(rng, columns, attrs)]
     if rng.random() < 0.5:
         types.append(TensorType(x.dtype, types[1].shape[:1]))
+    if rng.random() < 0.5:
+        attrs["weight_only"] = rng.random() < 0.5
     return Sample(tuple(types), attrs)
+
+
+def _fp8_weight(rng: Random) -> Sample:
+    w = TensorType(rng.choice(FLOATS), (rng.choice(FIXED), rng.choice(FIXED)))
+    return Sample((w,), {"block": rng.choice((0, 1, 3))})
+
+
+def _fp8_linear(rng: Random) -> Sample:
+    x, rows, columns = tensor_of(rng, FLOATS, 0, 2), rng.choice(FIXED), rng.choice(FIXED)
+    block = rng.choice((0, 1, 3))
+    scales = tuple((size + block - 1) // block for size in (rows, columns)) if block else ()
+    types = [
+        TensorType(x.dtype, (*x.shape, columns)),
+        TensorType(rng.choice((DType.F8E4M3, DType.F32)), (rows, columns)),
+        TensorType(DType.F32, scales),
+    ]
+    if rng.random() < 0.5:
+        types.append(TensorType(x.dtype, (rows,)))
+    return Sample(tuple(types), {"block": block})
 
 
 def _quantized_embed(rng: Random) -> Sample:
@@ -575,6 +596,8 @@ SAMPLES: Mapping[str, Make] = {
     "quantize_weight": _quantize_weight,
     "quantized_linear": _quantized_linear,
     "quantized_embed": _quantized_embed,
+    "fp8_weight": _fp8_weight,
+    "fp8_linear": _fp8_linear,
     "rms_norm": _rms_norm,
     "layer_norm": _layer_norm,
     "conv1d": _conv1d,

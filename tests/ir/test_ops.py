@@ -42,7 +42,7 @@ floor_div eq ne lt le gt ge logical_and logical_or bitwise_and bitwise_or where 
 prod any argmax softmax log_softmax cumsum var topk sort reshape permute expand slice select concat
 split pad_constant flip roll repeat_interleave full iota tril triu gather index_select embed scatter
 one_hot linear matmul rms_norm layer_norm conv1d kv_write latent_write attention moe_experts
-rope moe_router quantize_weight quantized_linear quantized_embed
+rope moe_router quantize_weight quantized_linear quantized_embed fp8_weight fp8_linear
 """
 
 

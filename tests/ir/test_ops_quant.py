@@ -27,6 +27,28 @@ def test_inference() -> None:
     assert inferred("quantized_embed", f"i32[T, S]; {matrix}", **embed) == "bf16[T, S, 65]"
 
 
+def test_inference_of_fp8() -> None:
+    assert inferred("fp8_weight", "bf16[300, 130]", block=128) == "f8e4m3[300, 130]; f32[3, 2]"
+    assert inferred("fp8_weight", "f32[7, 5]", block=0) == "f8e4m3[7, 5]; f32[]"
+    wide: dict[str, Attr] = {"block": 0, "dtype": DType.F64, "scales": DType.F64}
+    assert inferred("fp8_weight", "f64[7, 5]", **wide) == "f64[7, 5]; f64[]"
+    blocks = "f8e4m3[300, 130]; f32[3, 2]"
+    assert inferred("fp8_linear", f"bf16[T, 130]; {blocks}; bf16[300]", block=128) == "bf16[T, 300]"
+    assert inferred("fp8_linear", "f32[T, 2, 5]; f8e4m3[7, 5]; f32[]", block=0) == "f32[T, 2, 7]"
+
+
+def test_what_is_refused_of_fp8() -> None:
+    refused("fp8_weight", "i8[7, 64]", "not computed with", block=0)
+    refused("fp8_weight", "f32[7, 64]", "no columns", block=-1)
+    refused("fp8_weight", "f32[7, 64]", "no floats", block=0, dtype=DType.I8)
+    linear = "fp8_linear"
+    refused(linear, "f32[T, 64]; i8[7, 64]; f32[]", "not in fp8", block=0)
+    refused(linear, "f32[T, 63]; f8e4m3[7, 64]; f32[]", "not the weight's", block=0)
+    refused(linear, "f32[T, 64]; f8e4m3[7, 64]; f32[1]", "wrong shape", block=0)
+    refused(linear, "f32[T, 64]; f8e4m3[7, 64]; f32[]", "wrong shape", block=32)
+    refused(linear, "f32[T, 64]; f8e4m3[7, 64]; f32[]; f32[8]", "wrong shape", block=0)
+
+
 def test_what_is_refused() -> None:
     refused("quantize_weight", "i8[7, 64]", "not computed with", **EIGHT)
     refused("quantize_weight", "f32[7]", "dimensions", **EIGHT)

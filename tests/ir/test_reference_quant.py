@@ -157,3 +157,72 @@ def test_a_wider_graph_rounds_alike() -> None:
         same, wide = run("quantize_weight", w.double(), bits=bits, group=32, dtype=DType.F64)
         assert torch.equal(same, integers)
         assert torch.equal(wide, scales.double())
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+def test_with_only_the_weight_rounded_rows_are_as_they_came(bits: int) -> None:
+    x, w, bias = (normal(*shape).bfloat16() for shape in ((5, 77), (9, 77), (9,)))
+    integers, scales = run("quantize_weight", w, bits=bits, group=32)
+    attrs = {"bits": bits, "group": 32, "weight_only": True}
+    found = run("quantized_linear", x, integers, scales, bias, **attrs)
+    wanted = functional.linear(x.double(), whole(integers, scales, 32), bias.double())
+    assert (found.double() - wanted).norm() <= 4e-3 * wanted.norm()
+
+
+def fp8(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Numbers of f8e4m3 with one scale, and it."""
+    step = x.abs().amax() / 448
+    return (x / step).to(torch.float8_e4m3fn).double(), step.double()
+
+
+@pytest.mark.parametrize("block", [0, 32])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
+def test_a_linear_map_in_fp8_rounds_weights_by_blocks_and_rows_by_groups(
+    block: int, dtype: torch.dtype
+) -> None:
+    x, w, bias = (normal(*shape).to(dtype) for shape in ((5, 77), (41, 77), (41,)))
+    numbers, scales = run("fp8_weight", w, block=block)
+    assert (numbers.dtype, scales.dtype) == (torch.float8_e4m3fn, torch.float32)
+    rows, columns = (block, block) if block else w.shape
+    wide, rounded = torch.empty(w.shape, dtype=torch.float64), torch.empty(x.shape).double()
+    for left in range(0, 77, columns):
+        part = slice(left, left + columns)
+        for row in range(5):
+            steps, step = fp8(x[row, part].float())
+            rounded[row, part] = steps * step
+        for top in range(0, 41, rows):
+            steps, step = fp8(w[top : top + rows, part].float())
+            wide[top : top + rows, part] = steps * step
+            scale = scales[top // rows, left // columns] if block else scales
+            assert float(scale) == pytest.approx(float(step), rel=1e-6)
+            kept = numbers[top : top + rows, part].double()
+            assert (kept - steps).norm() <= 1e-2 * steps.norm()  # halves of a float's last bit
+    found = run("fp8_linear", x, numbers, scales, bias, block=block)
+    wanted = functional.linear(rounded, wide, bias.double())
+    assert found.dtype == dtype
+    assert (found.double() - wanted).norm() <= 6e-3 * wanted.norm()
+
+
+def test_zeros_and_what_is_not_finite_in_fp8() -> None:
+    w = normal(64, 64)
+    w[:32, :32] = 0.0
+    w[40, 40] = math.inf
+    numbers, scales = run("fp8_weight", w, block=32)
+    assert scales[0, 0] == 0
+    assert not numbers[:32, :32].float().any()
+    assert scales.isnan().tolist() == [[False, False], [False, True]]
+    x = torch.zeros(3, 64)
+    x[1, 5] = math.nan
+    numbers, scales = run("fp8_weight", normal(4, 64), block=32)
+    found = run("fp8_linear", x, numbers, scales, block=32)
+    assert not found[[0, 2]].any()
+    assert found[1].isnan().all()
+
+
+def test_a_wider_graph_rounds_to_fp8_alike() -> None:
+    w = normal(8, 64).bfloat16()
+    numbers, scales = run("fp8_weight", w, block=32)
+    attrs = {"dtype": DType.F64, "scales": DType.F64}
+    same, wide = run("fp8_weight", w.double(), block=32, **attrs)
+    assert torch.equal(same, numbers.double())
+    assert torch.equal(wide, scales.double())

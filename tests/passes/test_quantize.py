@@ -164,6 +164,15 @@ def test_a_decoder_fuses_as_it_did(kind: str) -> None:
     )
 
 
+def test_rows_are_rounded_too_unless_only_weights_are_to_be() -> None:
+    for weight_only in (False, True):
+        after, _ = rewritten(tied(), Quantize("int4", weight_only=weight_only))
+        assert after.nodes[-1].attrs["weight_only"] is weight_only
+    (*_, last) = decoder_pipeline(quantize="int8", weight_only=True)
+    assert isinstance(last, Quantize)
+    assert last.weight_only
+
+
 def test_one_asks_by_name() -> None:
     with pytest.raises(UsageError, match="no such quantization") as caught:
         Quantize("int3")
