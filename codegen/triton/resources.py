@@ -28,11 +28,15 @@ SHARED_BYTES = {
     120: 99 << 10,
     121: 99 << 10,
 }
-# Registers and threads of one multiprocessor, and bytes of its shared memory.
+# Of one multiprocessor: registers, which a warp takes by 256, threads, and programs; shared memory
+# is what one program may use and 1 KiB, and each program takes 1 KiB besides its own.
 REGISTERS = 65536
+RESERVED_BYTES = 1 << 10
 THREADS = {80: 2048, 86: 1536, 87: 1536, 89: 1536, 90: 2048, 100: 2048, 103: 2048, 120: 1536}
+PROGRAMS = {80: 32, 86: 16, 87: 16, 89: 24, 90: 32, 100: 32, 103: 32, 120: 24}
 _WGMMA = ("HGMMA", "QGMMA", "IGMMA")
 _TENSOR = (*_WGMMA, "HMMA", "IMMA", "QMMA", "OMMA", "UTCHMMA", "UTCQMMA", "UTCIMMA", "UTCOMMA")
+_NARROW = re.compile(r"\.[US](?:8|16)\b")
 _USAGE = re.compile(r"REG:(\d+)")
 _SPILLS = re.compile(r"(\d+) bytes spill stores, (\d+) bytes spill loads")
 _INSTRUCTION = re.compile(r"^\s+/\*[0-9a-f]+\*/\s+(?:@!?U?P\w+ )?([A-Z0-9_]+)((?:\.\w+)*)", re.M)
@@ -80,9 +84,9 @@ class Resources:
         per_thread = -(-self.registers // 8) * 8
         by_registers = REGISTERS // max(1, per_thread * self.threads)
         by_threads = THREADS.get(self.arch, 1536) // self.threads
-        limit = SHARED_BYTES.get(self.arch, 99 << 10)
-        by_shared = limit // max(1, self.shared_bytes)
-        return min(by_registers, by_threads, by_shared, 32)
+        capacity = SHARED_BYTES.get(self.arch, 99 << 10) + RESERVED_BYTES
+        by_shared = capacity // (self.shared_bytes + RESERVED_BYTES)
+        return min(by_registers, by_threads, by_shared, PROGRAMS.get(self.arch, 16))
 
     def problems(self) -> list[str]:
         """What must not ship, in words; empty if nothing."""
@@ -122,7 +126,7 @@ def resources_of(cubin: Cubin) -> Resources:
         threads=cubin.threads,
         instructions=Counter(name for name, _ in found),
         wide_loads=sum(".128" in suffix for suffix in loads),
-        narrow_loads=sum(".U16" in suffix or ".U8" in suffix for suffix in loads),
+        narrow_loads=sum(bool(_NARROW.search(suffix)) for suffix in loads),
         is_serialized="serialized" in log,
         arch=cubin.arch,
     )
