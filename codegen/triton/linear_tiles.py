@@ -1,0 +1,227 @@
+"""How a product of rows with a weight is cut into programs: tiles, splits of K, pipelines.
+
+before:  the sizes of a product and an architecture
+after:   tiles for a few rows, bound by bandwidth, and tiles for many, bound by tensor cores
+
+Few rows read the weight once: what counts is that all multiprocessors load evenly and deeply, so K
+is split until there are enough programs. Many rows are computed by as many programs as fit on the
+device at once, one tile after the other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from graphopt.ir.dtype import DType
+
+# Multiprocessors: of an A100, an RTX 4090, an H100 or H200, a B200.
+PROCESSORS: Mapping[int, int] = {80: 108, 86: 84, 89: 128, 90: 132, 100: 148, 120: 170}
+# The most rows for which the weight's bytes are what takes the time.
+FEW_ROWS = 64
+# The first architecture that has wgmma and copies tiles by descriptors.
+HOPPER = 90
+# The least columns of x that a program takes where K is split.
+_LEAST_K = 512
+# What a byte of x costs, which the cache has, where one of the weight costs 1; and what another
+# part of K does. Guesses: no device has been asked.
+_X_COST, _SPLIT_COST = 0.3, 0.02
+# Blocks of columns for each multiprocessor from which on K is not split.
+_ENOUGH = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Few:
+    """Programs for a few rows: ``blocks`` of columns, each with ``split`` parts of K.
+
+    Attributes:
+        rows: the most rows.
+        columns: of each part of the product, in one program.
+        depth: columns of x in one step.
+        split: programs that share a block of columns.
+        stages: steps whose loads run ahead.
+        warps: of a program.
+    """
+
+    rows: int
+    columns: int
+    depth: int
+    split: int
+    stages: int
+    warps: int = 4
+
+    def steps(self, k: int) -> int:
+        """Steps of one program."""
+        return -(-k // (self.depth * self.split))
+
+
+@dataclass(frozen=True, slots=True)
+class Many:
+    """Tiles of many rows.
+
+    Attributes:
+        below: the most rows that they are for; None if any.
+        rows: of one tile.
+        columns: of each part of the product, in one tile.
+        depth: columns of x in one step.
+        warps: of a program.
+        stages: steps whose loads run ahead.
+        resident: programs for each multiprocessor.
+    """
+
+    below: int | None
+    rows: int
+    columns: int
+    depth: int
+    warps: int
+    stages: int
+    resident: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """A product.
+
+    Attributes:
+        width: columns of one part of it.
+        parts: that are computed side by side.
+        k: what is summed over.
+        dtype: of what is multiplied.
+        is_plain: whether its rows are in memory as they are.
+        arch: such as 90.
+    """
+
+    width: int
+    parts: int
+    k: int
+    dtype: DType
+    is_plain: bool
+    arch: int
+
+    @property
+    def processors(self) -> int:
+        """Multiprocessors of the device."""
+        return PROCESSORS[max((one for one in PROCESSORS if one <= self.arch), default=80)]
+
+    @property
+    def has_descriptors(self) -> bool:
+        """Whether tiles can be copied by descriptors."""
+        return self.arch >= HOPPER
+
+
+def few_tiles(size: Size) -> tuple[Few, ...]:
+    """Tiles for at most 16, 32 and 64 rows."""
+    return tuple(_few(size, rows) for rows in (16, 32, FEW_ROWS))
+
+
+def _few(size: Size, rows: int) -> Few:
+    """The cut whose programs are spread most evenly over the device."""
+    depth = 128 if size.dtype is not DType.F32 else 32
+    while depth > 16 and depth // 2 >= size.k:
+        depth //= 2
+    found: list[tuple[float, Few]] = []
+    for columns in (64, 32, 16):
+        own = columns // size.parts if size.parts in (1, 2, 4) else 16
+        if own < 16 or (own >= 2 * size.width and own > 16):
+            continue
+        blocks = -(-size.width // own)
+        for split in _splits(size.k, depth) if blocks < _ENOUGH * size.processors else [1]:
+            one = Few(rows, own, depth, split, _stages(size, rows, own, depth))
+            found.append((_evenness(size, one, blocks * split), one))
+    return max(found, key=lambda pair: pair[0])[1]
+
+
+def _splits(k: int, depth: int) -> list[int]:
+    steps = -(-k // depth)
+    return [n for n in range(1, 17) if steps % n == 0 and (n == 1 or k // n >= _LEAST_K)]
+
+
+def _evenness(size: Size, one: Few, programs: int) -> float:
+    """How well programs that load together fill the device; splits and reading x cost a little."""
+    rounds = -(-programs // size.processors)
+    even = programs / (rounds * size.processors)
+    enough = min(1.0, programs / (2 * size.processors))
+    own = 1.0 + _X_COST * one.rows / (one.columns * size.parts)
+    return even * enough * (1.0 - _SPLIT_COST * (one.split - 1)) / own
+
+
+def _stages(size: Size, rows: int, columns: int, depth: int) -> int:
+    """As deep as leaves room for two programs on every architecture, at most 5."""
+    step = (rows + columns * size.parts) * depth * size.dtype.nbytes
+    return max(2, min(5, (48 << 10) // step + 1))
+
+
+def many_tiles(size: Size) -> tuple[Many, ...]:
+    """Tiles for more rows, by how many there are; the last for any number."""
+    if size.dtype is DType.F32:
+        return (Many(None, 32, max(16, 32 // size.parts), 32, 4, 2, 2),)
+    shapes = _SHAPES[_kind(size)]
+    found: list[Many] = []
+    for below in (128, 256, 512, 1024, None):
+        best = max(shapes, key=lambda shape: _speed(size, shape, below or 4096))
+        if found and _same(found[-1], best):
+            found.pop()
+        columns = best.columns // size.parts
+        found.append(
+            Many(below, best.rows, columns, best.depth, best.warps, best.stages, best.resident)
+        )
+    return tuple(found)
+
+
+@dataclass(frozen=True, slots=True)
+class _Shape:
+    """A tile, and how much of the tensor cores it uses when the device is full."""
+
+    rows: int
+    columns: int
+    depth: int
+    warps: int
+    stages: int
+    resident: int
+    share: float
+
+
+# Tiles that spill nothing, serialize nothing and fit, each compiled at all models' shapes.
+_SHAPES: Mapping[str, Sequence[_Shape]] = {
+    "descriptors": (
+        _Shape(128, 256, 64, 8, 3, 1, 1.0),
+        _Shape(128, 128, 64, 8, 4, 1, 0.8),
+        _Shape(64, 128, 64, 4, 4, 2, 0.7),
+        _Shape(64, 64, 64, 4, 4, 3, 0.5),
+    ),
+    "hopper": (
+        _Shape(128, 128, 64, 8, 3, 1, 0.7),
+        _Shape(64, 128, 64, 4, 3, 2, 0.65),
+        _Shape(64, 64, 64, 4, 4, 2, 0.5),
+    ),
+    "ampere": (
+        _Shape(128, 128, 32, 8, 4, 1, 0.8),
+        _Shape(64, 128, 32, 4, 4, 2, 0.8),
+        _Shape(64, 64, 64, 4, 3, 2, 0.6),
+    ),
+}
+
+
+def _kind(size: Size) -> str:
+    if not size.has_descriptors:
+        return "ampere"
+    return "descriptors" if size.is_plain else "hopper"
+
+
+def _same(one: Many, shape: _Shape) -> bool:
+    return (one.rows, one.depth, one.warps, one.stages) == (
+        shape.rows,
+        shape.depth,
+        shape.warps,
+        shape.stages,
+    )
+
+
+def _speed(size: Size, shape: _Shape, rows: int) -> float:
+    """What share of the tensor cores ``rows`` rows use: the last round of tiles is not full."""
+    columns = max(16, shape.columns // size.parts)
+    tiles = -(-rows // shape.rows) * -(-size.width // columns)
+    slots = size.processors * shape.resident
+    rounds = -(-tiles // slots)
+    useful = rows * size.width / (tiles * shape.rows * columns)
+    return shape.share * useful * tiles / (rounds * slots)

@@ -1,0 +1,90 @@
+"""What stands around a product, as text: which prologues need no pass of their own."""
+
+from __future__ import annotations
+
+import pytest
+
+from graphopt.codegen.rows.tree import RefusedError
+from graphopt.codegen.triton.anchor import Anchored, Prologue
+from graphopt.ir.builder import GraphBuilder
+from graphopt.ir.dtype import DType
+from graphopt.ir.shape import sym
+from graphopt.ir.types import TensorType
+from graphopt.region import make_region
+from tests.codegen.cpp.linear_cases import (
+    Before,
+    gated,
+    gathered,
+    glu_of_turned_halves,
+    layer_norm,
+    linear_case,
+    nothing,
+    plain,
+    residual,
+    rms_norm,
+)
+
+T = sym("T")
+
+
+def prologue_of(before: Before, dtype: DType = DType.BF16) -> tuple[Anchored, Prologue]:
+    anchored = Anchored(*linear_case(before, nothing, dtype))
+    return anchored, anchored.prologue(is_even=False)
+
+
+@pytest.mark.parametrize("before", [rms_norm, gathered])
+def test_a_scale_of_rows_is_left_to_the_end(before: Before) -> None:
+    anchored, prologue = prologue_of(before)
+    assert len(prologue.sums) == 1
+    assert not any("for " in line for line in prologue.before)
+    assert "rsqrt" in "\n".join(anchored.epilogue(prologue, is_even=False))
+
+
+def test_a_mean_is_taken_off_before() -> None:
+    _, prologue = prologue_of(layer_norm)
+    assert not prologue.sums
+    assert sum(line.startswith("for ") for line in prologue.before) == 2
+
+
+def test_rows_that_may_overflow_are_scaled_before() -> None:
+    _, prologue = prologue_of(rms_norm, DType.F16)
+    assert not prologue.sums
+    assert sum(line.startswith("for ") for line in prologue.before) == 1
+
+
+def test_rows_as_they_are() -> None:
+    anchored, prologue = prologue_of(plain)
+    assert anchored.is_plain
+    assert prologue.plain is not None
+    assert prologue.tile.startswith("tl.load(x")
+    assert not prologue_of(gated)[0].is_plain
+
+
+def test_chosen_rows_are_looked_up_once() -> None:
+    _, prologue = prologue_of(gathered)
+    assert any("tl.load(rows" in line for line in prologue.before)
+    assert not any("tl.load(rows" in line for line in prologue.load)
+
+
+def test_sums_are_not_loaded() -> None:
+    anchored = Anchored(*linear_case(plain, residual, DType.BF16))
+    lines = anchored.epilogue(anchored.prologue(is_even=True), is_even=True)
+    assert not any("tl.load(acc" in line for line in lines)
+    assert lines[-1].startswith("tl.store(")
+
+
+def test_parts_are_side_by_side() -> None:
+    anchored = Anchored(*linear_case(plain, glu_of_turned_halves, DType.BF16))
+    assert anchored.accumulators == ["acc0", "acc1"]
+    assert anchored.width == 22
+
+
+def test_a_reduction_of_heads_is_refused() -> None:
+    b = GraphBuilder("heads")
+    x = b.input("x", TensorType(DType.BF16, (T, 4, 16)))
+    normed = b.one("rms_norm", [x], {"eps": 1e-5})
+    rows = b.one("reshape", [normed], {"shape": (T, 64)})
+    graph = b.finish([b.one("linear", [rows, b.weight("w", TensorType(DType.BF16, (8, 64)))])])
+    anchored = Anchored(graph, make_region(graph, range(3), family="linear"))
+    with pytest.raises(RefusedError):
+        anchored.prologue(is_even=True)

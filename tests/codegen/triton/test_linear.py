@@ -1,0 +1,225 @@
+"""Linear kernels: what they compute, what they refuse, and what they take of a GPU."""
+
+from __future__ import annotations
+
+from functools import cache
+from itertools import product
+
+import pytest
+
+from graphopt.codegen.triton.kernel import TritonKernel
+from graphopt.codegen.triton.linear import linear_kernel
+from graphopt.ir.builder import GraphBuilder
+from graphopt.ir.dtype import DType
+from graphopt.ir.graph import Graph
+from graphopt.ir.shape import sym
+from graphopt.ir.types import TensorType
+from graphopt.ledger import Verdict
+from graphopt.region import Region, make_region
+from tests.codegen.cpp import linear_cases
+from tests.codegen.cpp.linear_cases import AFTER, BEFORE, WHOLE_ROWS, After, Before, linear_case
+
+from .linear_shapes import KINDS, MODELS, shape_case
+
+T, R = sym("T"), sym("R")
+TOLERANCE = {DType.F32: 1e-5, DType.BF16: 1e-2, DType.F16: 2e-3}
+FUSED = [after for after in AFTER if after not in WHOLE_ROWS]
+ROWS = (1, 3, 17, 61, 83)
+
+
+@cache
+def case_of(before: Before, after: After, dtype: DType) -> tuple[Graph, Region, TritonKernel]:
+    graph, region = linear_case(before, after, dtype)
+    kernel = linear_kernel(graph, region)
+    assert isinstance(kernel, TritonKernel), kernel
+    return graph, region, kernel
+
+
+def split_case(n: int, k: int, *, normed: bool = True) -> tuple[Graph, Region]:
+    """A gated unit of rows long enough that K is split."""
+    b = GraphBuilder("split")
+    x = b.input("x", TensorType(DType.BF16, (T, k)))
+    if normed:
+        x = b.one("rms_norm", [x, b.weight("norm", TensorType(DType.BF16, (k,)))], {"eps": 1e-5})
+    y = b.one("linear", [x, b.weight("w", TensorType(DType.BF16, (2 * n, k)))])
+    halves = b.node("split", [y], {"dim": 1, "sizes": (n, n)})
+    graph = b.finish([b.one("glu", halves, {"activation": "silu"})])
+    return graph, make_region(graph, range(len(graph.nodes)), family="linear")
+
+
+def made(case: tuple[Graph, Region] | None, arch: int = 90) -> TritonKernel:
+    assert case is not None
+    kernel = linear_kernel(*case, arch=arch)
+    assert isinstance(kernel, TritonKernel), kernel
+    return kernel
+
+
+class TestRefusals:
+    @pytest.mark.parametrize("after", WHOLE_ROWS)
+    def test_whole_rows(self, after: After) -> None:
+        found = linear_kernel(*linear_case(BEFORE[0], after, DType.BF16))
+        assert isinstance(found, Verdict)
+        assert found.reason
+
+    def test_a_norm_says_why(self) -> None:
+        found = linear_kernel(*linear_case(BEFORE[0], linear_cases.normed, DType.BF16))
+        assert isinstance(found, Verdict)
+        assert found.reason == "its epilogue reduces whole rows of the product"
+
+    def test_no_rows(self) -> None:
+        b = GraphBuilder("still")
+        x = b.input("x", TensorType(DType.BF16, (4, 32)))
+        graph = b.finish([b.one("linear", [x, b.weight("w", TensorType(DType.BF16, (16, 32)))])])
+        found = linear_kernel(graph, make_region(graph, [0], family="linear"))
+        assert isinstance(found, Verdict)
+        assert "rows" in found.reason
+
+    def test_f64(self) -> None:
+        found = linear_kernel(*linear_case(BEFORE[0], AFTER[0], DType.F64))
+        assert isinstance(found, Verdict)
+        assert "f64" in found.reason
+
+    def test_another_product(self) -> None:
+        found = linear_kernel(*linear_case(BEFORE[0], AFTER[0], DType.BF16, 8))
+        assert isinstance(found, Verdict)
+
+
+class TestText:
+    def test_it_is_the_same_every_time(self) -> None:
+        assert made(shape_case("qwen3-8b", "qkv")) == made(shape_case("qwen3-8b", "qkv"))
+
+    def test_layers_share_a_kernel(self) -> None:
+        names = {made(shape_case(name, "o")).name for name in ("qwen3-8b", "llama-3.1-8b")}
+        assert len(names) == 1
+
+    def test_descriptors_copy_what_lies_as_it_is(self) -> None:
+        assert "x_blocks.load" in made(shape_case("qwen3-8b", "down")).text
+        assert "x_blocks" not in made(shape_case("qwen3-8b", "gate_up")).text
+        assert "w1_blocks.load" in made(shape_case("qwen3-8b", "gate_up")).text
+        assert "descriptor" not in made(shape_case("qwen3-8b", "down"), 80).text
+
+    def test_odd_rows_have_no_descriptor(self) -> None:
+        graph, region = linear_case(BEFORE[0], AFTER[0], DType.BF16)
+        assert "descriptor" not in made((graph, region)).text
+
+    def test_split_sums_have_room(self) -> None:
+        kernel = made(split_case(64, 4096))
+        assert kernel.pointers[-1] is None
+        for variant in kernel.variants:
+            if (split := variant.constants.get("SPLIT", 1)) > 1:
+                tile = variant.constants["BLOCK_M"] * variant.constants["BLOCK_N"]
+                blocks = variant.grid[0]
+                assert isinstance(kernel.workspace, int)
+                assert isinstance(blocks, int)
+                assert kernel.workspace >= 4 * blocks * (1 + split * 3 * tile)
+
+    def test_variants_are_ordered(self) -> None:
+        for kind in KINDS:
+            bounds = [
+                next(iter(one.below.values()), 1 << 30)
+                for one in made(shape_case("qwen3-8b", kind)).variants
+            ]
+            assert bounds == sorted(set(bounds))
+
+
+def chosen(few: bool) -> list[tuple[Before, After, DType]]:
+    """All combinations, or each side and each type at least once."""
+    every = list(product(BEFORE, FUSED, TOLERANCE))
+    if not few:
+        return every
+    types = list(TOLERANCE)
+    diagonal = [(BEFORE[n % 5], after, types[n % 3]) for n, after in enumerate(FUSED)]
+    return [*diagonal, *((one, FUSED[6], DType.BF16) for one in BEFORE)]
+
+
+@pytest.mark.interpreted
+class TestNumbers:
+    @staticmethod
+    def agrees(one: tuple[Before, After, DType], seed: int) -> None:
+        from .linear_runs import check
+
+        graph, region, kernel = case_of(*one)
+        for rows in ROWS:
+            env = {"T": rows, "R": rows}
+            check(graph, region, kernel, env, TOLERANCE[one[2]], seed=seed)
+
+    @pytest.mark.parametrize("one", chosen(few=True), ids=str)
+    def test_some(self, one: tuple[Before, After, DType]) -> None:
+        self.agrees(one, 1)
+
+    @pytest.mark.full
+    @pytest.mark.parametrize("one", chosen(few=False), ids=str)
+    def test_every(self, one: tuple[Before, After, DType]) -> None:
+        self.agrees(one, 2)
+
+    @pytest.mark.parametrize("normed", [True, False])
+    @pytest.mark.parametrize("rows", [1, 7, 16, 33])
+    def test_split_sums(self, rows: int, normed: bool) -> None:
+        """Twice with the same workspace: counters are zero again."""
+        from .linear_runs import Launch, check, operands_of
+
+        case = split_case(48, 2048, normed=normed)
+        kernel, env = made(case), {"T": rows}
+        assert kernel.variant(env).constants["SPLIT"] > 1
+        check(*case, kernel, env, 1e-2)
+        launch, given = Launch(kernel, env), operands_of(case[0], env, 3)
+        first, again = (launch.results(*case, kernel.variant(env), given, env)[0] for _ in range(2))
+        assert first.equal(again)
+
+    @pytest.mark.parametrize("arch", [80, 90])
+    @pytest.mark.parametrize("rows", [65, 129])
+    def test_many_rows(self, rows: int, arch: int) -> None:
+        """Descriptors and pointers, tiles that do not end with the rows or the columns."""
+        from .linear_runs import check
+
+        for normed in (True, False):
+            case = split_case(72, 96, normed=normed)
+            kernel = made(case, arch)
+            check(*case, kernel, {"T": rows}, 1e-2)
+
+    def test_large_rows_of_f16(self) -> None:
+        """What is normed may be too large for the type before it is."""
+        from .linear_runs import Launch, expected, operands_of
+
+        graph, region, kernel = case_of(BEFORE[1], FUSED[0], DType.F16)
+        env = {"T": 5, "R": 5}
+        given = dict(operands_of(graph, env, 0))
+        given["x"] = given["x"] * (3e4 / given["x"].float().abs().max()).half()
+        given["norm.weight"] = given["norm.weight"].abs() + 8
+        (want,) = expected(graph, given)
+        (got,) = Launch(kernel, env).results(graph, region, kernel.variant(env), given, env)
+        assert (got.float() - want).norm() <= 2e-3 * want.norm()
+
+
+def gate(model: str, kind: str, arch: int) -> None:
+    """All variants of a linear map of a model: what they take, and that nothing is wrong."""
+    from graphopt.codegen.triton.compile import compile_variant
+    from graphopt.codegen.triton.resources import resources_of
+
+    case = shape_case(model, kind)
+    if case is None:
+        return
+    kernel = made(case, arch)
+    for variant in kernel.variants:
+        found = resources_of(compile_variant(kernel, variant, arch))
+        where = (model, kind, arch, dict(variant.constants), found)
+        assert found.problems() == [], where
+        assert found.has_tensor_cores, where
+        assert found.wide_loads > 0, where
+        if variant.function.endswith("_many") and arch == 90:
+            assert found.has_wgmma, where
+            assert found.instructions["UTMALDG"], where
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("kind", "arch"), [("gate_up", 90), ("down", 90), ("o", 80)])
+def test_resources(kind: str, arch: int) -> None:
+    gate("llama-3.2-1b", kind, arch)
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("arch", [80, 89, 90])
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("model", MODELS)
+def test_all_resources(model: str, kind: str, arch: int) -> None:
+    gate(model, kind, arch)
