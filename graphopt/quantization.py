@@ -39,7 +39,7 @@ def pack_quantized(integers: Array, scales: Array, layout: Layout) -> npt.NDArra
     """The stored array of a quantized weight.
 
     Args:
-        integers: i8 ``[N, K]`` or ``[batch, N, K]``.
+        integers: i8 ``[N, K]`` or ``[batch, N, K]``, of which a batch of one may be either.
         scales: f16 ``[N, K / group]``, with the same batch.
         layout: has the same N, K and batch.
 
@@ -63,7 +63,7 @@ def pack_quantized(integers: Array, scales: Array, layout: Layout) -> npt.NDArra
 
 
 def unpack_quantized(stored: Array, layout: Layout) -> tuple[Array, Array]:
-    """The integers and scales that ``pack_quantized`` stored.
+    """The integers and scales that ``pack_quantized`` stored; a batch of one has no dimension.
 
     Raises:
         IRError: the array does not fit the layout.
@@ -95,7 +95,7 @@ def _quant(layout: Layout) -> Quant:
 def _checked(integers: Array, scales: Array, layout: Layout) -> tuple[Quant, int]:
     quant = _quant(layout)
     groups = quant.groups(layout.columns)
-    batch = (layout.batch,) if layout.batch > 1 else ()
+    batch = (layout.batch,) if layout.batch > 1 or integers.ndim > 2 else ()
     for array, wanted, dtype in (
         (integers, (*batch, layout.rows, layout.columns), np.int8),
         (scales, (*batch, layout.rows, groups), np.float16),

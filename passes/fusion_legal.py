@@ -51,6 +51,7 @@ ANCHORS = {
     "kv_write": "heads",
     "latent_write": "heads",
     "moe_experts": "experts",
+    "quantized_experts": "experts",
     "matmul": "matmul",
 }
 ELEMENTWISE = frozenset({"pointwise", "row", "gather"})

@@ -122,11 +122,14 @@ def test_arrays_that_do_not_fit_are_refused() -> None:
         (integers, scales, replace(layout, quant=Quant(8, 48))),
         (integers, scales, replace(layout, quant=Quant(2, 64))),
         (integers, scales, replace(layout, transposed=True)),
-        (integers[None], scales[None], layout),
+        (integers[None], scales, layout),
+        (integers[None, None], scales[None, None], layout),
     ):
         with pytest.raises(IRError, match="does not fit its layout"):
             pack_quantized(*wrong)
     stored = pack_quantized(integers, scales, layout)
+    one = pack_quantized(integers[None], scales[None], layout)  # a single expert's
+    np.testing.assert_array_equal(one, stored)
     for odd in (stored[:, :1], stored.view(np.int8)):
         with pytest.raises(IRError, match="does not fit its layout"):
             unpack_quantized(odd, layout)

@@ -1,6 +1,6 @@
 """Layers of experts as kernels.
 
-before:  a region with one ``moe_experts``
+before:  a region with one ``moe_experts`` or ``quantized_experts``
 after:   a kernel that groups tokens by expert, and reads each expert's weights once
 
 The weights are packed one expert after the other, rows being what a layer gives, also where the
@@ -16,11 +16,12 @@ from dataclasses import dataclass
 from graphopt.ir.dtype import DType
 from graphopt.ir.graph import Graph, Node, Value
 from graphopt.ir.ops import ACTIVATIONS
-from graphopt.ir.ops_spec import bool_of, float_of, str_of
+from graphopt.ir.ops_spec import bool_of, float_of, int_of, str_of
 from graphopt.ir.shape import Dim
 from graphopt.ir.types import TensorType
 from graphopt.ledger import Verdict, refuse
-from graphopt.packing import Layout
+from graphopt.packing import Layout, Quant
+from graphopt.quantization import GROUPS
 from graphopt.region import Region
 
 from ..render import render
@@ -31,12 +32,15 @@ from ..rows.program import comment
 from ..rows.views import view_of
 from .expression import CTYPES, Term, cpp_expression, dim_text, float_literal
 from .kernel import Kernel, named_kernel
+from .quant_sizes import quant_experts_scratch, quant_experts_workspace
 from .rows import buffer_of, pointer
 from .sizes import BLOCK_ROWS, BLOCK_SCRATCH, row_stride
 
 HEADERS = ("math.h", "experts.h")
+QUANT_HEADERS = ("math.h", "experts_quant.h")
+OPERATORS = ("moe_experts", "quantized_experts")
 # What the template calls things.
-_TAKEN = ("sizes", "expert", "column", "count", "wide", "gate", "up", "between", "bias")
+_TAKEN = ("Q", "sizes", "expert", "column", "count", "wide", "gate", "up", "between", "bias")
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +54,51 @@ class _Sizes:
     narrow: int
 
 
+@dataclass(frozen=True, slots=True)
+class _Operands:
+    """What a layer reads.
+
+    Attributes:
+        x: rows of tokens.
+        ids: the experts of each.
+        shares: how much each expert gives.
+        first: the first layer's weights, gate and up.
+        second: the second layer's.
+        scales: those of both, if their weights are of few bits.
+        biases: of both, or none.
+        quant: how weights are rounded.
+        transposed: whether the model has them as columns by rows.
+    """
+
+    x: Value
+    ids: Value
+    shares: Value
+    first: Value
+    second: Value
+    scales: tuple[Value, ...]
+    biases: tuple[Value, ...]
+    quant: Quant | None
+    transposed: bool
+
+    @classmethod
+    def of(cls, node: Node) -> _Operands:
+        """The operands of a layer of experts."""
+        x, ids, shares, *rest = node.inputs
+        if node.op == "moe_experts":
+            first, second, *biases = rest
+            transposed = bool_of(node.attrs, "transposed")
+            return cls(x, ids, shares, first, second, (), tuple(biases), None, transposed)
+        first, first_scales, second, second_scales, *biases = rest
+        quant = Quant(int_of(node.attrs, "bits"), int_of(node.attrs, "group"))
+        scales = (first_scales, second_scales)
+        return cls(x, ids, shares, first, second, scales, tuple(biases), quant, False)
+
+    @property
+    def weights(self) -> tuple[Value, ...]:
+        """All that has to be a weight for the layer's to be packed."""
+        return (self.first, self.second, *self.scales)
+
+
 class _RefusedError(Exception):
     """There is no kernel: the verdict."""
 
@@ -61,20 +110,21 @@ class _RefusedError(Exception):
 def experts_layouts(graph: Graph, region: Region) -> dict[str, Layout]:
     """How the kernel of an experts region wants its weights packed, by name."""
     node = _layer(graph, region)
-    first, second = node.inputs[3:5]
-    if not (first.is_weight and second.is_weight):
+    layer = _Operands.of(node)
+    if not all(value.is_weight for value in layer.weights):
         return {}
     try:
-        n = _sizes(node)
+        n = _sizes(node, layer)
     except _RefusedError:
         return {}
-    transposed = bool_of(node.attrs, "transposed")
+    first, second = (value.name for value in (layer.first, layer.second))
+    scales = [value.name for value in layer.scales] or ["", ""]
     parts = _parts(node, n)
+    rows = sum(len(range(*part)) for part in parts)
+    how = (n.experts, layer.quant, layer.transposed)
     return {
-        first.name: Layout(
-            sum(len(range(*part)) for part in parts), n.hidden, parts, n.experts, None, transposed
-        ),
-        second.name: Layout.whole(n.hidden, n.narrow, batch=n.experts, transposed=transposed),
+        first: Layout(rows, n.hidden, parts, *how, scales[0]),
+        second: Layout(n.hidden, n.narrow, ((0, n.hidden, 1),), *how, scales[1]),
     }
 
 
@@ -82,13 +132,14 @@ def experts_kernel(graph: Graph, region: Region, layouts: Mapping[str, Layout]) 
     """The kernel of an experts region, or why there is none."""
     node = _layer(graph, region)
     wanted = experts_layouts(graph, region)
-    for weight in node.inputs[3:5]:
+    layer = _Operands.of(node)
+    for weight in (layer.first, layer.second):
         if weight.name not in wanted or layouts.get(weight.name) != wanted[weight.name]:
             return refuse("the weights of its experts are not packed for it", weight)
     if node.output not in region.outputs or len(region.outputs) != 1:
         return refuse("it gives something else than the experts' sum", *region.outputs)
     try:
-        return _kernel(graph, region, node, _sizes(node))
+        return _kernel(graph, region, node, _sizes(node, layer))
     except _RefusedError as error:
         return error.verdict
 
@@ -108,7 +159,9 @@ def _kernel(graph: Graph, region: Region, node: Node, n: _Sizes) -> Kernel:
             raise _RefusedError(refuse("an operand is no matrix of strides", value))
         return strided(known[view.operand], view.operand, view.access)
 
-    x, ids, weights, first, second, *biases = node.inputs
+    layer = _Operands.of(node)
+    biases, quant = layer.biases, layer.quant
+    element = f"Quantized<{quant.bits}, {quant.group}>" if quant is not None else ""
     text = render(
         "cpp/experts.jinja",
         title=f"{region.name or region.family} of {region.scope or 'the model'}",
@@ -124,20 +177,26 @@ def _kernel(graph: Graph, region: Region, node: Node, n: _Sizes) -> Kernel:
         bias=f"load_n({known[biases[1]]} + expert * {n.hidden} + column, count)"
         if biases
         else "zeros()",
-        x=matrix(x),
-        ids=matrix(ids),
-        weights=matrix(weights),
-        first=known[first],
-        second=known[second],
+        x=matrix(layer.x),
+        ids=matrix(layer.ids),
+        weights=matrix(layer.shares),
+        element=element,
+        first=known[layer.first],
+        second=known[layer.second],
         y=next(buffer.name for one, buffer in buffers.items() if one.kind is Kind.RESULT),
         workspace=len(given),
     )
+    sizes = (n.tokens, n.chosen, n.experts, n.hidden, n.narrow)
     return named_kernel(
         region.name or region.family,
         text,
-        HEADERS,
-        scratch_bytes=experts_scratch_bytes(n.hidden),
-        workspace=experts_workspace_bytes(n.tokens, n.chosen, n.experts, n.hidden, n.narrow),
+        HEADERS if quant is None else QUANT_HEADERS,
+        scratch_bytes=experts_scratch_bytes(n.hidden)
+        if quant is None
+        else quant_experts_scratch(n.hidden, quant),
+        workspace=experts_workspace_bytes(*sizes)
+        if quant is None
+        else quant_experts_workspace(*sizes, quant),
     )
 
 
@@ -165,20 +224,23 @@ def experts_scratch_bytes(hidden: int) -> int:
 
 def _layer(graph: Graph, region: Region) -> Node:
     nodes = (graph.nodes[place] for place in region.nodes)
-    return next(node for node in nodes if node.op == "moe_experts")
+    return next(node for node in nodes if node.op in OPERATORS)
 
 
-def _sizes(node: Node) -> _Sizes:
+def _sizes(node: Node, layer: _Operands) -> _Sizes:
     """The sizes of a layer.
 
     Raises:
-        _RefusedError: one that the weights have is not fixed, or zero; or numbers of a type that
-            no weights are packed of.
+        _RefusedError: one that the weights have is not fixed, or zero; numbers of a type that is
+            not computed in; or weights of so few bits as no kernel reads.
     """
-    x, ids, _, first, second = map(_tensor, node.inputs[:5])
-    if first.dtype not in (DType.F32, DType.BF16, DType.F16):
-        raise _RefusedError(refuse(f"no experts are computed in {first.dtype}", node.inputs[3]))
-    narrow = second.shape[1 if bool_of(node.attrs, "transposed") else 2]
+    x, ids, first, second = map(_tensor, (layer.x, layer.ids, layer.first, layer.second))
+    if x.dtype not in (DType.F32, DType.BF16, DType.F16):
+        raise _RefusedError(refuse(f"no experts are computed in {x.dtype}", layer.x))
+    if (quant := layer.quant) is not None and GROUPS.get(quant.bits) != quant.group:
+        few = f"{quant.bits} bits in groups of {quant.group}"
+        raise _RefusedError(refuse(f"no kernel reads weights of {few}", layer.first))
+    narrow = second.shape[1 if layer.transposed else 2]
     fixed = (ids.shape[1], first.shape[0], x.shape[1], narrow)
     whole = [size for size in fixed if isinstance(size, int) and size > 0]
     if len(whole) < len(fixed):

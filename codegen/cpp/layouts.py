@@ -77,6 +77,7 @@ READERS = (
     "matmul",
     "quantized_linear",
     "quantized_embed",
+    "quantized_experts",
 )
 PACKED = (DType.F32, DType.BF16, DType.F16)
 KERNELS = tuple(quant_of(bits) for bits in GROUPS)

@@ -42,6 +42,15 @@ EXPERT_FORMS = (
     "concat_clamped",
     "interleaved_clamped",
 )
+# What a layer of experts is, whatever its weights are.
+EXPERT_ATTRS = (
+    AttrSpec("activation", "str", "silu", choices=tuple(ACTIVATIONS)),
+    AttrSpec("form", "str", "concat", choices=EXPERT_FORMS),
+    AttrSpec("limit", "float", 0.0),
+    AttrSpec("alpha", "float", 0.0),
+    AttrSpec("gated", "bool", True),
+    AttrSpec("bias", "bool", False),
+)
 
 
 def _infer_linear(types: Types, attrs: Attrs) -> Types:
@@ -138,7 +147,7 @@ def _conv1d_flops(inputs: Types, attrs: Attrs, outputs: Types) -> Dim:
     return 2 * numel(tensor(outputs, 0)) * each * width
 
 
-def _expert_sizes(types: Types, attrs: Attrs) -> tuple[Dim, Dim, Dim, Dim]:
+def expert_sizes(types: Types, attrs: Attrs) -> tuple[Dim, Dim, Dim, Dim]:
     """Experts, hidden size, what the first layer gives, what the second takes."""
     first, second = tensor(types, 3), tensor(types, 4)
     require_rank(first, 3, 3)
@@ -151,7 +160,8 @@ def _expert_sizes(types: Types, attrs: Attrs) -> tuple[Dim, Dim, Dim, Dim]:
     return experts, hidden, wide, narrow
 
 
-def _infer_moe(types: Types, attrs: Attrs) -> Types:
+def infer_experts(types: Types, attrs: Attrs) -> Types:
+    """The result of a layer of experts, whose operands fit one another and the attributes."""
     operands = tensors(types)
     x, ids, weights, first, second = operands[:5]
     same_dtype((x, first, second, *operands[5:]))
@@ -162,7 +172,7 @@ def _infer_moe(types: Types, attrs: Attrs) -> Types:
         raise VerifyError("input 1 is not i64", got=ids)
     require_shape(ids, (x.shape[0], ids.shape[1]), 1)
     require_shape(weights, ids.shape, 2)
-    experts, hidden, wide, narrow = _expert_sizes(types, attrs)
+    experts, hidden, wide, narrow = expert_sizes(types, attrs)
     if hidden != x.shape[1]:
         raise VerifyError("experts take another hidden size", got=f"{x} and {first}")
     if wide != (2 * narrow if bool_of(attrs, "gated") else narrow):
@@ -181,12 +191,12 @@ def _infer_moe(types: Types, attrs: Attrs) -> Types:
 
 
 def _moe_flops(inputs: Types, attrs: Attrs, outputs: Types) -> Dim:
-    _, hidden, wide, narrow = _expert_sizes(inputs, attrs)
+    _, hidden, wide, narrow = expert_sizes(inputs, attrs)
     return 2 * numel(tensor(inputs, 1)) * hidden * (wide + narrow)
 
 
 def _moe_bytes(inputs: Types, attrs: Attrs, outputs: Types) -> Dim:
-    used = dim_min(_expert_sizes(inputs, attrs)[0], numel(tensor(inputs, 1)))
+    used = dim_min(expert_sizes(inputs, attrs)[0], numel(tensor(inputs, 1)))
     total = nbytes(inputs[0]) + nbytes(inputs[1]) + nbytes(inputs[2]) + nbytes(outputs[0])
     for type_ in tensors(inputs)[3:]:
         total = total + used * product((*type_.shape[1:], type_.dtype.nbytes))
@@ -250,17 +260,9 @@ NN: tuple[OpSpec, ...] = (
         "moe_experts",
         "The experts that ids name, applied to each token, weighted and added up.",
         (5, 7),
-        _infer_moe,
+        infer_experts,
         flops=_moe_flops,
         bytes=_moe_bytes,
-        attrs=(
-            AttrSpec("activation", "str", "silu", choices=tuple(ACTIVATIONS)),
-            AttrSpec("form", "str", "concat", choices=EXPERT_FORMS),
-            AttrSpec("limit", "float", 0.0),
-            AttrSpec("alpha", "float", 0.0),
-            AttrSpec("transposed", "bool", False),
-            AttrSpec("gated", "bool", True),
-            AttrSpec("bias", "bool", False),
-        ),
+        attrs=(*EXPERT_ATTRS, AttrSpec("transposed", "bool", False)),
     ),
 )

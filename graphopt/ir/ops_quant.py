@@ -1,8 +1,9 @@
 """Weights of a few bits: what rounding a matrix gives, and the layers that read what it gave.
 
-A matrix ``w[N, K]`` becomes integers ``q[N, K]`` of ``bits`` bits and one scale for each row and
-``group`` columns (the last group may be narrower): w is about q times scale. The integers are i8
-here also where there are only four bits of them; how they lie in memory is the kernels' concern.
+A matrix ``w[N, K]``, or one for each expert, becomes integers ``q[N, K]`` of ``bits`` bits and one
+scale for each row and ``group`` columns (the last group may be narrower): w is about q times scale.
+The integers are i8 here also where there are only four bits of them; how they lie in memory is the
+kernels' concern.
 
 In fp8 a matrix becomes numbers of f8e4m3, with one scale in f32 for each block of ``block`` rows
 and ``block`` columns (the last ones may be narrower), or one for all of it.
@@ -16,6 +17,7 @@ from types import MappingProxyType
 from graphopt.errors import VerifyError
 
 from .dtype import DType
+from .ops_nn import EXPERT_ATTRS, expert_sizes, infer_experts
 from .ops_pointwise import require_class, require_rank, require_shape
 from .ops_spec import (
     Attrs,
@@ -27,7 +29,7 @@ from .ops_spec import (
     tensor,
     tensors,
 )
-from .shape import Dim, product
+from .shape import Dim, dim_min, product
 from .types import TensorType, nbytes, numel
 
 # What the greatest number of a group may become, for each number of bits: the scale is the greatest
@@ -40,7 +42,8 @@ DIVISORS: Mapping[int, tuple[float, ...]] = MappingProxyType(
 def _infer_quantize(types: Types, attrs: Attrs) -> Types:
     (w,) = tensors(types)
     require_class(w, "float", 0)
-    require_rank(w, 2, 0)
+    if len(w.shape) < 2:
+        raise VerifyError("the weight has no rows and columns", got=w, expected="two dimensions")
     return (
         TensorType(DType.I8, w.shape),
         TensorType(dtype_of(attrs, "dtype"), _scales_shape(w, attrs)),
@@ -53,14 +56,14 @@ def _scales_shape(matrix: TensorType, attrs: Attrs) -> tuple[Dim, ...]:
         raise VerifyError("no such number of bits", got=bits, expected="8 or 4")
     if group < 1:
         raise VerifyError("a group has no columns", got=group)
-    rows, columns = matrix.shape
-    return (rows, (columns + group - 1) // group)
+    *rows, columns = matrix.shape
+    return (*rows, (columns + group - 1) // group)
 
 
-def _check_matrix(types: Types, first: int, attrs: Attrs) -> TensorType:
+def _check_matrix(types: Types, first: int, attrs: Attrs, rank: int = 2) -> TensorType:
     """Inputs ``first`` and the next, which are a rounded matrix and its scales: the matrix."""
     matrix, scales = tensor(types, first), tensor(types, first + 1)
-    require_rank(matrix, 2, first)
+    require_rank(matrix, rank, first)
     if matrix.dtype is not DType.I8:
         raise VerifyError(f"input {first} is not i8", got=matrix)
     require_class(scales, "float", first + 1)
@@ -73,6 +76,19 @@ def _infer_linear(types: Types, attrs: Attrs) -> Types:
     matrix = _check_matrix(types, 1, attrs)
     require_class(operands[0], "float", 0)
     return _infer_product(operands, matrix)
+
+
+def _infer_quantized_experts(types: Types, attrs: Attrs) -> Types:
+    _check_matrix(types, 3, attrs, rank=3)
+    _check_matrix(types, 5, attrs, rank=3)
+    return infer_experts(*_as_experts(types, attrs))
+
+
+def _as_experts(types: Types, attrs: Attrs) -> tuple[Types, Attrs]:
+    """The same layer as ``moe_experts`` has it: weights of the type of x."""
+    x = tensor(types, 0)
+    layers = (TensorType(x.dtype, tensor(types, place).shape) for place in (3, 5))
+    return (*types[:3], *layers, *types[7:]), {**attrs, "transposed": False}
 
 
 def _infer_embed(types: Types, attrs: Attrs) -> Types:
@@ -143,8 +159,8 @@ def _embed_flops(inputs: Types, attrs: Attrs, outputs: Types) -> Dim:
 
 def _packed_bytes(matrix: TensorType, attrs: Attrs) -> Dim:
     """Bytes of a rounded matrix without its scales, two integers of four bits in each."""
-    rows, columns = matrix.shape
-    return product((rows, (columns * int_of(attrs, "bits") + 7) // 8))
+    *rows, columns = matrix.shape
+    return product((*rows, (columns * int_of(attrs, "bits") + 7) // 8))
 
 
 def _quantize_bytes(inputs: Types, attrs: Attrs, outputs: Types) -> Dim:
@@ -156,6 +172,20 @@ def _linear_bytes(inputs: Types, attrs: Attrs, outputs: Types) -> Dim:
     total = nbytes(inputs[0]) + nbytes(outputs[0]) + _packed_bytes(tensor(inputs, 1), attrs)
     for type_ in inputs[2:]:
         total = total + nbytes(type_)
+    return total
+
+
+def _experts_flops(inputs: Types, attrs: Attrs, outputs: Types) -> Dim:
+    _, hidden, wide, narrow = expert_sizes(*_as_experts(inputs, attrs))
+    return 2 * numel(tensor(inputs, 1)) * hidden * (wide + narrow)
+
+
+def _experts_bytes(inputs: Types, attrs: Attrs, outputs: Types) -> Dim:
+    used = dim_min(tensor(inputs, 3).shape[0], numel(tensor(inputs, 1)))
+    total = sum(map(nbytes, inputs[:3]), nbytes(outputs[0]))
+    for place, type_ in enumerate(tensors(inputs)[3:], 3):
+        one = TensorType(type_.dtype, type_.shape[1:])
+        total = total + used * (_packed_bytes(one, attrs) if place in (3, 5) else nbytes(one))
     return total
 
 
@@ -173,10 +203,10 @@ _BLOCK = AttrSpec("block", "int")
 QUANT: tuple[OpSpec, ...] = (
     OpSpec(
         "quantize_weight",
-        "quantize_weight(w[N, K]): integers q, of `bits` bits and as i8, and scales s, for each "
-        "row and each `group` columns. With m the element of greatest magnitude of the group, s is "
-        "m / d rounded to f16, q is w / s rounded (halves to even) and clamped; of the divisors d "
-        "(127 for 8 bits; -8, -8.5, -9, -7.5 and -7 for 4) the first with the least squared "
+        "quantize_weight(w[.., N, K]): integers q, of `bits` bits and as i8, and scales s, for "
+        "each row and each `group` columns. With m the element of greatest magnitude of the group, "
+        "s is m / d rounded to f16, q is w / s rounded (halves to even) and clamped; of the "
+        "divisors d (127 for 8 bits; -8, -8.5, -9, -7.5 and -7 for 4) the first with the least squared "
         "error. Zeros have scale 0; a group with a number that is not finite has scale NaN.",
         (1, 1),
         _infer_quantize,
@@ -232,5 +262,16 @@ QUANT: tuple[OpSpec, ...] = (
         _infer_fp8_linear,
         flops=_linear_flops,
         attrs=(_BLOCK,),
+    ),
+    OpSpec(
+        "quantized_experts",
+        "quantized_experts(x, ids, weights, q1, s1, q2, s2 [, b1, b2]): moe_experts with weights "
+        "of a few bits, q1[E, N, H] and q2[E, H, F]; x, and what the second layer reads, are "
+        "rounded as quantized_linear rounds rows.",
+        (7, 9),
+        _infer_quantized_experts,
+        flops=_experts_flops,
+        bytes=_experts_bytes,
+        attrs=(*EXPERT_ATTRS, _BITS, _GROUP),
     ),
 )

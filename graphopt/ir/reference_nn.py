@@ -69,8 +69,8 @@ def _conv1d(node: Node) -> Step:
     return run
 
 
-def _gate(node: Node) -> Callable[[Tensor], Tensor]:
-    """How the first layer's result becomes the second's input; see ``ops_nn.EXPERT_FORMS``."""
+def expert_gate(node: Node) -> Callable[[Tensor], Tensor]:
+    """What an expert does between its layers; see ``ops_nn.EXPERT_FORMS``."""
     activation = ACTIVATIONS[str_of(node.attrs, "activation")]
     form = str_of(node.attrs, "form")
     limit, alpha = float_of(node.attrs, "limit"), float_of(node.attrs, "alpha")
@@ -92,8 +92,29 @@ def _gate(node: Node) -> Callable[[Tensor], Tensor]:
     return gate
 
 
+def run_experts(
+    values: Sequence[Any], experts: int, expert: Callable[[Tensor, int], Tensor]
+) -> Tensor:
+    """The sum of a layer of experts, given what one of them makes of some rows.
+
+    Args:
+        values: rows of x, ids, and the share of each.
+        experts: how many there are; an id of none of them is a sentinel and goes to none.
+        expert: takes rows and an expert's number.
+    """
+    x, ids, weights = values[:3]
+    out = torch.zeros_like(x)
+    for number in sorted(set(ids.flatten().tolist())):
+        if not 0 <= number < experts:
+            continue
+        places, tokens = torch.where(number == ids.T)
+        share = expert(x[tokens], number) * weights[tokens, places, None]
+        out.index_add_(0, tokens, share.to(out.dtype))
+    return out
+
+
 def _moe_experts(node: Node) -> Step:
-    gate = _gate(node)
+    gate = expert_gate(node)
     bias, transposed = bool_of(node.attrs, "bias"), bool_of(node.attrs, "transposed")
 
     def layer(x: Tensor, weight: Tensor, added: Tensor | None) -> Tensor:
@@ -103,18 +124,13 @@ def _moe_experts(node: Node) -> Step:
         return functional.linear(x, weight, added)
 
     def run(values: Sequence[Any], env: Env) -> tuple[Any, ...]:
-        x, ids, weights, first, second = values[:5]
-        out = torch.zeros_like(x)
-        for expert in sorted(set(ids.flatten().tolist())):
-            if not 0 <= expert < first.shape[0]:  # a sentinel: goes to no expert
-                continue
-            places, tokens = torch.where(expert == ids.T)
-            wide = layer(x[tokens], first[expert], values[5][expert] if bias else None)
-            added = values[6][expert] if bias else None
-            narrow = layer(gate(wide), second[expert], added)
-            share = narrow * weights[tokens, places, None]
-            out.index_add_(0, tokens, share.to(out.dtype))
-        return (out,)
+        first, second = values[3:5]
+
+        def expert(rows: Tensor, number: int) -> Tensor:
+            wide = layer(rows, first[number], values[5][number] if bias else None)
+            return layer(gate(wide), second[number], values[6][number] if bias else None)
+
+        return (run_experts(values, first.shape[0], expert),)
 
     return run
 

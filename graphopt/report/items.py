@@ -17,7 +17,7 @@ from graphopt.region import make_region
 # pointwise, or not ours.
 FAMILY_OPS = (
     ("attention", ("attention",)),
-    ("experts", ("moe_experts", "moe_router")),
+    ("experts", ("moe_experts", "quantized_experts", "moe_router")),
     ("linear", ("linear", "quantized_linear", "matmul", "conv1d")),
     ("state", ("kv_write", "latent_write")),
     ("row", ("rms_norm", "layer_norm", "softmax", "log_softmax", "sum", "mean", "amax", "amin")),

@@ -13,7 +13,8 @@ from graphopt.ir.shape import symbols
 from graphopt.ir.types import TensorType
 from tests.codegen.onnx_run import run_reference, with_weights
 from tests.ir.sample_tensors import inputs_for, sizes_of_step
-from tests.ir.samples import SAMPLES, Sample
+from tests.ir.sample_types import Sample
+from tests.ir.samples import SAMPLES
 
 # ‖out − ref‖ / ‖ref‖; the standard's reference keeps the sums of narrow types in the type itself.
 LIMITS = {torch.float64: 1e-6, torch.float32: 1e-5, torch.bfloat16: 3e-2, torch.float16: 1e-2}

@@ -11,7 +11,8 @@ from graphopt.ir.graph import Attr, Graph, Operand, SourceLocation, Value
 from graphopt.ir.shape import Expr, dim_max, dim_min
 from graphopt.ir.types import StateType, TensorType, Type
 
-from .samples import ANY, SAMPLES, P, R, S, T, shape_of
+from .sample_types import ANY, P, R, S, T, shape_of
+from .samples import SAMPLES
 
 ODD_NAMES = (
     "", " ", "a b", 'quo"te', "back\\slash", "new\nline", "tab\t", "ünïcode", "\ud800", "//x in y",

@@ -15,7 +15,7 @@ from graphopt.ir.reference import PagedState, torch_dtype
 from graphopt.ir.shape import evaluate
 from graphopt.ir.types import StateType, TensorType
 
-from .samples import Sample
+from .sample_types import Sample
 
 
 def sizes_of_step(rng: Random) -> dict[str, int]:

@@ -6,66 +6,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 from random import Random
 
 from graphopt.ir.dtype import DType
 from graphopt.ir.graph import Attr
-from graphopt.ir.ops_nn import EXPERT_FORMS
 from graphopt.ir.ops_pointwise import ACTIVATIONS
 from graphopt.ir.ops_router import GROUP_SCORES, SCORES
-from graphopt.ir.shape import Dim, sym
-from graphopt.ir.types import LayerState, StateType, TensorType, Type
+from graphopt.ir.shape import Dim
+from graphopt.ir.types import LayerState, StateType, TensorType
 
-T, R, S, P = sym("T"), sym("R"), sym("S"), sym("P")
-FLOATS = (DType.F32, DType.F64, DType.BF16, DType.F16)
-INTS = (DType.I64, DType.I32, DType.I16, DType.I8, DType.U8)
-NUMBERS = FLOATS + INTS
-ANY = (*NUMBERS, DType.BOOL)
-FIXED: tuple[Dim, ...] = (1, 2, 3, 5, 7)
-SIZES: tuple[Dim, ...] = (*FIXED, T, R, T + 1, 2 * T, R * 3)
-
-
-@dataclass(frozen=True)
-class Sample:
-    """Types of the inputs and attributes; ``limits`` bounds the integers of an input from above."""
-
-    types: tuple[Type, ...]
-    attrs: Mapping[str, Attr] = field(default_factory=dict)
-    limits: Mapping[int, Dim] = field(default_factory=dict)
-
-
-Make = Callable[[Random], Sample]
-
-
-def shape_of(
-    rng: Random, least: int = 0, most: int = 4, sizes: tuple[Dim, ...] = SIZES
-) -> tuple[Dim, ...]:
-    return tuple(rng.choice(sizes) for _ in range(rng.randint(least, most)))
-
-
-def tensor_of(
-    rng: Random, dtypes: tuple[DType, ...] = FLOATS, least: int = 0, most: int = 4
-) -> TensorType:
-    return TensorType(rng.choice(dtypes), shape_of(rng, least, most))
-
-
-def axis_of(rng: Random, x: TensorType) -> int:
-    rank = len(x.shape)
-    return rng.randrange(-rank, rank)
-
-
-def axes_of(rng: Random, x: TensorType) -> tuple[int, ...]:
-    axes = [i for i in range(len(x.shape)) if rng.random() < 0.5]
-    rng.shuffle(axes)
-    return tuple(axis - rng.choice((0, len(x.shape))) for axis in axes)
-
-
-def narrower(rng: Random, shape: tuple[Dim, ...]) -> tuple[Dim, ...]:
-    """A shape that broadcasts to ``shape``."""
-    kept = tuple(1 if rng.random() < 0.3 else size for size in shape)
-    return kept[rng.randint(0, len(kept)) if rng.random() < 0.3 else 0 :]
+from .sample_types import (
+    ANY,
+    FIXED,
+    FLOATS,
+    INTS,
+    NUMBERS,
+    SIZES,
+    Make,
+    P,
+    R,
+    S,
+    Sample,
+    T,
+    axes_of,
+    axis_of,
+    narrower,
+    shape_of,
+    tensor_of,
+)
+from .weight_samples import WEIGHT_SAMPLES
 
 
 def _number(rng: Random, dtype: DType) -> Attr:
@@ -427,35 +397,6 @@ def _attention(rng: Random) -> Sample:
     )
 
 
-def _moe(rng: Random) -> Sample:
-    dtype, gated = rng.choice((DType.F32, DType.BF16)), rng.random() < 0.7
-    experts, hidden, narrow = 4, rng.choice(FIXED), rng.choice(FIXED)
-    wide = 2 * narrow if gated else narrow
-    transposed, bias = rng.random() < 0.5, rng.random() < 0.5
-    first = (experts, hidden, wide) if transposed else (experts, wide, hidden)
-    second = (experts, narrow, hidden) if transposed else (experts, hidden, narrow)
-    tokens = rng.choice((T, R, 3))
-    types = [
-        TensorType(dtype, (tokens, hidden)),
-        TensorType(DType.I64, (tokens, 2)),
-        TensorType(rng.choice((dtype, DType.F32)), (tokens, 2)),
-        TensorType(dtype, first),
-        TensorType(dtype, second),
-    ]
-    if bias:
-        types += [TensorType(dtype, (experts, wide)), TensorType(dtype, (experts, hidden))]
-    attrs: dict[str, Attr] = {
-        "activation": rng.choice(tuple(ACTIVATIONS)),
-        "form": rng.choice(EXPERT_FORMS),
-        "limit": 7,
-        "alpha": 1.702,
-        "transposed": transposed,
-        "gated": gated,
-        "bias": bias,
-    }
-    return Sample(tuple(types), attrs, {1: experts + 1})
-
-
 def _rope(rng: Random) -> Sample:
     dtype, pairs, offset = rng.choice(FLOATS), rng.choice((1, 2, 3)), rng.choice((0, 0, 3))
     tokens, size = rng.choice((T, R, 3)), offset + 2 * pairs + rng.choice((0, 5))
@@ -484,60 +425,6 @@ def _router(rng: Random) -> Sample:
     return Sample(tuple(types), attrs)
 
 
-def _quantized(rng: Random, columns: Dim, attrs: dict[str, Attr]) -> tuple[TensorType, ...]:
-    """A rounded matrix with so many columns, and its scales."""
-    attrs["bits"], attrs["group"] = rng.choice((8, 4)), rng.choice((1, 2, 4, 8))
-    groups = (columns + attrs["group"] - 1) // attrs["group"]  # type: ignore[operator]
-    rows = rng.choice(FIXED)
-    scales = rng.choice((DType.F16, DType.F32, DType.F64))
-    return TensorType(DType.I8, (rows, columns)), TensorType(scales, (rows, groups))
-
-
-def _quantize_weight(rng: Random) -> Sample:
-    w = TensorType(rng.choice(FLOATS), (rng.choice(FIXED), rng.choice(FIXED)))
-    attrs: dict[str, Attr] = {"bits": rng.choice((8, 4)), "group": rng.choice((1, 2, 4, 8))}
-    if rng.random() < 0.5:
-        attrs["dtype"] = rng.choice((DType.F16, DType.F32, DType.F64))
-    return Sample((w,), attrs)
-
-
-def _quantized_linear(rng: Random) -> Sample:
-    x, columns = tensor_of(rng, FLOATS, 0, 2), rng.choice(FIXED)
-    attrs: dict[str, Attr] = {}
-    types = [TensorType(x.dtype, (*x.shape, columns)), *_quantized(rng, columns, attrs)]
-    if rng.random() < 0.5:
-        types.append(TensorType(x.dtype, types[1].shape[:1]))
-    if rng.random() < 0.5:
-        attrs["weight_only"] = rng.random() < 0.5
-    return Sample(tuple(types), attrs)
-
-
-def _fp8_weight(rng: Random) -> Sample:
-    w = TensorType(rng.choice(FLOATS), (rng.choice(FIXED), rng.choice(FIXED)))
-    return Sample((w,), {"block": rng.choice((0, 1, 3))})
-
-
-def _fp8_linear(rng: Random) -> Sample:
-    x, rows, columns = tensor_of(rng, FLOATS, 0, 2), rng.choice(FIXED), rng.choice(FIXED)
-    block = rng.choice((0, 1, 3))
-    scales = tuple((size + block - 1) // block for size in (rows, columns)) if block else ()
-    types = [
-        TensorType(x.dtype, (*x.shape, columns)),
-        TensorType(rng.choice((DType.F8E4M3, DType.F32)), (rows, columns)),
-        TensorType(DType.F32, scales),
-    ]
-    if rng.random() < 0.5:
-        types.append(TensorType(x.dtype, (rows,)))
-    return Sample(tuple(types), {"block": block})
-
-
-def _quantized_embed(rng: Random) -> Sample:
-    attrs: dict[str, Attr] = {"dtype": rng.choice(FLOATS), "scale": rng.choice((1.0, 0.5))}
-    table = _quantized(rng, rng.choice(FIXED), attrs)
-    ids = TensorType(rng.choice((DType.I64, DType.I32)), shape_of(rng, 0, 2))
-    return Sample((ids, *table), attrs, {0: table[0].shape[0]})
-
-
 _FLOAT_UNARY = (
     "sqrt rsqrt reciprocal exp log log1p expm1 sin cos tan tanh sigmoid silu erf softplus"
 )
@@ -545,6 +432,7 @@ _NUMBER_UNARY = "neg abs relu floor ceil round sign"
 _ANY_BINARY = "add mul maximum minimum eq ne lt le gt ge logical_and logical_or"
 
 SAMPLES: Mapping[str, Make] = {
+    **WEIGHT_SAMPLES,
     **{op: _unary(*FLOATS) for op in _FLOAT_UNARY.split()},
     **{op: _unary(*NUMBERS) for op in _NUMBER_UNARY.split()},
     **{op: _binary(*ANY) for op in _ANY_BINARY.split()},
@@ -593,18 +481,12 @@ SAMPLES: Mapping[str, Make] = {
     "one_hot": _one_hot,
     "linear": _linear,
     "matmul": _matmul,
-    "quantize_weight": _quantize_weight,
-    "quantized_linear": _quantized_linear,
-    "quantized_embed": _quantized_embed,
-    "fp8_weight": _fp8_weight,
-    "fp8_linear": _fp8_linear,
     "rms_norm": _rms_norm,
     "layer_norm": _layer_norm,
     "conv1d": _conv1d,
     "kv_write": _kv_write,
     "latent_write": _latent_write,
     "attention": _attention,
-    "moe_experts": _moe,
     "rope": _rope,
     "moe_router": _router,
 }

@@ -14,7 +14,7 @@ from graphopt.ir.ops import canonical_attrs
 from graphopt.ir.ops_pointwise import broadcast
 from graphopt.ir.shape import evaluate, sym
 
-from .samples import narrower, shape_of
+from .sample_types import narrower, shape_of
 from .wrong import inferred, refused, types_of
 
 T, S = sym("T"), sym("S")

@@ -17,6 +17,7 @@ def test_inference() -> None:
     assert inferred("quantize_weight", "f32[7, 32]", **FOUR) == "i8[7, 32]; f16[7, 1]"
     wide: dict[str, Attr] = {**FOUR, "dtype": DType.F64}
     assert inferred("quantize_weight", "f64[7, 32]", **wide) == "i8[7, 32]; f64[7, 1]"
+    assert inferred("quantize_weight", "bf16[5, 7, 65]", **EIGHT) == "i8[5, 7, 65]; f16[5, 7, 2]"
     matrix = "i8[7, 65]; f16[7, 3]"
     assert inferred("quantized_linear", f"bf16[T, 65]; {matrix}", **FOUR) == "bf16[T, 7]"
     assert (
@@ -51,7 +52,7 @@ def test_what_is_refused_of_fp8() -> None:
 
 def test_what_is_refused() -> None:
     refused("quantize_weight", "i8[7, 64]", "not computed with", **EIGHT)
-    refused("quantize_weight", "f32[7]", "dimensions", **EIGHT)
+    refused("quantize_weight", "f32[7]", "no rows and columns", **EIGHT)
     refused("quantize_weight", "f32[7, 64]", "no such number of bits", bits=3, group=32)
     refused("quantize_weight", "f32[7, 64]", "no columns", bits=4, group=0)
     linear = "quantized_linear"
@@ -64,6 +65,31 @@ def test_what_is_refused() -> None:
     embed: dict[str, Attr] = {**EIGHT, "dtype": DType.I32}
     refused("quantized_embed", "f32[T]; i8[7, 64]; f16[7, 1]", "not an index", **embed)
     refused("quantized_embed", "i64[T]; i8[7, 64]; f16[7, 1]", "no floats", **embed)
+
+
+EXPERTS = "bf16[T, 65]; i64[T, 2]; f32[T, 2]; i8[5, 14, 65]; f16[5, 14, 3]; i8[5, 65, 7]"
+
+
+def test_experts() -> None:
+    layer = f"{EXPERTS}; f16[5, 65, 1]"
+    assert inferred("quantized_experts", layer, **FOUR) == "bf16[T, 65]"
+    biased: dict[str, Attr] = {**FOUR, "bias": True}
+    assert inferred("quantized_experts", f"{layer}; bf16[5, 14]; bf16[5, 65]", **biased)
+    refused("quantized_experts", layer, "do not match bias", **biased)
+    refused("quantized_experts", f"{EXPERTS}; f16[5, 65, 2]", "wrong shape", **FOUR)
+    refused("quantized_experts", layer, "do not fit", **FOUR, gated=False)
+    refused("quantized_experts", layer.replace("i8", "f16"), "not i8", **FOUR)
+
+
+def test_experts_read_those_that_are_named() -> None:
+    types = types_of(f"{EXPERTS}; f16[5, 65, 1]")
+    attrs = canonical_attrs("quantized_experts", types, FOUR)
+    found = OPS["quantized_experts"].bytes(types, attrs, types_of("bf16[T, 65]"))
+    one = 14 * 33 + 14 * 3 * 2 + 65 * 4 + 65 * 2
+    assert evaluate(found, {"T": 1}) == 2 * 130 + 16 + 8 + 2 * one
+    assert evaluate(found, {"T": 9}) == 9 * (2 * 130 + 16 + 8) + 5 * one
+    flops = OPS["quantized_experts"].flops(types, attrs, types_of("bf16[T, 65]"))
+    assert evaluate(flops, {"T": 9}) == 2 * 18 * 65 * 21
 
 
 def test_four_bits_are_half_a_byte_of_traffic() -> None:

@@ -226,3 +226,44 @@ def test_a_wider_graph_rounds_to_fp8_alike() -> None:
     same, wide = run("fp8_weight", w.double(), block=32, **attrs)
     assert torch.equal(same, numbers.double())
     assert torch.equal(wide, scales.double())
+
+
+def test_matrices_are_rounded_each_by_itself() -> None:
+    w = normal(3, 5, 70).bfloat16()
+    for given_ in (w, w.mT.contiguous().mT):
+        integers, scales = run("quantize_weight", given_, bits=4, group=32)
+        for expert in range(3):
+            same, scale = run("quantize_weight", w[expert], bits=4, group=32)
+            assert torch.equal(same, integers[expert])
+            assert torch.equal(scale, scales[expert])
+
+
+@pytest.mark.parametrize("form", ["concat", "interleaved_clamped"])
+@pytest.mark.parametrize("bits", [8, 4])
+def test_experts_are_two_rounded_layers(bits: int, form: str) -> None:
+    x, shares = normal(6, 70), normal(6, 2, seed=1)
+    ids = torch.tensor([[0, 2], [1, 3], [2, 0], [0, 1], [-1, 2], [3, 3]])  # of three experts
+    first, second = normal(3, 40, 70, seed=2), normal(3, 70, 20, seed=3)
+    biases = normal(3, 40, seed=4), normal(3, 70, seed=5)
+    kind = {"bits": bits, "group": 32}
+    one, two = (run("quantize_weight", w, **kind) for w in (first, second))
+    attrs = {**kind, "form": form, "limit": 0.7, "alpha": 1.7, "bias": True}
+    found = run("quantized_experts", x, ids, shares, *one, *two, *biases, **attrs)
+    wanted = torch.zeros(6, 70)
+    for token in range(6):
+        for place, expert in enumerate(ids[token].tolist()):
+            if not 0 <= expert < 3:
+                continue
+            row = x[token : token + 1]
+            own = (one[0][expert], one[1][expert], biases[0][expert])
+            wide = run("quantized_linear", row, *own, **kind)
+            gate, up = (wide[:, ::2], wide[:, 1::2]) if form != "concat" else wide.chunk(2, -1)
+            if form == "concat":
+                narrow = functional.silu(gate) * up
+            else:
+                gate, up = gate.clamp(max=0.7), up.clamp(-0.7, 0.7)
+                narrow = (up + 1) * gate * torch.sigmoid(1.7 * gate)
+            own = (two[0][expert], two[1][expert], biases[1][expert])
+            result = run("quantized_linear", narrow, *own, **kind)
+            wanted[token] += shares[token, place] * result[0]
+    assert (found - wanted).norm() <= 1e-3 * wanted.norm()
