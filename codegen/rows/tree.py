@@ -69,11 +69,13 @@ class Leaf:
         buffer: the memory.
         access: where in it.
         indices: further terms of the address: a tree that gives a position, times a stride.
+        holds: where it may be loaded, and is read at all; None for everywhere.
     """
 
     buffer: Buffer
     access: Access
     indices: tuple[tuple[Tree, Dim], ...] = ()
+    holds: Tree | None = None
 
     @property
     def kind(self) -> Kind:
@@ -185,7 +187,10 @@ def _mapped(tree: Tree, view: View, done: dict[int, Tree | None]) -> Tree | None
         if moved is None:
             return None
         indices.append((moved, stride))
-    return Leaf(tree.buffer, access, tuple(indices))
+    holds = None if tree.holds is None else _map(tree.holds, view, done)
+    if holds is None and tree.holds is not None:
+        return None
+    return Leaf(tree.buffer, access, tuple(indices), holds)
 
 
 def _on_first(view: View, kept: int) -> View:
@@ -216,6 +221,8 @@ def walk(tree: Tree) -> Iterator[Tree]:
         if isinstance(one, Leaf):
             for index, _ in one.indices:
                 yield from visit(index)
+            if one.holds is not None:
+                yield from visit(one.holds)
         if isinstance(one, Reduced):
             yield from visit(one.tree)
         yield one

@@ -7,6 +7,7 @@ after:   a kernel whose programs take blocks of rows, or of parts of rows
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 
 from graphopt.ir.dtype import DType
@@ -36,6 +37,8 @@ from .tiles import Tiles
 FEW_ROWS = 64
 # Elements of a tile, with few rows and with many.
 _SMALL, _LARGE = 1024, 4096
+# Rows of one program.
+_MOST_ROWS = 32
 # Elements that one thread works on.
 _PER_THREAD = 8
 
@@ -149,29 +152,39 @@ def _variants(tiles: Tiles, symbol: str | None) -> list[Variant]:
     """Small tiles for few rows, larger ones for many."""
     few, many = (_variant(tiles, symbol, elements) for elements in (_SMALL, _LARGE))
     if symbol is None or few == many:
-        return [few]
-    return [
-        Variant(few.function, few.constants, few.grid, {symbol: FEW_ROWS}, few.num_warps),
-        many,
-    ]
+        return [many if symbol else few]
+    return [replace(few, below={symbol: FEW_ROWS}), many]
 
 
 def _variant(tiles: Tiles, symbol: str | None, elements: int) -> Variant:
-    if tiles.whole_rows:
-        elements = MOST_ELEMENTS
+    """The variant whose tiles have about so many elements.
+
+    With few rows, results of different shapes are different programs' affair; with many, one
+    program's.
+    """
+    are_few = elements == _SMALL
     constants: dict[str, int] = {}
     parts, largest = 1, tiles.elements
     for block in tiles.blocks:
-        length = max(1, min(power_of_two(block.size), elements // block.rest))
-        constants[block.constant] = length
+        most = MOST_ELEMENTS if tiles.whole_rows else elements
+        length = max(1, min(power_of_two(block.size), most // block.rest))
+        constants[f"BLOCK{block.number}"] = length
         largest = max(largest, length * block.rest)
-        parts = max(parts, -(-block.size // length))
-    rows = 1
-    if symbol is not None and elements != _SMALL:
-        rows = max(1, min(32, _LARGE // largest))
-    grid: tuple[Dim, ...] = (1 if symbol is None else (sym(symbol) + (rows - 1)) // rows,)
     if tiles.blocks and not tiles.whole_rows:
-        constants["PARTS"] = parts
+        parts = 0
+        for block in tiles.blocks:
+            count = -(-block.size // constants[f"BLOCK{block.number}"])
+            if tiles.shares:
+                constants[f"FIRST{block.number}"] = parts if are_few else 0
+            constants[f"PARTS{block.number}"] = count
+            parts = parts + count if are_few else max(parts, count)
+        if tiles.shares and not are_few:
+            constants |= {f"PARTS{block.number}": parts for block in tiles.blocks}
+    rows = 1
+    if symbol is not None and not are_few:
+        rows = max(1, min(_MOST_ROWS, elements // largest))
+    grid: tuple[Dim, ...] = (1 if symbol is None else (sym(symbol) + (rows - 1)) // rows,)
+    if parts > 1:
         grid = (*grid, parts)
     warps = largest * rows // (32 * _PER_THREAD)
     warps = max(1, min(16, 1 << max(0, warps.bit_length() - 1)))

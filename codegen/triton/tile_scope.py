@@ -7,7 +7,7 @@ powers of two, and what lies outside is neither loaded nor stored, and has no pa
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from graphopt.ir.dtype import DType
@@ -15,11 +15,24 @@ from graphopt.ir.shape import Dim
 
 from ..rows.access import Access
 from ..rows.names import Names, plain
-from ..rows.tree import Apply, Leaf, Number, Position, Reduced, RefusedError, Rows, Tree
+from ..rows.tree import (
+    Apply,
+    Leaf,
+    Number,
+    Position,
+    Reduced,
+    RefusedError,
+    Rows,
+    Tree,
+    map_view,
+    walk,
+)
 from .expression import TYPES, WIDE, Term, dim_text, literal, triton_expression
 
 # Most elements of a row that a reduction holds at once; longer rows are taken in parts.
 MOST_ELEMENTS = 1 << 14
+# Parts of a reduction that lie side by side in a tile.
+_MOST_PARTS = 4
 # The term that changes nothing, and what adds a tile to another, and up along an axis.
 _FOLDS = {
     "sum": ("0", "{} + {}", "tl.sum({}, {}{})"),
@@ -41,12 +54,15 @@ class Page:
         names: the kernel's names.
         lines: of Triton.
         indent: how many blocks are open.
+        held: elements of the largest tile that something is reduced in, for each row and for each
+            step along an axis whose block is a constant.
     """
 
     rows: Rows
     names: Names
     lines: list[str] = field(default_factory=list)
     indent: int = 1
+    held: int = 1
 
     def put(self, text: str) -> None:
         """One line."""
@@ -62,12 +78,19 @@ class Axis:
         size: how many there are; None for rows, which have a mask of their own.
         block: the axis's length in the tile, a power of two or a constant of the kernel.
         bound: what indices are below, as text; empty if all of them are.
+        whole: whether the tile has all of it.
     """
 
     index: str
     size: int | None
     block: str
     bound: str
+    whole: bool = True
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether something may be reduced along it."""
+        return self.whole and self.block.isdecimal()
 
 
 class Scope:
@@ -78,6 +101,7 @@ class Scope:
         axes: of the tile.
         groups: for each axis but the first, the dimensions of accesses that it walks through.
         rank: dimensions of accesses that are the tile's own; reductions have more.
+        parent: the scope of the first of these axes, which computes what moves along no others.
     """
 
     def __init__(
@@ -86,13 +110,16 @@ class Scope:
         axes: Sequence[Axis],
         groups: Sequence[Sequence[int]],
         rank: int,
+        parent: Scope | None = None,
     ) -> None:
         self.page = page
         self.axes = list(axes)
         self.groups = groups
         self.rank = rank
+        self.parent = parent
         self.terms: dict[object, Term] = {}
-        self.trailing: tuple[int, ...] = ()
+        self.inner: dict[tuple[Axis, ...], Scope] = {}
+        self.trailing: tuple[int, ...] = ()  # axes of further dimensions; below 0 if it moves none
         self.uses: dict[object, int] = {}
 
     # ---- Where things are -----------------------------------------------------------------------
@@ -105,7 +132,7 @@ class Scope:
         for axis, group in enumerate(self.groups, 1):
             found[axis] = access.strides[group[-1]]
         for place, axis in enumerate(self.trailing):
-            if self.rank + place < len(access.strides):
+            if axis >= 0 and self.rank + place < len(access.strides):
                 found[axis] = found[axis] + access.strides[self.rank + place]
         return tuple(found)
 
@@ -114,7 +141,8 @@ class Scope:
         match tree:
             case Leaf():
                 indices = tuple((self.key(index), by) for index, by in tree.indices)
-                return tree.buffer.name, self._walk(tree.access), indices
+                holds = None if tree.holds is None else self.key(tree.holds)
+                return tree.buffer.name, self._walk(tree.access), indices, holds
             case Position():
                 return "position", self._walk(tree.access)
             case Number():
@@ -125,8 +153,10 @@ class Scope:
                 return tree.how, tree.over, self.key(tree.tree)
 
     def _walk(self, access: Access) -> object:
-        rest = access.strides[self.rank + len(self.trailing) :]
-        return self.strides(access), rest, access.offset
+        rest = list(access.strides[self.rank + len(self.trailing) :])
+        while rest and rest[-1] == 0:
+            rest.pop()
+        return self.strides(access), tuple(rest), access.offset
 
     def depends(self, tree: Tree) -> frozenset[int]:
         """The axes that a tree moves along."""
@@ -134,8 +164,8 @@ class Scope:
             case Leaf() | Position():
                 found = {axis for axis, by in enumerate(self.strides(tree.access)) if by != 0}
                 if isinstance(tree, Leaf):
-                    for index, _ in tree.indices:
-                        found |= self.depends(index)
+                    for part in parts_of(tree):
+                        found |= self.depends(part)
                 return frozenset(found)
             case Number():
                 return frozenset()
@@ -161,11 +191,33 @@ class Scope:
         key = self.key(tree)
         if key in self.terms:
             return self.terms[key]
+        known = self._of_parent(tree)
+        if known is not None:
+            self.terms[key] = known
+            return known
         made = self._compute(tree)
         if isinstance(tree, Leaf | Reduced) or self.uses.get(key, 0) > 1 or len(made.text) > 70:
             made = self.named(made, self._name(tree))
         self.terms[key] = made
         return made
+
+    def _of_parent(self, tree: Tree) -> Term | None:
+        """The term of a tree that moves along none of this scope's own axes."""
+        if self.parent is None:
+            return None
+        outer, known = self.parent, len(self.parent.axes)
+        if any(axis >= known for axis in self.depends(tree)):
+            return None
+        before = outer.trailing
+        outer.trailing = tuple(axis if axis < known else -1 for axis in self.trailing)
+        try:
+            made = outer.term(tree)
+        finally:
+            outer.trailing = before
+        if made.is_number or is_single(tree, self.depends(tree)):
+            return made
+        spread = ", ".join([":"] * known + ["None"] * (len(self.axes) - known))
+        return Term(f"{made.within(7)}[{spread}]", made.kind)
 
     def named(self, term: Term, name: str) -> Term:
         """A term in a variable."""
@@ -201,6 +253,9 @@ class Scope:
         if dtype is None or dtype not in TYPES:
             raise RefusedError(f"nothing is computed in {dtype}", leaf.buffer.name)
         mask = self.mask(self.depends(leaf))
+        if leaf.holds is not None:
+            holds = self.term(leaf.holds).within(4)
+            mask = f"{mask} & {holds}" if mask else holds
         other = {"float": "0.0", "int": "0", "bool": "False"}[leaf.kind]
         masked = f", mask={mask}, other={other}" if mask else ""
         text = f"tl.load({self.address(leaf)}{masked})"
@@ -214,7 +269,7 @@ class Scope:
         """The pointers to an element."""
         terms = [f"{self.term(index).factor} * {_factor(by)}" for index, by in leaf.indices]
         place = self.place(leaf.access, terms)
-        return f"{leaf.buffer.name} + ({place})"
+        return f"{leaf.buffer.name} + {place if place.isidentifier() else f'({place})'}"
 
     def place(self, access: Access, terms: Sequence[str] = ()) -> str:
         """How many elements from the start."""
@@ -259,6 +314,8 @@ class Scope:
     # ---- Reductions -----------------------------------------------------------------------------
 
     def _reduce(self, tree: Reduced) -> Term:
+        if (made := self._in_parts(tree)) is not None:
+            return made
         outer, trailing = self.trailing, self.trailing
         fresh: list[Axis] = []
         own = self.depends(tree.tree)
@@ -285,7 +342,7 @@ class Scope:
     def _free_axis(self, size: int, taken: frozenset[int]) -> int | None:
         """An axis of the tile that a reduction may go along, since nothing in it does yet."""
         for axis, one in enumerate(self.axes):
-            if axis and axis not in taken and one.size == size and one.block.isdecimal():
+            if axis and axis not in taken and one.size == size and one.is_whole:
                 return axis
         return None
 
@@ -293,20 +350,67 @@ class Scope:
         self, tree: Reduced, trailing: tuple[int, ...], fresh: Sequence[Axis]
     ) -> Term:
         """A reduction on a tile with more axes."""
-        inside = Scope(self.page, (*self.axes, *fresh), self.groups, self.rank)
-        inside.trailing = trailing
-        last = fresh[-1]
+        inside = self.inner.get(tuple(fresh))
+        if inside is None:
+            inside = Scope(self.page, (*self.axes, *fresh), self.groups, self.rank, self)
+        before, inside.trailing = inside.trailing, trailing
         total = 1
-        for one in fresh:
-            total *= int(one.block)
+        for axis in inside.depends(tree.tree):
+            total *= int(inside.axes[axis].block) if inside.axes[axis].block.isdecimal() else 1
         if total > MOST_ELEMENTS:
-            return self._reduce_long(tree, inside, MOST_ELEMENTS * int(last.block) // total)
+            inside = Scope(self.page, (*self.axes, *fresh), self.groups, self.rank, self)
+            inside.trailing = trailing
+            return self._reduce_long(tree, inside, MOST_ELEMENTS * int(fresh[-1].block) // total)
+        self.inner[tuple(fresh)] = inside
+        self.page.held = max(self.page.held, total)
         inside.count([tree.tree])
         gone = trailing[len(self.trailing) :]
         made = inside._masked(tree, inside.term(tree.tree), gone)
         for axis in sorted(gone, reverse=True):
             made = inside._fold(tree.how, made, axis, keep=axis < len(self.axes))
+        inside.trailing = before
         return made
+
+    def _in_parts(self, tree: Reduced) -> Term | None:
+        """A reduction over parts that the tile has side by side, such as the halves of a head."""
+        if len(tree.over) > 1:
+            return None
+        outer, own = self.trailing, self.depends(tree.tree)
+        dim = self.rank + len(outer)
+        for axis, one in enumerate(self.axes):
+            times = tree.over[0] // one.size if one.size and one.is_whole else 0
+            fits = 2 <= times <= _MOST_PARTS and times * (one.size or 0) == tree.over[0]
+            if axis in own or not fits:
+                continue
+            self.trailing = (*outer, axis)
+            try:
+                for step in (1, times):
+                    parts = self._parts(tree.tree, dim, one.size or 0, times, step)
+                    if parts:
+                        return self._folded_parts(tree, parts, axis)
+            finally:
+                self.trailing = outer
+        return None
+
+    def _parts(self, tree: Tree, dim: int, size: int, times: int, step: int) -> list[Tree]:
+        """Views of a tree, ``times`` along one dimension; none if their loads are not wanted."""
+        found = []
+        for number in range(times):
+            start = number * (size if step == 1 else 1)
+            part = map_view(tree, narrowed(dim, start, size, step))
+            leaves = [] if part is None else [x for x in walk(part) if isinstance(x, Leaf)]
+            if part is None or not any(self.key(leaf) in self.uses for leaf in leaves):
+                return []
+            found.append(part)
+        return found
+
+    def _folded_parts(self, tree: Reduced, parts: Sequence[Tree], axis: int) -> Term:
+        self.count(parts)
+        texts = [self._masked(tree, self.term(part), [axis]) for part in parts]
+        total = texts[0].within(5)
+        for text in texts[1:]:
+            total = _FOLDS[tree.how][1].format(total, text.within(5))
+        return self._fold(tree.how, Term(total, tree.kind, level=1), axis, keep=True)
 
     def _reduce_long(self, tree: Reduced, inside: Scope, block: int) -> Term:
         """A reduction over more than one tile: its last axis in parts."""
@@ -315,7 +419,12 @@ class Scope:
             raise RefusedError("a reduction over too many elements")
         size = inside.axes[axis].size or 0
         start, total = names.fresh("start"), names.fresh("total")
-        inside.axes[axis] = Axis(f"({start} + tl.arange(0, {block}))", size, str(block), str(size))
+        index = f"({start} + tl.arange(0, {block}))"
+        inside.axes[axis] = Axis(index, size, str(block), bound_of(size, block), whole=False)
+        self.page.held = MOST_ELEMENTS
+        saved = self._saved()
+        inside.count([tree.tree])
+        hoist(inside, tree.tree, axis)
         shape = ["1"] * len(inside.axes)
         for one in inside.depends(tree.tree):
             shape[one] = inside.axes[one].block
@@ -323,14 +432,30 @@ class Scope:
         self.page.put(f"{total} = tl.full([{', '.join(shape)}], {first}, {wide})")
         self.page.put(f"for {start} in range(0, {size}, {block}):")
         self.page.indent += 1
-        inside.count([tree.tree])
         made = inside._masked(tree, inside.term(tree.tree), gone)
         self.page.put(f"{total} = {_FOLDS[tree.how][1].format(total, made.within(5))}")
         self.page.indent -= 1
+        self._restore(saved)
         made = Term(total, tree.kind)
         for one in sorted(gone, reverse=True):
             made = inside._fold(tree.how, made, one, keep=one < len(self.axes))
         return made
+
+    def _saved(self) -> list[tuple[Scope, dict[object, Term]]]:
+        """What is known before a loop: what the loop's lines name is gone after it."""
+        found: list[tuple[Scope, dict[object, Term]]] = []
+        waiting: list[Scope] = [self]
+        while waiting:
+            one = waiting.pop()
+            found.append((one, dict(one.terms)))
+            waiting += one.inner.values()
+        return found if self.parent is None else [*found, *self.parent._saved()]
+
+    def _restore(self, saved: Sequence[tuple[Scope, dict[object, Term]]]) -> None:
+        kept = {id(one) for one, _ in saved}
+        for one, terms in saved:
+            one.terms = terms
+            one.inner = {axes: inner for axes, inner in one.inner.items() if id(inner) in kept}
 
     def _masked(self, tree: Reduced, term: Term, axes: Sequence[int]) -> Term:
         """A term that is neutral outside of what is reduced."""
@@ -360,7 +485,29 @@ def parts_of(tree: Tree) -> tuple[Tree, ...]:
     """What a tree is made of, in the same tile."""
     if isinstance(tree, Apply):
         return tree.args
-    return tuple(index for index, _ in tree.indices) if isinstance(tree, Leaf) else ()
+    if not isinstance(tree, Leaf):
+        return ()
+    holds = () if tree.holds is None else (tree.holds,)
+    return (*(index for index, _ in tree.indices), *holds)
+
+
+def is_single(tree: Tree, moves: frozenset[int]) -> bool:
+    """Whether a tree that moves along some axes is one number, not a tile of one."""
+    return not moves and not any(isinstance(one, Reduced) for one in walk(tree))
+
+
+def hoist(scope: Scope, tree: Tree, axis: int) -> None:
+    """Computes the largest parts of a tree that do not move along an axis."""
+    if axis not in scope.depends(tree):
+        scope.term(tree)
+        return
+    for part in parts_of(tree):
+        hoist(scope, part, axis)
+
+
+def narrowed(dim: int, start: int, size: int, step: int) -> Callable[[Access], Access]:
+    """The view of every ``step``-th element along a dimension."""
+    return lambda access: access.slice(dim, start, size, step)
 
 
 def power_of_two(size: int) -> int:
@@ -370,7 +517,7 @@ def power_of_two(size: int) -> int:
 
 def bound_of(size: int, block: int) -> str:
     """What indices of a padded axis are below; empty if it is not padded."""
-    return "" if size == block else str(size)
+    return "" if size % block == 0 else str(size)
 
 
 def _factor(size: Dim) -> str:

@@ -24,6 +24,7 @@ from .tile_scope import (
     Page,
     Scope,
     bound_of,
+    hoist,
     parts_of,
     power_of_two,
 )
@@ -34,12 +35,13 @@ class Block:
     """How much of a row one tile takes.
 
     Attributes:
-        constant: the name of the constant that says how long its outermost dimension is.
+        number: of the constants that say how long a block of its outermost dimension is, how many
+            programs share the blocks, and which program is the first of them.
         size: that dimension.
         rest: elements of the others, padded.
     """
 
-    constant: str
+    number: int
     size: int
     rest: int
 
@@ -56,12 +58,14 @@ class Tiles(Page):
         notes: the comments on what computes some values.
         whole_rows: whether a program has to take whole rows.
         elements: the most that one row's tile holds where rows are whole.
+        shares: whether programs side by side compute results of different shapes.
         blocks: how rows are cut where they are not.
     """
 
     notes: Callable[[Sequence[Value]], Sequence[str]] = _no_notes
     whole_rows: bool = False
     elements: int = 1
+    shares: bool = False
     blocks: list[Block] = field(default_factory=list)
 
     def print(self, stores: Sequence[Store]) -> None:
@@ -71,6 +75,10 @@ class Tiles(Page):
             groups.setdefault(self.rows.sizes(store.target.access.shape), []).append(store)
         plans = [_Plan(self.rows, sizes, group) for sizes, group in groups.items()]
         self.whole_rows = any(plan.needs_rows() for plan in plans)
+        shared = [plan for plan in plans if plan.sizes]
+        self.shares = not self.whole_rows and len(shared) > 1
+        if self.shares:
+            self.put("part = tl.program_id(1)")
         for plan in plans:
             self._group(plan)
 
@@ -86,29 +94,39 @@ class Tiles(Page):
         if rest > MOST_ELEMENTS:
             raise RefusedError("a row's inner dimensions are too large for a tile")
         if not padded or (self.whole_rows and prod(padded) <= MOST_ELEMENTS):
-            self.elements = max(self.elements, prod(padded))
+            self.held = 1
             self._tile(Scope(self, axes, plan.groups, plan.rank), plan)
+            self.elements = max(self.elements, prod(padded), self.held)
             return
         self._blocks(axes, plan, rest)
 
     def _blocks(self, axes: list[Axis], plan: _Plan, rest: int) -> None:
         """A tile after the other, along the outermost dimension of a row."""
-        size, place = plan.sizes[0], self.names.fresh("block")
-        constant = f"BLOCK{len(self.blocks)}"
-        self.blocks.append(Block(constant, size, rest))
-        start, step = ("0", "1") if self.whole_rows else ("tl.program_id(1)", "PARTS")
-        axes[1] = Axis(
-            f"({place} * {constant} + tl.arange(0, {constant}))", size, constant, str(size)
-        )
+        size, place, number = plan.sizes[0], self.names.fresh("block"), len(self.blocks)
+        block, first, parts = f"BLOCK{number}", f"FIRST{number}", f"PARTS{number}"
+        start, step = "tl.program_id(1)", parts
+        if self.whole_rows:
+            start, step = "0", "1"
+        bound = "" if size == power_of_two(size) else str(size)
+        index = f"({place} * {block} + tl.arange(0, {block}))"
+        axes[1] = Axis(index, size, block, bound, whole=False)
         scope = Scope(self, axes, plan.groups, plan.rank)
+        self.held = 1
+        if self.shares:
+            start = f"part - {first}"
+            self.put(f"if (part >= {first}) & (part < {first} + {parts}):")
+            self.indent += 1
         trees = plan.trees
         scope.count(trees)
         for tree in trees:
-            _hoist(scope, tree, 1)
-        self.put(f"for {place} in range({start}, tl.cdiv({size}, {constant}), {step}):")
+            hoist(scope, tree, 1)
+        self.elements = max(self.elements, self.held)
+        self.held = 1
+        self.put(f"for {place} in range({start}, tl.cdiv({size}, {block}), {step}):")
         self.indent += 1
         self._stores(scope, plan)
-        self.indent -= 1
+        self.indent -= 1 + self.shares
+        self.blocks.append(Block(number, size, max(rest, self.held)))
 
     def _tile(self, scope: Scope, plan: _Plan) -> None:
         scope.count(plan.trees)
@@ -187,12 +205,3 @@ class _Plan:
 def _axis(size: int) -> Axis:
     block = power_of_two(size)
     return Axis(f"tl.arange(0, {block})", size, str(block), bound_of(size, block))
-
-
-def _hoist(scope: Scope, tree: Tree, axis: int) -> None:
-    """Computes the largest parts of a tree that do not move along an axis."""
-    if axis not in scope.depends(tree):
-        scope.term(tree)
-        return
-    for part in parts_of(tree):
-        _hoist(scope, part, axis)
