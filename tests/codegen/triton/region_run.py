@@ -1,0 +1,101 @@
+"""A region's kernel in Triton's interpreter against the IR's: random operands, poison around."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+
+from graphopt.codegen.rows.arguments import Kind, arguments
+from graphopt.codegen.triton.interpreter import run
+from graphopt.codegen.triton.kernel import TritonKernel, Variant
+from graphopt.ir.graph import Graph
+from graphopt.ir.interpreter import Interpreter
+from graphopt.ir.reference import torch_dtype
+from graphopt.ir.shape import evaluate
+from graphopt.ir.types import TensorType
+from graphopt.ir.widen import widen
+from graphopt.region import Region
+
+GUARD = 64  # elements after each result and workspace that must stay as they are
+
+
+@dataclass(frozen=True, slots=True)
+class RegionCase:
+    """A graph that is one region, and its kernel."""
+
+    graph: Graph
+    region: Region
+    kernel: TritonKernel
+
+
+def random_operands(
+    case: RegionCase, env: Mapping[str, int], generator: torch.Generator
+) -> dict[str, torch.Tensor]:
+    """Normal floats, and integers from -1 to 4."""
+    found: dict[str, torch.Tensor] = {}
+    for value in (*case.graph.inputs, *case.graph.weights):
+        assert isinstance(value.type, TensorType)
+        shape = [evaluate(size, env) for size in value.type.shape]
+        dtype = torch_dtype(value.type.dtype)
+        if value.type.dtype.is_float:
+            found[value.name] = torch.randn(shape, generator=generator).to(dtype)
+        else:
+            found[value.name] = torch.randint(-1, 5, shape, generator=generator).to(dtype)
+    return found
+
+
+def expected(case: RegionCase, given: Mapping[str, torch.Tensor]) -> tuple[torch.Tensor, ...]:
+    """The results of the IR's interpreter in float32."""
+    wide = {
+        name: tensor.float() if tensor.is_floating_point() else tensor
+        for name, tensor in given.items()
+    }
+    weights = {value.name: wide[value.name] for value in case.graph.weights}
+    inputs = {value.name: wide[value.name] for value in case.graph.inputs}
+    return Interpreter(widen(case.graph), weights).run(inputs)
+
+
+def interpreted(
+    case: RegionCase, variant: Variant, given: Mapping[str, torch.Tensor], env: Mapping[str, int]
+) -> tuple[torch.Tensor, ...]:
+    """The results of one variant; what it does not write is NaN."""
+    pointers: list[torch.Tensor] = []
+    results: list[tuple[torch.Tensor, list[int]]] = []
+    for argument in arguments(case.graph, case.region):
+        type_ = argument.value.type
+        assert isinstance(type_, TensorType)
+        if argument.kind is Kind.RESULT:
+            shape = [evaluate(size, env) for size in type_.shape]
+            memory = torch.full(
+                (math.prod(shape) + GUARD,), math.nan, dtype=torch_dtype(type_.dtype)
+            )
+            results.append((memory, shape))
+            pointers.append(memory)
+        else:
+            pointers.append(given[argument.value.name].contiguous())
+    workspace = torch.zeros(evaluate(case.kernel.workspace, env) + GUARD, dtype=torch.uint8)
+    if None in case.kernel.pointers:
+        pointers.append(workspace)
+    run(case.kernel, variant, pointers, env)
+    assert not workspace[-GUARD:].any(), "written past the end"
+    for memory, _ in results:
+        assert memory[-GUARD:].isnan().all(), "written past the end"
+    return tuple(memory[:-GUARD].reshape(shape) for memory, shape in results)
+
+
+def check(
+    case: RegionCase,
+    variant: Variant,
+    given: Mapping[str, torch.Tensor],
+    env: Mapping[str, int],
+    tolerance: float,
+) -> None:
+    """A variant's results are the IR's, but for ``tolerance`` of their norm."""
+    found = interpreted(case, variant, given, env)
+    for got, want in zip(found, expected(case, given), strict=True):
+        assert got.shape == want.shape
+        error, scale = (got.float() - want).norm(), want.norm()
+        assert error <= tolerance * scale, f"{error} of {scale} by {variant}\n{case.kernel.text}"
