@@ -1,0 +1,125 @@
+"""All kernels of some cases, compiled in processes of their own, and what they take of the GPU.
+
+It says before anything runs which kernels do not compile or must not ship, and leaves what it
+compiled in Triton's cache, where the processes that run kernels find it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from multiprocessing import get_context
+from typing import Any
+
+from graphopt.codegen.triton.compile import compile_variant
+from graphopt.codegen.triton.kernel import TritonKernel, Variant
+from graphopt.codegen.triton.resources import resources_of
+from graphopt.errors import GraphoptError
+from graphopt.ledger import Verdict
+
+from .case import AbsentError, Case
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """What became of a case's kernel before it ran.
+
+    Attributes:
+        kernel: None where there is none.
+        status: ``made``, ``absent``, ``refused`` or ``failed``.
+        reason: why there is none.
+    """
+
+    kernel: TritonKernel | None
+    status: str = "made"
+    reason: str = ""
+
+
+def made_kernel(case: Case, arch: int) -> Made:
+    """The kernel of a case, or why there is none; a maker that raises is a defect, and told."""
+    try:
+        found = case.kernel(arch)
+    except AbsentError as error:
+        return Made(None, "absent", str(error))
+    except Exception as error:  # noqa: BLE001 - the table shows it, and the suite fails
+        return Made(None, "failed", f"{type(error).__name__}: {error}")
+    if isinstance(found, Verdict):
+        return Made(None, "refused", found.reason)
+    return Made(found)
+
+
+def fitting(kernel: TritonKernel, sizes: Mapping[str, int]) -> list[int]:
+    """Places of the variants that are for these sizes."""
+    return [place for place, one in enumerate(kernel.variants) if one.fits(sizes)]
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What compiling one launch of a variant found.
+
+    Attributes:
+        kernel: its name.
+        launch: its function and constants.
+        figures: registers, spills, shared memory, instructions.
+        problems: why it must not ship.
+    """
+
+    kernel: str
+    launch: str
+    figures: Mapping[str, Any]
+    problems: tuple[str, ...]
+
+    def as_json(self) -> dict[str, Any]:
+        """For the results."""
+        return {"launch": self.launch, **self.figures, "problems": list(self.problems)}
+
+
+Job = tuple[TritonKernel, Variant, int]
+
+
+def jobs_of(cases: Iterable[tuple[Case, TritonKernel]], arch: int) -> list[Job]:
+    """Everything that these cases may launch, each once."""
+    found: dict[tuple[str, str], Job] = {}
+    for case, kernel in cases:
+        for place in fitting(kernel, case.sizes):
+            for launch in kernel.variants[place].launches:
+                found.setdefault((kernel.name, title(launch)), (kernel, launch, arch))
+    return list(found.values())
+
+
+def title(launch: Variant) -> str:
+    """A launch in words."""
+    constants = ", ".join(f"{name} {value}" for name, value in launch.constants.items())
+    return f"{launch.function}({constants}) {launch.num_warps} warps, {launch.num_stages} stages"
+
+
+def compile_job(job: Job) -> Report:
+    """Compile one launch and read what it takes."""
+    kernel, launch, arch = job
+    try:
+        found = resources_of(compile_variant(kernel, launch, arch))
+    except GraphoptError as error:
+        return Report(kernel.name, title(launch), {}, (str(error)[:1500],))
+    figures = {
+        "registers": found.registers,
+        "spill_bytes": found.spill_bytes,
+        "shared_bytes": found.shared_bytes,
+        "threads": found.threads,
+        "programs": found.programs,
+        "wgmma": found.has_wgmma,
+        "tensor_cores": found.has_tensor_cores,
+        "wide_loads": found.wide_loads,
+        "narrow_loads": found.narrow_loads,
+    }
+    return Report(kernel.name, title(launch), figures, tuple(found.problems()))
+
+
+def compile_all(jobs: Sequence[Job], processes: int | None = None) -> list[Report]:
+    """The reports of all jobs, in order; in this process if it is to be one."""
+    count = processes or os.cpu_count() or 1
+    if count == 1 or len(jobs) < 2:
+        return [compile_job(job) for job in jobs]
+    with ProcessPoolExecutor(min(count, len(jobs)), get_context("spawn")) as pool:
+        return list(pool.map(compile_job, jobs))

@@ -1,0 +1,42 @@
+"""All cases: small ones, which show whether kernels are right, and real ones, which are timed."""
+
+from __future__ import annotations
+
+from .case import Case
+from .cases_attention import real_attention, small_attention
+from .cases_linear import (
+    real_experts,
+    real_linear,
+    real_quantized,
+    small_experts,
+    small_linear,
+    small_quantized,
+)
+from .cases_rows import real_rows, small_rows
+
+
+def small_cases() -> list[Case]:
+    """Ragged and tiny; also run in the interpreter."""
+    return [
+        *small_rows(),
+        *small_linear(),
+        *small_attention(),
+        *small_quantized(),
+        *small_experts(),
+    ]
+
+
+def real_cases() -> list[Case]:
+    """At the sizes of models; the order is that of the table."""
+    return [
+        *real_rows(),
+        *real_linear(),
+        *real_attention(),
+        *real_quantized(),
+        *real_experts(),
+    ]
+
+
+def chosen(cases: list[Case], only: str) -> list[Case]:
+    """Those whose family is ``only``, or whose name contains it; all if it is empty."""
+    return [case for case in cases if only in ("", case.family) or only in case.name]
