@@ -39,8 +39,9 @@ from .tile_scope import parts_of as arguments_of
 # What the templates call things.
 RESERVED = (
     "row column i block split step tile start finish x w work partials counters arrived group "
-    "tiles_m x_blocks w0_blocks w1_blocks w2_blocks w3_blocks "
+    "begin counter is_last tiles_m x_rows x_blocks w0_blocks w1_blocks w2_blocks w3_blocks "
     "first_m size_m m n place part mine theirs inside w0_row w1_row w2_row w3_row square "
+    "packed cell counter width sums tiles factor chunk first s "
     "remainder floor_div multiply cube libdevice"
 )
 _FIRST = {"sum": "0.0", "max": 'float("-inf")', "min": 'float("inf")'}
@@ -73,14 +74,19 @@ class Prologue:
         load: lines inside it.
         tile: the tile ``[BLOCK_M, BLOCK_K]``, of the weight's type.
         sums: what the loop adds up besides.
-        plain: the rows, if they lie in memory as they are.
+        factors: what is left to the epilogue.
     """
 
     before: tuple[str, ...]
     load: tuple[str, ...]
     tile: str
     sums: tuple[Sum, ...]
-    plain: Leaf | None
+    factors: Factors
+
+    @property
+    def lines(self) -> tuple[str, ...]:
+        """All that it prints."""
+        return (*self.before, *self.load, self.tile, *(one.term for one in self.sums))
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +146,6 @@ class Anchored:
             self._nodes,
         )
         self._prologue = self._lowering({})
-        self._factors: Factors | None = None
 
     # ---- What it is -----------------------------------------------------------------------------
 
@@ -165,10 +170,11 @@ class Anchored:
         return self._prologue.source(self.anchor.inputs[1])
 
     @property
-    def is_plain(self) -> bool:
-        """Whether the rows lie in memory as they are, one after the other."""
-        tree = self._prologue.tree(self.anchor.inputs[0])
-        return isinstance(tree, Leaf) and not tree.indices
+    def plain(self) -> Leaf | None:
+        """The rows ``[rows, K]``, if they lie in memory as they are."""
+        tree = self._operand()
+        is_plain = isinstance(tree, Leaf) and not tree.indices
+        return tree if is_plain and isinstance(tree, Leaf) else None
 
     def source(self, value: Value) -> Leaf:
         """An operand in memory.
@@ -200,7 +206,6 @@ class Anchored:
         base = Scope(before, axes, [[1]], 2)
         tree = self._operand()
         factors = self._factored(base, tree) if defers else Factors(tree)
-        self._factors = factors
         base.count([factors.elements, *(one.tree for one in factors.sums)])
         base.index(0)
         base.mask([0])
@@ -209,9 +214,10 @@ class Anchored:
         inner = [_inner(one) for one in factors.sums]
         for one in (factors.elements, *inner):
             _hoist(base, one)
-        return self._in_loop(base, factors.elements, inner)
+        return self._in_loop(base, factors, inner)
 
-    def _in_loop(self, base: Scope, elements: Tree, inner: Sequence[Tree]) -> Prologue:
+    def _in_loop(self, base: Scope, factors: Factors, inner: Sequence[Tree]) -> Prologue:
+        elements = factors.elements
         load = Page(self.rows, self.names, indent=0)
         scope = Scope(load, base.axes, [[1]], 2)
         scope.terms, scope.uses = dict(base.terms), base.uses
@@ -228,7 +234,7 @@ class Anchored:
             tile = self._masked(scope, scope.term(elements).within(7), elements)
             if self.dtype is not DType.F32:
                 tile = f"{tile}.to({TYPES[self.dtype]})"
-        return Prologue(tuple(base.page.lines), tuple(load.lines), tile, tuple(sums), plain)
+        return Prologue(tuple(base.page.lines), tuple(load.lines), tile, tuple(sums), factors)
 
     def _operand(self) -> Tree:
         value = self.anchor.inputs[0]
@@ -292,29 +298,43 @@ class Anchored:
 
     # ---- After the product ----------------------------------------------------------------------
 
-    def epilogue(self, prologue: Prologue, *, is_even: bool) -> list[str]:
+    def scale(self, prologue: Prologue) -> list[str]:
+        """Prints what a prologue left undone: lines that scale the rows of the sums."""
+        factors = prologue.factors
+        if not factors.rows:
+            return []
+        page = Page(self.rows, self.names, indent=0)
+        scope = self._result_scope(page, is_even=True)
+        for one, sum_ in zip(factors.sums, prologue.sums, strict=True):
+            scope.terms[scope.key(one)] = Term(f"{sum_.name}[:, None]", "float")
+        whole = factors.rows[0]
+        for other in factors.rows[1:]:
+            whole = apply("a * b", whole, other)
+        scope.count([whole])
+        term = scope.term(whole)
+        if len(self.accumulators) > 1 and not term.text.isidentifier():
+            term = scope.named(term, self.names.fresh("scale"))
+        for name in self.accumulators:
+            page.put(f"{name} *= {term.text}")
+        return page.lines
+
+    def epilogue(self, *, is_even: bool) -> list[str]:
         """Prints what becomes of the sums: lines that end in stores.
 
         Args:
-            prologue: what was printed of the rows.
             is_even: whether the blocks of columns leave nothing over.
 
         Raises:
             RefusedError: it needs more of a row than some columns.
         """
-        bound = "" if is_even else str(self.width)
         page = Page(self.rows, self.names, indent=0)
-        scope = Scope(
-            page, [self._row_axis(), Axis("column", self.width, "BLOCK_N", bound)], [[1]], 2
-        )
+        scope = self._result_scope(page, is_even=is_even)
         stores = self._stores()
         biases = self._biases()
-        trees = [*(tree for _, tree in stores), *biases]
-        scope.count(trees)
+        scope.count([*(tree for _, tree in stores), *biases])
         for name in self.accumulators:
             own = Leaf(Buffer(name, DType.F32), contiguous((self._row_count(), self.width)))
             scope.terms[scope.key(own)] = Term(name, "float")
-        self._scale(scope, prologue)
         for name, bias in zip(self.accumulators, biases, strict=False):
             page.put(f"{name} += {scope.term(bias).text}")
         terms = [scope.term(tree) for _, tree in stores]
@@ -324,19 +344,10 @@ class Anchored:
             page.put(f"tl.store({scope.address(target)}, {term.text}{masked})")
         return page.lines
 
-    def _scale(self, scope: Scope, prologue: Prologue) -> None:
-        factors = self._factors
-        if factors is None or not factors.rows:
-            return
-        for one, sum_ in zip(factors.sums, prologue.sums, strict=True):
-            scope.terms[scope.key(one)] = Term(f"{sum_.name}[:, None]", "float")
-        whole = factors.rows[0]
-        for other in factors.rows[1:]:
-            whole = apply("a * b", whole, other)
-        scope.count([whole])
-        term = scope.named(scope.term(whole), self.names.fresh("scale"))
-        for name in self.accumulators:
-            scope.page.put(f"{name} *= {term.text}")
+    def _result_scope(self, page: Page, *, is_even: bool) -> Scope:
+        bound = "" if is_even else str(self.width)
+        column = Axis("column", self.width, "BLOCK_N", bound)
+        return Scope(page, [self._row_axis(), column], [[1]], 2)
 
     def _biases(self) -> list[Tree]:
         if self.bias is None:

@@ -10,28 +10,31 @@ is refused.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 
 from graphopt.ir.dtype import DType
 from graphopt.ir.graph import Graph
-from graphopt.ir.shape import Dim, sym
+from graphopt.ir.shape import Dim, dim_max, sym
 from graphopt.ir.types import StateType
 from graphopt.ledger import Verdict, refuse
 from graphopt.region import Region
 
 from ..render import render
-from ..rows.tree import RefusedError
+from ..rows.tree import Leaf, RefusedError
 from .anchor import Anchored, Prologue
-from .expression import dim_text
+from .expression import TYPES
 from .functions import functions_for
 from .kernel import ALIGNMENT, TritonKernel, Variant, named_kernel
-from .linear_tiles import Few, Many, Size, few_tiles, many_tiles
+from .linear_tiles import HOPPER, Few, Many, Size, few_tiles, many_tiles
+from .tile_scope import power_of_two
 
 # What tensor cores multiply, and f32, which is multiplied without them.
 MULTIPLIED = (DType.BF16, DType.F16, DType.F32)
 # Blocks of rows side by side that share columns of the weight.
 _GROUP = 8
+# Columns of a row that a program makes at a time, where rows are made ahead.
+_FILL_BLOCK = 1024
 # Offsets from here on are 64-bit integers.
 _FAR = 1 << 31
 
@@ -56,8 +59,8 @@ def linear_kernel(graph: Graph, region: Region, arch: int = 90) -> TritonKernel 
 
 
 @dataclass(frozen=True, slots=True)
-class _Weight:
-    """A weight in memory.
+class _Matrix:
+    """A matrix in memory.
 
     Attributes:
         name: the pointer.
@@ -71,194 +74,229 @@ class _Weight:
     column: int
     offset: int
 
+    @property
+    def base(self) -> str:
+        """The pointer to where it begins."""
+        return f"{self.name} + {self.offset}" if self.offset else self.name
 
-@dataclass(frozen=True, slots=True)
-class _Descriptor:
-    """A block of a matrix that can be copied at once."""
-
-    name: str
-    base: str
-    rows: str
-    stride: int
-    block: str
-
-
-def _kernel(anchored: Anchored, arch: int) -> TritonKernel:
-    if anchored.dtype not in MULTIPLIED:
-        raise RefusedError(f"nothing multiplies {anchored.dtype}", anchored.anchor.inputs[0])
-    weight = _weight(anchored)
-    rows = sym(anchored.symbol)
-    size = Size(
-        anchored.width, len(anchored.columns), anchored.k, anchored.dtype, anchored.is_plain, arch
-    )
-    few = few_tiles(size)
-    many = many_tiles(size)
-    depths = [one.depth * one.split for one in few] + [one.depth for one in many]
-    even_k = all(size.k % depth == 0 for depth in depths)
-    columns = [one.columns for one in few] + [one.columns for one in many]
-    even_n = all(size.width % count == 0 for count in columns)
-    prologue = anchored.prologue(is_even=even_k)
-    store = anchored.epilogue(prologue, is_even=even_n)
-    work = _Work(size, few, len(anchored.accumulators) + len(prologue.sums))
-    text = _text(anchored, arch, weight, prologue, store, work, even_k=even_k, even_n=even_n)
-    variants = [
-        *(_few_variant(one, size, rows, anchored.symbol) for one in few),
-        *(_many_variant(one, size, rows, anchored.symbol) for one in many),
-    ]
-    pointers: list[DType | None] = [buffer.dtype for buffer in anchored.buffers.values()]
-    name = anchored.region.name or "linear"
-    return named_kernel(
-        name,
-        text,
-        [*pointers, None] if work.nbytes else pointers,
-        anchored.sizes,
-        variants,
-        workspace=work.nbytes,
-    )
+    def in_blocks(self, dtype: DType) -> bool:
+        """Whether a descriptor can copy blocks of it."""
+        places = (self.row * dtype.nbytes, self.offset * dtype.nbytes)
+        return self.column == 1 and all(place % ALIGNMENT == 0 for place in places)
 
 
 @dataclass(frozen=True, slots=True)
-class _Work:
-    """The memory in which programs that share columns leave their sums.
+class _Plan:
+    """How a region is computed.
 
     Attributes:
         size: the product.
-        few: how it is split.
-        sums: tiles that a program leaves; sums of rows take one too.
+        x: the rows that many-row programs multiply; in the workspace if ``is_filled``.
+        parts: the rows of the weight for each part of the product.
+        is_filled: whether a launch of its own makes the rows.
+        few: tiles for few rows.
+        many: tiles for many.
+        even_n: whether tiles end where the columns do.
+        sums: tiles of sums that programs which share columns leave to each other.
     """
 
     size: Size
-    few: Sequence[Few]
+    x: _Matrix
+    parts: tuple[_Matrix, ...]
+    is_filled: bool
+    few: tuple[Few, ...]
+    many: tuple[Many, ...]
+    even_n: bool
     sums: int
 
     @property
-    def partials(self) -> int:
-        """Bytes before the sums: a counter for each block of columns."""
-        counters = [self._blocks(one) for one in self.few if one.split > 1]
-        return -(-4 * max(counters, default=0) // 128) * 128
+    def splits(self) -> bool:
+        """Whether programs share columns."""
+        return any(one.split > 1 for one in self.few)
 
     @property
-    def nbytes(self) -> int:
-        """All bytes."""
-        found = [
+    def counters(self) -> int:
+        """Bytes of counters at the start of the workspace, one for each block of columns."""
+        counts = [self._blocks(one) for one in self.few if one.split > 1]
+        return -(-4 * max(counts, default=0) // 128) * 128
+
+    def workspace(self, rows: Dim) -> Dim:
+        """Bytes that programs share: counters, then sums for few rows, or rows for many."""
+        sums = [
             4 * self._blocks(one) * one.split * self.sums * one.rows * one.columns
             for one in self.few
             if one.split > 1
         ]
-        return self.partials + max(found) if found else 0
+        filled = rows * (self.size.k * self.size.dtype.nbytes) if self.is_filled else 0
+        found = dim_max(max(sums, default=0), filled)
+        return self.counters + found if found != 0 else 0
 
     def _blocks(self, one: Few) -> int:
         return -(-self.size.width // one.columns)
 
 
-def _weight(anchored: Anchored) -> _Weight:
-    leaf = anchored.weight
-    place = (*leaf.access.strides, leaf.access.offset)
-    row, column, offset = (one if isinstance(one, int) else -1 for one in place)
-    if min(row, column, offset) < 0 or leaf.buffer.dtype is not anchored.dtype:
-        raise RefusedError("its weight is no matrix in memory", anchored.anchor.inputs[1])
-    return _Weight(leaf.buffer.name, row, column, offset)
-
-
-def _text(
-    anchored: Anchored,
-    arch: int,
-    weight: _Weight,
-    prologue: Prologue,
-    store: Sequence[str],
-    work: _Work,
-    *,
-    even_k: bool,
-    even_n: bool,
-) -> str:
-    names = [buffer.name for buffer in anchored.buffers.values()]
-    finishes = [*names, *anchored.sizes]
-    carried = [*anchored.accumulators, *(one.name for one in prologue.sums)]
-    parts = _parts(anchored, weight)
-    x = _x_descriptor(anchored, prologue) if arch >= 90 else None
-    w = _w_descriptors(anchored, weight) if arch >= 90 else []
-    terms = [one.term for one in prologue.sums]
-    lines = "\n".join((*prologue.before, *prologue.load, prologue.tile, *terms, *store))
-    masks = [f"column[:, None] < {anchored.width}"] * (not even_n)
-    masks += [f"i[None, :] < {anchored.k}"] * (not even_k)
-    mask = " & ".join(f"({one})" for one in masks) if len(masks) > 1 else "".join(masks)
-    return render(
-        "triton/linear.jinja",
-        title=f"{anchored.region.name or 'linear'} of {anchored.region.scope or 'the model'}",
-        libdevice="libdevice." in lines,
-        functions=functions_for(lines),
-        arguments=[*names, *(["work"] if work.nbytes else []), *anchored.sizes],
-        finishes=finishes,
-        carried=carried,
-        passed=", ".join((*finishes, "row", "column", *carried)),
-        comments=anchored.comments(),
-        store=store,
-        parts=parts,
-        weight=weight.name,
-        accumulators=anchored.accumulators,
-        prologue=prologue,
-        along="i[None, :]" if weight.column == 1 else f"i[None, :] * {weight.column}",
-        masked=f", mask={mask}, other=0.0" if mask else "",
-        precision=', input_precision="ieee"' if anchored.dtype is DType.F32 else "",
-        workspace=work.nbytes > 0,
-        partials=work.partials // 4,
-        rows=anchored.symbol,
-        width=anchored.width,
-        k=anchored.k,
-        group=_GROUP,
-        descriptors=[*([x] if x else []), *w],
-        x_descriptor=x.name if x else "",
-        w_descriptors=[one.name for one in w],
+def _kernel(anchored: Anchored, arch: int) -> TritonKernel:
+    if anchored.dtype not in MULTIPLIED:
+        raise RefusedError(f"nothing multiplies {anchored.dtype}", anchored.anchor.inputs[0])
+    rows = sym(anchored.symbol)
+    x, parts = _plain_rows(anchored), _parts(anchored)
+    is_filled = x is None
+    if x is None:
+        x = _Matrix("x_rows", anchored.k, 1, 0)
+    in_blocks = all(one.in_blocks(anchored.dtype) for one in (x, *parts))
+    size = Size(anchored.width, len(parts), anchored.k, anchored.dtype, in_blocks, arch)
+    few, many = few_tiles(size), many_tiles(size)
+    prologue = anchored.prologue(is_even=all(size.k % (one.depth * one.split) == 0 for one in few))
+    columns = [one.columns for one in few] + [one.columns for one in many]
+    plan = _Plan(
+        size,
+        x,
+        parts,
+        is_filled,
+        few,
+        many,
+        even_n=all(size.width % count == 0 for count in columns),
+        sums=len(parts) + len(prologue.sums),
+    )
+    workspace = plan.workspace(rows)
+    pointers: list[DType | None] = [buffer.dtype for buffer in anchored.buffers.values()]
+    return named_kernel(
+        anchored.region.name or "linear",
+        _text(anchored, plan, prologue),
+        [*pointers, None] if workspace != 0 else pointers,
+        anchored.sizes,
+        [
+            *(_few_variant(one, size, anchored.symbol) for one in few),
+            *(_many_variant(one, plan, rows, anchored.symbol) for one in many),
+        ],
+        workspace=workspace,
     )
 
 
-def _parts(anchored: Anchored, weight: _Weight) -> list[Mapping[str, str]]:
+def _matrix(leaf: Leaf) -> _Matrix | None:
+    """A matrix whose strides are known."""
+    row, column, offset = (*leaf.access.strides, leaf.access.offset)
+    if not (isinstance(row, int) and isinstance(column, int) and isinstance(offset, int)):
+        return None
+    return _Matrix(leaf.buffer.name, row, column, offset)
+
+
+def _plain_rows(anchored: Anchored) -> _Matrix | None:
+    """The rows of the operand, if they lie in memory as they are multiplied."""
+    leaf = anchored.plain
+    if leaf is None or leaf.buffer.dtype is not anchored.dtype:
+        return None
+    found = _matrix(leaf)
+    return found if found is not None and found.column == 1 else None
+
+
+def _parts(anchored: Anchored) -> tuple[_Matrix, ...]:
+    leaf = anchored.weight
+    whole = _matrix(leaf)
+    if whole is None or leaf.buffer.dtype is not anchored.dtype:
+        raise RefusedError("its weight is no matrix in memory", anchored.anchor.inputs[1])
+    return tuple(
+        _Matrix(whole.name, step * whole.row, whole.column, whole.offset + start * whole.row)
+        for start, _, step in anchored.columns
+    )
+
+
+def _text(anchored: Anchored, plan: _Plan, prologue: Prologue) -> str:
+    size = plan.size
+    names = [buffer.name for buffer in anchored.buffers.values()]
+    finishes = [*names, *anchored.sizes]
+    scale = anchored.scale(prologue)
+    store = anchored.epilogue(is_even=plan.even_n)
+    even = size.k % _fill_block(size.k) == 0
+    fill = anchored.prologue(is_even=even, defers=False) if plan.is_filled else None
+    lines = [*prologue.lines, *scale, *store, *(fill.lines if fill else ())]
+    text = "\n".join(lines)
+    return render(
+        "triton/linear.jinja",
+        title=f"{anchored.region.name or 'linear'} of {anchored.region.scope or 'the model'}",
+        libdevice="libdevice." in text,
+        functions=functions_for(text),
+        arguments=[*names, *(["work"] if plan.splits or fill else []), *anchored.sizes],
+        finishes=finishes,
+        passed=", ".join((*finishes, "row", "column", *anchored.accumulators)),
+        carried=[*anchored.accumulators, *(one.name for one in prologue.sums)],
+        comments=anchored.comments(),
+        prologue=prologue,
+        scale=scale,
+        store=store,
+        fill=fill,
+        parts=_part_names(anchored, plan),
+        accumulators=anchored.accumulators,
+        along="i[None, :]" + (f" * {plan.parts[0].column}" if plan.parts[0].column != 1 else ""),
+        few_mask=_mask(
+            (f"column[:, None] < {size.width}", plan.even_n),
+            (
+                f"i[None, :] < {size.k}",
+                _is_even(size.k, (one.depth * one.split for one in plan.few)),
+            ),
+        ),
+        many_mask=_mask(
+            (f"column[:, None] < {size.width}", plan.even_n),
+            (f"i[None, :] < {size.k}", _is_even(size.k, (one.depth for one in plan.many))),
+        ),
+        x_mask=_mask(
+            (f"row[:, None] < {anchored.symbol}", False),
+            (f"i[None, :] < {size.k}", _is_even(size.k, (one.depth for one in plan.many))),
+        ),
+        fill_mask=f", mask=i[None, :] < {size.k}" * (not even),
+        precision=', input_precision="ieee"' if size.dtype is DType.F32 else "",
+        splits=plan.splits,
+        partials=plan.counters // 4,
+        rows=anchored.symbol,
+        width=size.width,
+        k=size.k,
+        group=_GROUP,
+        x_base=plan.x.base,
+        x_stride=plan.x.row,
+        x_type=TYPES[size.dtype],
+        x_offset=plan.counters // size.dtype.nbytes,
+        descriptors=_descriptors(anchored, plan) if _copies(size) else [],
+    )
+
+
+def _copies(size: Size) -> bool:
+    return size.in_blocks and size.arch >= HOPPER and size.dtype is not DType.F32
+
+
+def _is_even(k: int, depths: Iterable[int]) -> bool:
+    """Whether what programs take of K always ends where it ends."""
+    return all(k % depth == 0 for depth in depths)
+
+
+def _mask(*bounds: tuple[str, bool]) -> str:
+    """What is loaded, as an argument of a load; empty if all."""
+    masks = [text for text, holds in bounds if not holds]
+    text = " & ".join(f"({one})" for one in masks) if len(masks) > 1 else "".join(masks)
+    return f", mask={text}, other=0.0" if text else ""
+
+
+def _part_names(anchored: Anchored, plan: _Plan) -> list[Mapping[str, str]]:
     """Where the rows of the weight that make each part of the product are."""
     found: list[Mapping[str, str]] = []
-    far = anchored.width * max(step for _, _, step in anchored.columns) * weight.row >= _FAR
-    column = "column.to(tl.int64)" if far else "column"
-    for place, (start, _, step) in enumerate(anchored.columns):
-        offset = weight.offset + start * weight.row
-        places = f"{column}[:, None] * {step * weight.row}"
-        places = f"({offset} + {places})" if offset else places
-        name = f"w{place}_row"
-        found.append({"pointer": name, "places": places, "sum": anchored.accumulators[place]})
+    for place, part in enumerate(plan.parts):
+        column = "column.to(tl.int64)" if plan.size.width * part.row >= _FAR else "column"
+        start = f"{part.base} + {column}[:, None] * {part.row}"
+        name = anchored.accumulators[place]
+        found.append({"pointer": f"w{place}_row", "start": start, "sum": name})
     return found
 
 
-def _x_descriptor(anchored: Anchored, prologue: Prologue) -> _Descriptor | None:
-    """The rows as blocks that can be copied at once, if they lie so."""
-    leaf = prologue.plain
-    if leaf is None or leaf.indices or prologue.sums or leaf.buffer.dtype is not anchored.dtype:
-        return None
-    row, column = leaf.access.strides
-    offset = leaf.access.offset
-    if not (column == 1 and isinstance(row, int) and isinstance(offset, int)):
-        return None
-    if not _is_aligned(anchored.dtype, row, offset):
-        return None
-    base = f"{leaf.buffer.name} + {offset}" if offset else leaf.buffer.name
-    return _Descriptor("x_blocks", base, anchored.symbol, row, "BLOCK_M")
-
-
-def _w_descriptors(anchored: Anchored, weight: _Weight) -> list[_Descriptor]:
-    """The parts of the weight as blocks that can be copied at once, if all lie so."""
-    found = []
-    for place, (start, _, step) in enumerate(anchored.columns):
-        offset = weight.offset + start * weight.row
-        if weight.column != 1 or not _is_aligned(anchored.dtype, step * weight.row, offset):
-            return []
-        base = f"{weight.name} + {offset}" if offset else weight.name
-        rows = dim_text(anchored.width)
-        found.append(_Descriptor(f"w{place}_blocks", base, rows, step * weight.row, "BLOCK_N"))
+def _descriptors(anchored: Anchored, plan: _Plan) -> list[Mapping[str, object]]:
+    """The rows and the parts of the weight as blocks that are copied at once."""
+    x = {"name": "x_blocks", "base": plan.x.base, "rows": anchored.symbol, "stride": plan.x.row}
+    found: list[Mapping[str, object]] = [{**x, "block": "BLOCK_M"}]
+    for place, part in enumerate(plan.parts):
+        w = {"name": f"w{place}_blocks", "base": part.base, "rows": plan.size.width}
+        found.append({**w, "stride": part.row, "block": "BLOCK_N"})
     return found
 
 
-def _is_aligned(dtype: DType, *places: int) -> bool:
-    return all(place * dtype.nbytes % ALIGNMENT == 0 for place in places)
-
-
-def _few_variant(one: Few, size: Size, rows: Dim, symbol: str) -> Variant:
+def _few_variant(one: Few, size: Size, symbol: str) -> Variant:
     constants = {
         "BLOCK_M": one.rows,
         "BLOCK_N": one.columns,
@@ -270,8 +308,8 @@ def _few_variant(one: Few, size: Size, rows: Dim, symbol: str) -> Variant:
     return Variant("KERNEL_NAME_few", constants, grid, {symbol: one.rows}, one.warps, one.stages)
 
 
-def _many_variant(one: Many, size: Size, rows: Dim, symbol: str) -> Variant:
-    programs = size.processors * one.resident
+def _many_variant(one: Many, plan: _Plan, rows: Dim, symbol: str) -> Variant:
+    programs = plan.size.processors * one.resident
     constants = {
         "BLOCK_M": one.rows,
         "BLOCK_N": one.columns,
@@ -279,4 +317,17 @@ def _many_variant(one: Many, size: Size, rows: Dim, symbol: str) -> Variant:
         "PROGRAMS": programs,
     }
     below = {} if one.below is None else {symbol: one.below}
-    return Variant("KERNEL_NAME_many", constants, (programs,), below, one.warps, one.stages)
+    many = Variant("KERNEL_NAME_many", constants, (programs,), below, one.warps, one.stages)
+    if not plan.is_filled:
+        return many
+    fill = {"BLOCK_M": 1, "BLOCK_K": _fill_block(plan.size.k)}
+    then = replace(many, below={})
+    return Variant("KERNEL_NAME_rows", fill, (rows,), below, 4, 2, then=(then,))
+
+
+def _fill_block(k: int) -> int:
+    """Columns of a row that are made at a time: all of equal blocks, if they are not too small."""
+    block = min(_FILL_BLOCK, power_of_two(k))
+    while k % block and block > _FILL_BLOCK // 4:
+        block //= 2
+    return block if k % block == 0 else min(_FILL_BLOCK, power_of_two(k))

@@ -15,6 +15,8 @@ from dataclasses import dataclass
 
 from graphopt.ir.dtype import DType
 
+from .resources import SHARED_BYTES
+
 # Multiprocessors: of an A100, an RTX 4090, an H100 or H200, a B200.
 PROCESSORS: Mapping[int, int] = {80: 108, 86: 84, 89: 128, 90: 132, 100: 148, 120: 170}
 # The most rows for which the weight's bytes are what takes the time.
@@ -87,7 +89,7 @@ class Size:
         parts: that are computed side by side.
         k: what is summed over.
         dtype: of what is multiplied.
-        is_plain: whether its rows are in memory as they are.
+        in_blocks: whether descriptors can copy its rows and the weight's.
         arch: such as 90.
     """
 
@@ -95,18 +97,13 @@ class Size:
     parts: int
     k: int
     dtype: DType
-    is_plain: bool
+    in_blocks: bool
     arch: int
 
     @property
     def processors(self) -> int:
         """Multiprocessors of the device."""
         return PROCESSORS[max((one for one in PROCESSORS if one <= self.arch), default=80)]
-
-    @property
-    def has_descriptors(self) -> bool:
-        """Whether tiles can be copied by descriptors."""
-        return self.arch >= HOPPER
 
 
 def few_tiles(size: Size) -> tuple[Few, ...]:
@@ -146,9 +143,10 @@ def _evenness(size: Size, one: Few, programs: int) -> float:
 
 
 def _stages(size: Size, rows: int, columns: int, depth: int) -> int:
-    """As deep as leaves room for two programs on every architecture, at most 5."""
+    """As deep as leaves room for four programs on a multiprocessor, from 3 to 5."""
     step = (rows + columns * size.parts) * depth * size.dtype.nbytes
-    return max(2, min(5, (48 << 10) // step + 1))
+    room = SHARED_BYTES.get(size.arch, 99 << 10) // 4
+    return max(3, min(5, room // step + 1))
 
 
 def many_tiles(size: Size) -> tuple[Many, ...]:
@@ -203,9 +201,9 @@ _SHAPES: Mapping[str, Sequence[_Shape]] = {
 
 
 def _kind(size: Size) -> str:
-    if not size.has_descriptors:
+    if size.arch < HOPPER:
         return "ampere"
-    return "descriptors" if size.is_plain else "hopper"
+    return "descriptors" if size.in_blocks else "hopper"
 
 
 def _same(one: Many, shape: _Shape) -> bool:

@@ -16,8 +16,8 @@ TYPES = (DType.BF16, DType.F32)
 
 def sizes() -> list[Size]:
     return [
-        Size(width, parts, k, dtype, is_plain, arch)
-        for width, k, parts, dtype, is_plain, arch in product(
+        Size(width, parts, k, dtype, in_blocks, arch)
+        for width, k, parts, dtype, in_blocks, arch in product(
             WIDTHS, DEPTHS, (1, 2), TYPES, (True, False), PROCESSORS
         )
     ]
