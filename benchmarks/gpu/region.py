@@ -134,6 +134,7 @@ class RegionCase:
                 if writes:
                     results.append(Result(one.kind.value, pointers[-1], None, None))
                     results[-1].before = pointers[-1].clone()
+        results.sort(key=lambda result: result.whole is None)  # state comes last
         return Work(
             tensors,
             pointers,
