@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from graphopt.ir.dtype import DType
 from graphopt.ir.shape import Dim, Expr, Symbol, parse_dim
 
-from ..rows.tree import Kind, kind_of
+from ..rows.tree import Kind, RefusedError, kind_of
 
 # How tightly an operator binds.
 _COMPARE, _OR, _AND, _SUM, _PRODUCT, _SIGN, _ATOM = range(1, 8)
@@ -69,7 +69,12 @@ FUNCTIONS: Mapping[str, str] = {
     "pow": "libdevice.pow({}, {})",
     "remainder": "remainder({}, {})",
     "floor_div": "floor_div({}, {})",
+    "ordered": "ordered({})",
+    "unordered": "unordered({})",
+    "upper": "upper({})",
 }
+# What a function gives, where that is another kind than it takes.
+_KINDS: Mapping[str, Kind] = {"ordered": "int", "unordered": "float"}
 # The same of integers, where it is another.
 _WHOLE_FUNCTIONS: Mapping[str, str] = {
     "maximum": "tl.maximum({}, {})",
@@ -254,10 +259,21 @@ class _Printer:
             return self.binary(_LOGIC[name], *terms)
         if name == "pow" and (found := self.power(terms[0], args[1])) is not None:
             return found
+        if name == "pow" and terms[0].kind == "int":
+            return self.whole_power(terms[0], terms[1])
         form = FUNCTIONS[name]
         if terms[0].kind == "int":
             form = _WHOLE_FUNCTIONS.get(name, form)
-        return Term(form.format(*(term.text for term in terms)), terms[0].kind)
+        kind = _KINDS.get(name, terms[0].kind)
+        return Term(form.format(*(term.text for term in terms)), kind)
+
+    def whole_power(self, base: Term, exponent: Term) -> Term:
+        """A power of integers: a product of as many factors as it says."""
+        if not exponent.is_number or not exponent.text.isdecimal():
+            raise RefusedError("integers are raised to powers that vary or divide")
+        if exponent.text == "0":
+            return Term(f"{base.within(_PRODUCT)} * 0 + 1", "int", False, _SUM)
+        return Term(f"whole_pow({base.text}, {exponent.text})", "int")
 
     def power(self, base: Term, exponent: ast.expr) -> Term | None:
         """A power that is a product or a root."""

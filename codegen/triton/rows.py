@@ -26,6 +26,7 @@ from ..rows.lower import Lower, Lowering, type_of
 from ..rows.names import Names
 from ..rows.program import comment, leaf_of, needed, rows_of
 from ..rows.tree import Buffer, Leaf, RefusedError, Tree, map_view
+from . import tile_select
 from .expression import TYPES
 from .functions import functions_for
 from .kernel import TritonKernel, Variant, named_kernel
@@ -221,6 +222,7 @@ TABLE: Mapping[str, Lower] = {
     **reduce.TABLE,
     **index.TABLE,
     **layers.TABLE,
+    **tile_select.TABLE,
     "kv_write": _write,
     "latent_write": _write,
 }

@@ -15,6 +15,7 @@ from graphopt.ir.types import StateType, TensorType
 
 from ..rows.access import Access
 from ..rows.lower import Lowering, type_of
+from ..rows.places import assembled
 from ..rows.tree import Assembly, Buffer, Leaf, Reduced, RefusedError, Rows, Tree, map_view
 
 
@@ -60,8 +61,9 @@ class TileLowering(Lowering):
         return tree
 
     def together(self, made: Assembly, value: Value) -> Tree:
-        """Refused: what is put together can only be stored."""
-        raise RefusedError("what is put together is computed with", value)
+        """A choice by position."""
+        type_ = type_of(value)
+        return assembled(made, type_.shape, type_.dtype)
 
     def source(self, value: Value) -> Leaf:
         """The memory of an operand."""

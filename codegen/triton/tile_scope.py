@@ -7,7 +7,8 @@ powers of two, and what lies outside is neither loaded nor stored, and has no pa
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+import operator
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from graphopt.ir.dtype import DType
@@ -33,6 +34,18 @@ from .expression import TYPES, WIDE, Term, dim_text, literal, triton_expression
 MOST_ELEMENTS = 1 << 14
 # Parts of a reduction that lie side by side in a tile.
 _MOST_PARTS = 4
+# The name of what has a line of its own wherever it is computed: each of several reductions sees it
+# for the first time.
+KEY = "key"
+# Expressions of places that are worked out here if the places are known.
+_KNOWN: Mapping[str, Callable[[int, int], int | bool]] = {
+    "a >= b": operator.ge,
+    "a < b": operator.lt,
+    "a == b": operator.eq,
+    "a and b": lambda a, b: bool(a and b),
+    "floor_div(a, b)": operator.floordiv,
+    "remainder(a, b)": operator.mod,
+}
 # The term that changes nothing, and what adds a tile to another, and up along an axis.
 _FOLDS = {
     "sum": ("0", "{} + {}", "tl.sum({}, {}{})"),
@@ -186,6 +199,7 @@ class Scope:
 
     def term(self, tree: Tree) -> Term:
         """The Triton of a tree; loads, reductions and what is used twice get a name."""
+        tree = self._simple(tree)
         if isinstance(tree, Number):
             return literal(tree.value, tree.kind)
         key = self.key(tree)
@@ -196,7 +210,9 @@ class Scope:
             self.terms[key] = known
             return known
         made = self._compute(tree)
-        if isinstance(tree, Leaf | Reduced) or self.uses.get(key, 0) > 1 or len(made.text) > 70:
+        is_key = isinstance(tree, Apply) and tree.name == KEY
+        is_read = self.uses.get(key, 0) > 1 or isinstance(tree, Leaf | Reduced) or is_key
+        if is_read or len(made.text) > 70:
             made = self.named(made, self._name(tree))
         self.terms[key] = made
         return made
@@ -237,26 +253,67 @@ class Scope:
             case Number():
                 return literal(tree.value, tree.kind)
             case Position():
-                return Term(f"({self.place(tree.access)})", "int")
+                return Term(f"{self._position(tree).within(7)}.to(tl.int64)", "int")
             case Leaf():
                 return self._load(tree)
             case Apply():
+                is_place = all(isinstance(arg, Position | Number) for arg in tree.args)
+                small = is_place and tree.dtype is DType.BOOL
                 operands = {
-                    name: self.term(arg) for name, arg in zip("abc", tree.args, strict=False)
+                    name: self._position(arg)
+                    if small and isinstance(arg, Position)
+                    else self.term(arg)
+                    for name, arg in zip("abc", tree.args, strict=False)
                 }
                 return triton_expression(tree.scalar, operands, tree.dtype)
             case Reduced():
                 return self._reduce(tree)
+
+    def _position(self, tree: Position) -> Term:
+        """A place as a number of 32 bits, if no rows are in it."""
+        text = self.place(tree.access)
+        return Term(text, "int", level=7 if text.isidentifier() else 4)
+
+    def _simple(self, tree: Tree) -> Tree:
+        """A choice or a condition without what is known of it on this tile."""
+        if (known := self._known(tree)) is not None:
+            return Number(known, tree.kind)
+        if isinstance(tree, Apply) and tree.scalar in ("where(a, b, c)", "a and b"):
+            first = self._known(tree.args[0])
+            if tree.scalar == "a and b":
+                if self._known(tree.args[1]):
+                    return self._simple(tree.args[0])
+                return tree if first is None else self._simple(tree.args[1])
+            if first is not None:
+                return self._simple(tree.args[1 if first else 2])
+        return tree
+
+    def _known(self, tree: Tree) -> int | bool | None:
+        """What a place or a condition is, where it is the same everywhere."""
+        match tree:
+            case Number(value=int() as value):
+                return value
+            case Position() if not self.depends(tree) and isinstance(tree.access.offset, int):
+                return tree.access.offset
+            case Apply(scalar=scalar) if scalar in _KNOWN:
+                a, b = map(self._known, tree.args)
+                if scalar == "a and b" and (a is False or b is False):
+                    return False
+                return None if a is None or b is None else _KNOWN[scalar](a, b)
+        return None
 
     def _load(self, leaf: Leaf) -> Term:
         dtype = leaf.buffer.dtype
         if dtype is None or dtype not in TYPES:
             raise RefusedError(f"nothing is computed in {dtype}", leaf.buffer.name)
         mask = self.mask(self.depends(leaf))
-        if leaf.holds is not None:
+        other = {"float": "0.0", "int": "0", "bool": "False"}[leaf.kind]
+        known = None if leaf.holds is None else self._known(leaf.holds)
+        if known is False:
+            return Term(other, leaf.kind, is_number=True)
+        if leaf.holds is not None and known is None:
             holds = self.term(leaf.holds).within(4)
             mask = f"{mask} & {holds}" if mask else holds
-        other = {"float": "0.0", "int": "0", "bool": "False"}[leaf.kind]
         masked = f", mask={mask}, other={other}" if mask else ""
         text = f"tl.load({self.address(leaf)}{masked})"
         if dtype not in (DType.F32, DType.I64, DType.BOOL):

@@ -7,6 +7,7 @@ import pytest
 from graphopt.codegen.rows.names import Names
 from graphopt.ir.builder import GraphBuilder
 from graphopt.ir.dtype import DType
+from graphopt.ir.graph import Graph
 from graphopt.ir.shape import sym
 from graphopt.ir.types import LayerState, StateType, TensorType
 
