@@ -209,7 +209,14 @@ def told(error: BaseException) -> str:
 def is_fatal(error: BaseException) -> bool:
     """Whether the device answers nothing after it."""
     text = told(error)
-    marks = ("CUDA error", "CUDA driver error", "illegal memory", "misaligned address")
+    marks = (
+        "CUDA error",
+        "CUDA driver error",
+        "ILLEGAL_ADDRESS",
+        "ILLEGAL_INSTRUCTION",
+        "MISALIGNED_ADDRESS",
+        "LAUNCH_FAILED",
+    )
     harmless = ("out of memory", "invalid argument", "invalid configuration", "too many resources")
     return any(mark in text for mark in marks) and not any(mark in text for mark in harmless)
 

@@ -7,7 +7,6 @@ so what it compiles is what the cubin holds.
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
@@ -15,10 +14,14 @@ import torch
 from torch import Tensor
 
 from graphopt.codegen.triton import interpreter
+from graphopt.codegen.triton.compile import Cubin, compile_variant
 from graphopt.codegen.triton.kernel import TritonKernel, Variant
 from graphopt.codegen.triton.load import load_module
+from graphopt.errors import MachineError
 from graphopt.ir.reference import torch_dtype
 from graphopt.ir.shape import evaluate
+from graphopt.launch import Launch, LaunchKernel, LaunchVariant
+from graphopt.runtime.executors.cubins import KernelSet, Memory, TorchMemory, open_driver
 
 from .case import AbsentError
 
@@ -105,16 +108,30 @@ class Jit:
 
 
 class Cubins:
-    """What the compiler makes ahead of time, launched as a serving process does it."""
+    """What the compiler makes ahead of time, launched as a serving process does it.
+
+    Args:
+        arch: of the device, such as 90.
+        driver: of the device; that of cuda-bindings if None.
+        memory: makes what gives workspaces, which live as long as what was prepared.
+
+    Raises:
+        AbsentError: cuda-bindings are not installed.
+    """
 
     name = "cubin"
 
-    def __init__(self, arch: int) -> None:
-        try:
-            self._runtime = importlib.import_module("graphopt.runtime.executors.cubins")
-        except ModuleNotFoundError as error:
-            raise AbsentError("no module graphopt.runtime.executors.cubins") from error
+    def __init__(
+        self, arch: int, driver: Any = None, memory: Callable[[], Memory] = TorchMemory
+    ) -> None:
         self._arch = arch
+        try:
+            self._driver = open_driver() if driver is None else driver
+        except MachineError as error:
+            raise AbsentError(f"{error.what}: {error.got}") from error
+        self._memory = memory
+        # What Triton keeps is found again, but reading it takes a while.
+        self._cubins: dict[tuple[str, str], Cubin] = {}
 
     def prepare(
         self,
@@ -124,7 +141,55 @@ class Cubins:
         sizes: Mapping[str, int],
     ) -> Runnable:
         """See :class:`Launcher`."""
-        raise AbsentError("cubins are not launched yet")
+        codes = [self._cubin(kernel, launch) for launch in variant.launches]
+        launches = tuple(
+            _launch_of(launch, cubin, f"{place}.cubin")
+            for place, (launch, cubin) in enumerate(zip(variant.launches, codes, strict=True))
+        )
+        alone = LaunchKernel(
+            kernel.name,
+            f"sm_{self._arch}",
+            kernel.pointers,
+            kernel.sizes,
+            kernel.workspace,
+            (LaunchVariant({}, launches),),
+        )
+        loaded = KernelSet(
+            {kernel.name: alone},
+            lambda name, file: codes[int(file.split(".")[0])].code,
+            self._driver,
+            self._memory(),
+        )
+        loaded.reserve(sizes)
+        plain = pointers[:-1] if None in kernel.pointers else pointers  # it has its own workspace
+        addresses = [pointer.data_ptr() for pointer in plain]
+        return lambda: loaded.launch(kernel.name, addresses, sizes)
+
+    def _cubin(self, kernel: TritonKernel, launch: Variant) -> Cubin:
+        key = (kernel.name, repr(launch))
+        if key not in self._cubins:
+            self._cubins[key] = compile_variant(kernel, launch, self._arch)
+        return self._cubins[key]
+
+
+def _launch_of(launch: Variant, cubin: Cubin, file: str) -> Launch:
+    """What launching a cubin takes; figures that only tell are left out."""
+    x, y, z = (*launch.grid, 1, 1)[:3]
+    return Launch(
+        file,
+        cubin.symbol,
+        dict(launch.constants),
+        (x, y, z),
+        launch.num_warps,
+        launch.num_stages,
+        cubin.threads,
+        cubin.shared_bytes,
+        cubin.global_bytes,
+        cubin.global_alignment,
+        registers=0,
+        spill_bytes=0,
+        programs=0,
+    )
 
 
 def plain_function(kernel: TritonKernel, launch: Variant) -> Any:
