@@ -10,7 +10,6 @@ the result; what the step computes is copied to where tiles can read it, a block
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 from graphopt.ir.dtype import DType
 from graphopt.ir.graph import Graph, Node, Value
@@ -24,9 +23,10 @@ from ..render import render
 from ..rows.access import Access
 from ..rows.arguments import arguments
 from ..rows.names import Names
+from ..rows.product import Operand, Sizes, even_groups, product_operand, product_sizes
 from ..rows.program import comment
 from ..rows.tree import Buffer
-from ..rows.views import View, view_of
+from ..rows.views import view_of
 from .expression import ctype_of, dim_text
 from .kernel import Kernel, named_kernel
 from .rows import buffer_of, pointer
@@ -38,33 +38,6 @@ PRODUCT_SCRATCH = 4 * (48 * row_stride(256) + 64 * 256 + 64 * 48) + BLOCK_SCRATC
 # What the template calls things.
 _TAKEN = ("b", "left", "right", "weights")
 _FLOATS = (DType.F32, DType.BF16, DType.F16)
-
-
-@dataclass(frozen=True, slots=True)
-class _Operand:
-    """An operand as matrices of one batch.
-
-    Attributes:
-        view: where it lies.
-        batch: strides along the dimensions of the batch.
-        row: stride from row to row.
-        column: stride from column to column.
-    """
-
-    view: View
-    batch: tuple[Dim, ...]
-    row: Dim
-    column: Dim
-
-
-@dataclass(frozen=True, slots=True)
-class _Sizes:
-    """Sizes of a product: of the batch, rows, columns, and what is summed over."""
-
-    batch: tuple[Dim, ...]
-    rows: Dim
-    columns: Dim
-    depth: Dim
 
 
 def matmul_layouts(graph: Graph, region: Region) -> dict[str, Layout]:
@@ -96,15 +69,15 @@ def matmul_kernel(graph: Graph, region: Region, layouts: Mapping[str, Layout]) -
     packed = layouts.get(weight)
     if packed is not None and packed != matmul_layouts(graph, region).get(weight):
         return refuse("a weight is packed for something else", node.inputs[1])
-    sizes = _sizes(node)
-    operands: list[_Operand] = []
+    sizes = product_sizes(node)
+    operands: list[Operand] = []
     for place, value in enumerate(node.inputs):
         view = view_of(graph, region, value)
         if view is None:
             return refuse("strides cannot say where an operand lies", value)
         if view.operand.name in layouts and not (place == 1 and view.operand == value):
             return refuse("a weight is packed for something else", view.operand)
-        operands.append(_operand(view, place, sizes))
+        operands.append(product_operand(view, place, sizes))
     return _kernel(graph, region, node, sizes, operands, packed)
 
 
@@ -112,8 +85,8 @@ def _kernel(
     graph: Graph,
     region: Region,
     node: Node,
-    sizes: _Sizes,
-    operands: Sequence[_Operand],
+    sizes: Sizes,
+    operands: Sequence[Operand],
     packed: Layout | None,
 ) -> Kernel:
     names = Names(graph)
@@ -157,31 +130,7 @@ def _shape(value: Value) -> tuple[Dim, ...]:
     return value.type.shape if isinstance(value.type, TensorType) else ()
 
 
-def _sizes(node: Node) -> _Sizes:
-    a, b = map(_shape, node.inputs)
-    matrix = (len(a) > 1) + (len(b) > 1)
-    whole = _shape(node.output)
-    return _Sizes(
-        whole[: len(whole) - matrix],
-        a[-2] if len(a) > 1 else 1,
-        b[-1] if len(b) > 1 else 1,
-        a[-1],
-    )
-
-
-def _operand(view: View, place: int, sizes: _Sizes) -> _Operand:
-    """An operand's strides, along the whole batch; a vector is a row or a column."""
-    access = view.access
-    if len(access.shape) == 1:
-        (stride,) = access.strides
-        row, column = (0, stride) if place == 0 else (stride, 0)
-        return _Operand(view, (0,) * len(sizes.batch), row, column)
-    *_, row, column = access.strides
-    own = Access(access.shape[:-2], access.strides[:-2], access.offset)
-    return _Operand(view, own.expand(sizes.batch).strides, row, column)
-
-
-def _strided(buffer: Buffer, operand: _Operand, batch: tuple[Dim, ...]) -> str:
+def _strided(buffer: Buffer, operand: Operand, batch: tuple[Dim, ...]) -> str:
     """The C++ of the matrix of number ``b``."""
     offset = operand.view.access.offset
     start = [buffer.name, *([dim_text(offset)] if offset != 0 else [])]
@@ -200,12 +149,7 @@ def _matrix_number(node: Node, batch: tuple[Dim, ...]) -> str:
 
 def _terms(batch: tuple[Dim, ...], strides: tuple[Dim, ...]) -> list[str]:
     """Products that add up to where number ``b`` of a batch lies."""
-    groups: list[tuple[Dim, Dim]] = []  # sizes and strides of what is walked through evenly
-    for size, stride in zip(batch, strides, strict=True):
-        if groups and groups[-1][1] == stride * size:
-            groups[-1] = (groups[-1][0] * size, stride)
-        elif size != 1:
-            groups.append((size, stride))
+    groups = even_groups(batch, strides)
     terms: list[str] = []
     inner: Dim = 1
     for place, (size, stride) in reversed(list(enumerate(groups))):

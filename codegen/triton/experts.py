@@ -86,24 +86,8 @@ def _kernel(graph: Graph, region: Region, node: Node, n: _Sizes) -> TritonKernel
     buffers = {one: buffer_of(one, names) for one in given}
     known = {one.value: buffer.name for one, buffer in buffers.items()}
 
-    def matrix(value: Value) -> tuple[str, Access]:
-        """Where an operand of two dimensions lies."""
-        view = view_of(graph, region, value)
-        if view is None or len(view.access.shape) != 2:
-            raise RefusedError("an operand is no matrix of strides", value)
-        start = known[view.operand]
-        if view.access.offset != 0:
-            start = f"{start} + ({dim_text(view.access.offset)})"
-        return start, view.access
-
-    def weight(value: Value) -> str:
-        """An operand that lies in memory as it is."""
-        if value not in known:
-            raise RefusedError("weights of experts are views", value)
-        return known[value]
-
     x, ids, shares, first, second, *biases = node.inputs
-    (x_name, x_access), ids_at, shares_at = matrix(x), matrix(ids), matrix(shares)
+    x_at, ids_at, shares_at = (_matrix(graph, region, known, one) for one in (x, ids, shares))
     form, result = _form(node), _result(node)
     sizes = sizes_of(graph, region)
     text = render(
@@ -122,16 +106,16 @@ def _kernel(graph: Graph, region: Region, node: Node, n: _Sizes) -> TritonKernel
         hidden=n.hidden,
         narrow=n.narrow,
         dtype=TYPES[n.dtype],
-        x=x_name,
-        x_row=_factor(x_access.strides[0]),
-        x_column=_factor(x_access.strides[1]),
+        x=x_at[0],
+        x_row=_factor(x_at[1].strides[0]),
+        x_column=_factor(x_at[1].strides[1]),
         ids_of_pair=_element(ids_at, "token", f"pair % {n.chosen}"),
         ids_of_choice=_element(ids_at, "token", "choice"),
         shares_of_choice=_element(shares_at, "token", "choice"),
-        first=weight(first),
-        second=weight(second),
-        first_bias=weight(biases[0]) if biases else "",
-        second_bias=weight(biases[1]) if biases else "",
+        first=_weight(known, first),
+        second=_weight(known, second),
+        first_bias=_weight(known, biases[0]) if biases else "",
+        second_bias=_weight(known, biases[1]) if biases else "",
         y=next(buffer.name for one, buffer in buffers.items() if one.kind is Kind.RESULT),
         **_strides(node, n),
         **{f"{name}_offset": dim_text(place) for name, place in _places(n).items()},
@@ -170,6 +154,26 @@ def _sizes(node: Node) -> _Sizes:
 
 
 # ---- Text ---------------------------------------------------------------------------------------
+
+
+def _matrix(
+    graph: Graph, region: Region, known: Mapping[Value, str], value: Value
+) -> tuple[str, Access]:
+    """Where an operand of two dimensions lies."""
+    view = view_of(graph, region, value)
+    if view is None or len(view.access.shape) != 2:
+        raise RefusedError("an operand is no matrix of strides", value)
+    start = known[view.operand]
+    if view.access.offset != 0:
+        start = f"{start} + ({dim_text(view.access.offset)})"
+    return start, view.access
+
+
+def _weight(known: Mapping[Value, str], value: Value) -> str:
+    """An operand that lies in memory as it is."""
+    if value not in known:
+        raise RefusedError("weights of experts are views", value)
+    return known[value]
 
 
 def _strides(node: Node, n: _Sizes) -> dict[str, int]:
