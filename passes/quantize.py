@@ -1,8 +1,13 @@
-"""Give the weights of linear maps and embeddings eight or four bits.
+"""Give the weights of linear maps, embeddings and experts eight or four bits.
 
 before:  %e = embed(%ids, @table);  %y = linear(%x, @w, @b)
 after:   %q, %s = quantize_weight(@w);  %y = quantized_linear(%x, %q, %s, @b)
          %p, %r = quantize_weight(@table);  %e = quantized_embed(%ids, %p, %r)
+
+before:  %y = moe_experts(%x, %ids, %shares, @first, @second) {transposed = true}
+after:   %t = permute(@first);  %u = permute(@second)
+         %q, %s = quantize_weight(%t);  %p, %r = quantize_weight(%u)
+         %y = quantized_experts(%x, %ids, %shares, %q, %s, %p, %r)
 
 A weight is rounded once, when compiling, since all that makes it is constant; one that an embedding
 and a linear map share is rounded once for both. Numbers change: by what rounding the weights, and
@@ -10,19 +15,22 @@ the rows that they meet, takes away. A CPU multiplies integers, so there the row
 GPU is bound by reading weights and keeps the rows.
 
 What stays as it is: norms and biases, which are small and reach every number; routers, where a
-rounding error sends a token to another expert; experts and weights per head.
+rounding error sends a token to another expert; weights per head; experts where only weights are to
+be rounded. ``kept_notes`` says which they were, and why.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Iterable, Iterator, Sequence
 
 from graphopt.errors import UsageError
 from graphopt.ir.builder import Rewriter
 from graphopt.ir.graph import Graph, Node, Value
 from graphopt.ir.ops import is_pointwise, is_view
+from graphopt.ir.ops_spec import bool_of
 from graphopt.ir.types import TensorType, nbytes
-from graphopt.ledger import Verdict, accept, refuse
+from graphopt.ledger import Entry, Verdict, accept, refuse
 from graphopt.packing import PANEL
 from graphopt.quantization import quant_of
 
@@ -32,12 +40,14 @@ from .manager import PassContext, PassResult, place_of
 
 # What a user may ask for, and the bits it means.
 BITS = {"int8": 8, "int4": 4}
-READERS = frozenset({"linear", "embed"})
+RULE = "quantize"
+# What reads a weight that may be rounded, and where among its operands.
+WEIGHTS = {"linear": (1,), "embed": (1,), "moe_experts": (3, 4)}
 ROUTING = frozenset({"moe_router", "topk", "argmax", "sort"})
-KEPT = {
-    "moe_experts": "weights of experts are kept as they are: no kernel reads them in few bits",
-    "matmul": "weights of a batched product are kept as they are: no kernel reads them in few bits",
-}
+PER_HEAD = "weights of a batched product are kept as they are: no kernel reads them in few bits"
+EXPERTS = "weights of experts are kept as they are: no kernel reads them in few bits and whole rows"
+_NAMED = 3  # weights that a note names
+_NUMBER = re.compile(r"(?<=\.)\d+(?=\.)")
 
 
 class Quantize:
@@ -51,7 +61,7 @@ class Quantize:
         UsageError: there is no such kind.
     """
 
-    name = "quantize"
+    name = RULE
     requires = frozenset({"linear maps raised", "biases folded"})
     ensures: frozenset[str] = frozenset()
 
@@ -73,27 +83,43 @@ class Quantize:
         if not chosen:
             return PassResult(graph, False)
         rewriter = Rewriter(ordered)
-        rounded: dict[Value, tuple[Value, Value]] = {}
+        rounded: dict[tuple[Value, bool], tuple[Value, Value]] = {}
         for node in ordered.nodes:
-            if node.op not in READERS or node.inputs[1] not in chosen:
+            weights = [node.inputs[place] for place in WEIGHTS.get(node.op, ())]
+            if not weights or not chosen.issuperset(weights):
                 rewriter.copy(node)
                 continue
-            weight = node.inputs[1]
-            if weight not in rounded:
-                made = rewriter.node("quantize_weight", [weight], self._attrs(), loc=node.loc)
-                rounded[weight] = made[0], made[1]
-            self._rewrite(rewriter, node, rounded[weight])
+            for weight in weights:
+                key = weight, _is_transposed(node)
+                if key not in rounded:
+                    rounded[key] = self._rounded(rewriter, weight, node)
+            self._rewrite(rewriter, node, [rounded[one, _is_transposed(node)] for one in weights])
         return PassResult(rewriter.finish(), True)
+
+    def _rounded(self, rewriter: Rewriter, weight: Value, node: Node) -> tuple[Value, Value]:
+        """Integers and scales of a weight, whose rows are what ``node`` gives."""
+        given = weight
+        if _is_transposed(node):
+            given = rewriter.one("permute", [weight], {"dims": (0, 2, 1)}, loc=node.loc)
+        made = rewriter.node("quantize_weight", [given], self._attrs(), loc=node.loc)
+        return made[0], made[1]
 
     def _attrs(self) -> dict[str, int]:
         return {"bits": self.quant.bits, "group": self.quant.group}
 
-    def _rewrite(self, rewriter: Rewriter, node: Node, weight: tuple[Value, Value]) -> None:
-        first, rest = node.inputs[0], node.inputs[2:]
+    def _rewrite(
+        self, rewriter: Rewriter, node: Node, weights: Sequence[tuple[Value, Value]]
+    ) -> None:
+        first, weight = node.inputs[0], weights[0]
         attrs = self._attrs()
         if node.op == "linear":
             given = {**attrs, "weight_only": self.weight_only}
-            now = rewriter.one("quantized_linear", [first, *weight, *rest], given, loc=node.loc)
+            operands = [first, *weight, *node.inputs[2:]]
+            now = rewriter.one("quantized_linear", operands, given, loc=node.loc)
+        elif node.op == "moe_experts":
+            kept = {name: attr for name, attr in node.attrs.items() if name != "transposed"}
+            operands = [*node.inputs[:3], *weight, *weights[1], *node.inputs[5:]]
+            now = rewriter.one("quantized_experts", operands, {**kept, **attrs}, loc=node.loc)
         else:
             type_ = node.output.type
             dtype = {"dtype": type_.dtype} if isinstance(type_, TensorType) else {}
@@ -106,26 +132,45 @@ class Quantize:
     def _check(
         self, graph: Graph, weight: Value, readers: Sequence[Node], constants: frozenset[Value]
     ) -> Verdict:
-        """Whether to round a constant that some nodes read."""
-        kept = next((node for node in readers if node.op in KEPT), None)
-        if kept is not None:
-            return refuse(KEPT[kept.op], weight)
-        odd = [node for node in readers if node.op not in READERS or _misplaced(node, weight)]
+        """Whether to round a constant that some nodes read.
+
+        A layer of experts has both its weights rounded, or neither.
+        """
+        verdict = self._check_alone(graph, weight, readers, constants)
+        experts = [node for node in readers if node.op == "moe_experts"]
+        for other in dict.fromkeys(v for node in experts for v in node.inputs[3:5]):
+            if verdict.accepted and other is not weight:
+                found = self._check_alone(graph, other, graph.users[other], constants)
+                if not found.accepted:
+                    return refuse(f"its experts' other layer is kept: {found.reason}", other)
+        return verdict
+
+    def _check_alone(
+        self, graph: Graph, weight: Value, readers: Sequence[Node], constants: frozenset[Value]
+    ) -> Verdict:
+        """Whether to round a constant, for its own sake."""
+        if weight not in constants:
+            return refuse("it is made in the step", weight)
+        if any(node.op == "matmul" for node in readers):
+            return refuse(PER_HEAD, weight)
+        if self.weight_only and any(node.op == "moe_experts" for node in readers):
+            return refuse(EXPERTS, weight)
+        odd = [node for node in readers if node.op not in WEIGHTS or _misplaced(node, weight)]
         if odd or weight in graph.outputs:
             return refuse("something else reads it too, and it would be kept twice", weight, *odd)
         if all(node.inputs[0] in constants for node in readers):
             return refuse("all that reads it is a constant: it is computed once", weight)
-        if any(_routes(graph, node.output) for node in readers):
+        if any(_chooses_experts(graph, node) for node in readers):
             return refuse("its result chooses experts, which rounding would change", weight)
-        sizes = _sizes(weight)
+        sizes = _sizes(weight, readers)
         if sizes is None:
             return refuse("it is no matrix", weight)
-        rows, columns, before = *sizes, _bytes(weight)
-        panels = -(-rows // PANEL)
+        matrices, rows, columns, before = *sizes, _bytes(weight)
+        panels = matrices * -(-rows // PANEL)
         after = panels * self.quant.panel_bytes(columns)
-        if after >= panels * PANEL * (before // rows):
+        if after >= panels * PANEL * (before // (matrices * rows)):
             return refuse("its rows are too short to become smaller", weight)
-        made = rows * (columns + 2 * self.quant.groups(columns))
+        made = matrices * rows * (columns + 2 * self.quant.groups(columns))
         if reason := why_not_folded(graph, [weight], readers, made_bytes=made):
             return refuse(f"it would be rounded in every step: {reason}", weight)
         return accept(
@@ -134,11 +179,44 @@ class Quantize:
         )
 
 
-def _sizes(weight: Value) -> tuple[int, int] | None:
-    """Rows and columns of a matrix of known size."""
+def kept_notes(entries: Iterable[Entry]) -> list[str]:
+    """What the pass left as it is, a sentence for each reason; nothing if it did not run."""
+    kept: dict[str, list[str]] = {}
+    for entry in entries:
+        if entry.rule == RULE and not entry.applied:
+            kept.setdefault(entry.reason, []).append(_name(entry))
+    notes = []
+    for reason, names in kept.items():
+        some = list(dict.fromkeys(names))
+        more = f" and {len(some) - _NAMED} more" if len(some) > _NAMED else ""
+        count = "1 weight is" if len(names) == 1 else f"{len(names)} weights are"
+        notes.append(f"{count} not rounded ({', '.join(some[:_NAMED])}{more}): {reason}")
+    return notes
+
+
+def _name(entry: Entry) -> str:
+    """The weight that an entry is about, or the module if it has no name; ``*`` for each number."""
+    place, _, weight = entry.where.rpartition(" ")
+    name = weight[1:] if weight.startswith("@") else place.rpartition(" ")[2]
+    return _NUMBER.sub("*", name)
+
+
+def _is_transposed(node: Node) -> bool:
+    """Whether a node has its weights as columns by rows."""
+    return node.op == "moe_experts" and bool_of(node.attrs, "transposed")
+
+
+def _sizes(weight: Value, readers: Sequence[Node]) -> tuple[int, int, int] | None:
+    """How many matrices of known size a weight is, and their rows and columns."""
     match weight.type:
         case TensorType(shape=(int(rows), int(columns))) if rows and columns:
-            return rows, columns
+            return 1, rows, columns
+        case TensorType(shape=(int(matrices), int(rows), int(columns))) if (
+            matrices and rows and columns
+        ):
+            turned = {_is_transposed(node) for node in readers}
+            if len(turned) == 1:
+                return (matrices, columns, rows) if True in turned else (matrices, rows, columns)
     return None
 
 
@@ -152,22 +230,26 @@ def _weights(graph: Graph, constants: frozenset[Value]) -> Iterator[tuple[Value,
     """The constants that stand where a weight does, in running order, and all that reads each."""
     seen: set[Value] = set()
     for node in graph.nodes:
-        if node.output in constants or node.op not in (*READERS, *KEPT):
+        places = WEIGHTS.get(node.op, (1,) if node.op == "matmul" else ())
+        if node.output in constants:
             continue
-        for value in node.inputs[3:5] if node.op == "moe_experts" else node.inputs[1:2]:
+        for value in (node.inputs[place] for place in places):
             if value in constants and value not in seen:
                 seen.add(value)
                 yield value, graph.users[value]
 
 
 def _misplaced(node: Node, weight: Value) -> bool:
-    """Whether a node reads ``weight`` elsewhere than as its weight."""
-    return any(value is weight for value in (node.inputs[0], *node.inputs[2:]))
+    """Whether a node reads ``weight`` elsewhere than as its weight, or as two of them."""
+    places = [place for place, value in enumerate(node.inputs) if value is weight]
+    return len(places) > 1 or places[0] not in WEIGHTS[node.op]
 
 
-def _routes(graph: Graph, result: Value) -> bool:
+def _chooses_experts(graph: Graph, node: Node) -> bool:
     """Whether a linear map's result, or pointwise work on it, chooses experts."""
-    reached, seen = [result], {result}
+    if node.op == "moe_experts":
+        return False
+    reached, seen = [node.output], {node.output}
     while reached:
         value = reached.pop()
         for node in graph.users.get(value, ()):

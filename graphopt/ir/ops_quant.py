@@ -206,8 +206,8 @@ QUANT: tuple[OpSpec, ...] = (
         "quantize_weight(w[.., N, K]): integers q, of `bits` bits and as i8, and scales s, for "
         "each row and each `group` columns. With m the element of greatest magnitude of the group, "
         "s is m / d rounded to f16, q is w / s rounded (halves to even) and clamped; of the "
-        "divisors d (127 for 8 bits; -8, -8.5, -9, -7.5 and -7 for 4) the first with the least squared "
-        "error. Zeros have scale 0; a group with a number that is not finite has scale NaN.",
+        "divisors d (127 for 8 bits; -8, -8.5, -9, -7.5 and -7 for 4) the first with the least "
+        "squared error. Zeros have scale 0; a group with a number that is not finite has NaN.",
         (1, 1),
         _infer_quantize,
         flops=_quantize_flops,

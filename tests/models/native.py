@@ -80,9 +80,11 @@ class Checkpoint:
                 experts_implementation="eager",
             )
 
-    def compile(self, dtype: str) -> Artifact:
-        output = self.folder.with_suffix(f".{dtype}.gopt")
-        return api.compile_checkpoint(self.folder, output, dtype=dtype, block_size=BLOCK)
+    def compile(self, dtype: str, quantize: str | None = None) -> Artifact:
+        output = self.folder.with_suffix(f".{dtype}{quantize or ''}.gopt")
+        return api.compile_checkpoint(
+            self.folder, output, dtype=dtype, block_size=BLOCK, quantize=quantize
+        )
 
 
 class Native(Engine):

@@ -111,3 +111,17 @@ def test_a_single_expert_has_a_dimension(tmp_path: Path) -> None:
     checkpoint = Checkpoint.of(small_config("hunyuan_v1_moe"), tmp_path / "checkpoint")
     artifact = checkpoint.compile("float32")
     assert api.verify_artifact(artifact.path, tokens=range(1, 60)).agrees
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("quantize", ["int8", "int4"])
+@pytest.mark.parametrize("name", ["mixtral", "qwen3_moe", "gpt_oss", "deepseek_v3"])
+def test_experts_in_few_bits(name: str, quantize: str, tmp_path: Path) -> None:
+    """No step is PyTorch's, and numbers are the quantized graph's."""
+    checkpoint = Checkpoint.make(name, tmp_path / "checkpoint")
+    artifact = checkpoint.compile("bfloat16", quantize)
+    assert artifact.plan.backends() == {"cpp"}
+    experts = [one for one in artifact.plan.layouts.values() if one.batch > 1 and one.quant]
+    assert len(experts) >= 2
+    assert any("chooses experts" in note for note in artifact.model.notes)
+    assert api.verify_artifact(artifact.path, tokens=range(1, RAGGED["vocab_size"])).agrees

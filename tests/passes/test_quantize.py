@@ -12,11 +12,11 @@ from graphopt.ir.graph import Graph, Value
 from graphopt.ir.interpreter import Interpreter
 from graphopt.ir.shape import sym
 from graphopt.ir.types import TensorType
-from graphopt.ledger import Ledger
+from graphopt.ledger import Entry, Ledger
 from graphopt.passes.hoist import hoist
 from graphopt.passes.manager import PassContext
 from graphopt.passes.pipeline import decoder_pipeline
-from graphopt.passes.quantize import BITS, Quantize
+from graphopt.passes.quantize import BITS, Quantize, kept_notes
 from graphopt.stages import lower
 from graphopt.target import Target
 
@@ -120,7 +120,9 @@ def test_a_weight_that_is_made_in_the_step_or_for_a_constant_is_kept() -> None:
 
 
 @pytest.mark.parametrize("raised", [False, True])
-def test_routers_experts_and_weights_per_head_are_kept(raised: bool) -> None:
+@pytest.mark.parametrize("weight_only", [False, True])
+def test_routers_and_weights_per_head_are_kept(raised: bool, weight_only: bool) -> None:
+    """And experts, where there is no kernel for them."""
     b = GraphBuilder("g")
     x = hidden(b)
     logits = b.one("linear", [x, matrix(b, "router", 8)])
@@ -134,12 +136,83 @@ def test_routers_experts_and_weights_per_head_are_kept(raised: bool) -> None:
     heads = b.one("reshape", [y], {"shape": (sym("T"), 3, 1, K // 3)})
     per_head = b.weight("heads", TensorType(DType.F32, (3, K // 3, 64)))
     graph = b.finish([b.one("matmul", [heads, per_head]), b.one("linear", [y, matrix(b, "w")])])
-    after, entries = rewritten(graph, Quantize("int8"))
+    after, entries = rewritten(graph, Quantize("int8", weight_only=weight_only))
     assert operators(after).count("quantized_linear") == 1
     assert operators(after).count("linear") == 1
+    assert operators(after).count("quantized_experts") == (not weight_only)
     refused = {entry.where.rpartition("@")[2] for entry in entries if not entry.applied}
-    assert refused == {"router", "first", "second", "heads"}
+    assert refused == {"router", "heads", *(("first", "second") if weight_only else ())}
     assert "chooses experts" in reasons(entries)
+    notes = kept_notes(entries)
+    assert len(notes) == 2 + weight_only
+    assert notes[0].startswith("1 weight is not rounded (router): its result chooses experts")
+    assert any("(first, second): weights of experts" in note for note in notes) is weight_only
+
+
+def experts(
+    *, transposed: bool = False, bias: bool = False, narrow: int = 64, again: bool = False
+) -> Graph:
+    """A layer of experts; ``again`` reads the second layer's weights in another way, too."""
+    b = GraphBuilder("g")
+    x = hidden(b)
+    ids = b.input("ids", TensorType(DType.I64, (sym("T"), 2)))
+    shares = b.input("shares", TensorType(DType.F32, (sym("T"), 2)))
+    shapes = [(4, 2 * narrow, K), (4, K, narrow)]
+    if transposed:
+        shapes = [(e, columns, rows) for e, rows, columns in shapes]
+    names = ("first", "second")
+    layers = [b.weight(n, TensorType(DType.F32, s)) for n, s in zip(names, shapes, strict=True)]
+    more = [(4, 2 * narrow), (4, K)] if bias else []
+    biases = [b.weight(f"b{s[1]}", TensorType(DType.F32, s)) for s in more]
+    attrs = {"transposed": transposed, "bias": bias, "form": "interleaved"}
+    y = b.one("moe_experts", [x, ids, shares, *layers, *biases], attrs)
+    more_results = [b.one("mul", [layers[1]], {"scalar": 2.0})] if again else []
+    return b.finish([y, *more_results])
+
+
+@pytest.mark.parametrize(("kind", "limit"), [("int8", 0.03), ("int4", 0.3)])
+@pytest.mark.parametrize("transposed", [False, True])
+def test_experts_change_by_rounding_only(kind: str, limit: float, transposed: bool) -> None:
+    before = experts(transposed=transposed, bias=True)
+    after, entries = rewritten(before, Quantize(kind))
+    moved = ["permute"] if transposed else []
+    rounding = [*moved, "quantize_weight"] * 2
+    assert operators(after) == [*rounding, "quantized_experts"]
+    assert [entry.where.rpartition("@")[2] for entry in entries] == ["first", "second"]
+    assert kept_notes(entries) == []
+    whole = hoist(after, Ledger())
+    assert operators(whole.graph) == ["quantized_experts"]
+    names = {value.name for value in whole.graph.weights if value.name[0] in "fs"}
+    parts = ("integers", "scales")
+    assert names == {f"{layer}.{part}" for layer in ("first", "second") for part in parts}
+    inputs, weights = random_values(before, 13, 0)
+    inputs["ids"] = inputs["ids"] % 4
+    (wanted,), (found,) = (Interpreter(g, weights).run(inputs) for g in (before, after))
+    assert 0 < (found - wanted).norm() <= limit * wanted.norm()
+
+
+def test_a_note_names_what_was_kept_and_why() -> None:
+    entries = [
+        *(Entry("quantize", f"%1 m.{n}.gate @m.{n}.gate.weight", False, "why") for n in range(3)),
+        Entry("quantize", "%2 m.0.attention %7", False, "why"),
+        Entry("quantize", "%3 m.0.mlp @m.0.mlp.weight", True, "8 bits"),
+        Entry("merge", "%3 m.0.mlp @m.0.mlp.weight", False, "no"),
+        *(Entry("quantize", f"%1 m @{name}.weight", False, "other") for name in "abcd"),
+    ]
+    assert kept_notes(entries) == [
+        "4 weights are not rounded (m.*.gate.weight, m.*.attention): why",
+        "4 weights are not rounded (a.weight, b.weight, c.weight and 1 more): other",
+    ]
+
+
+def test_experts_have_both_layers_rounded_or_neither() -> None:
+    after, entries = rewritten(experts(again=True), Quantize("int8"))
+    assert operators(after) == ["moe_experts", "mul"] or operators(after) == ["mul", "moe_experts"]
+    assert [entry.applied for entry in entries] == [False, False]
+    assert "other layer is kept: something else reads it too" in entries[0].reason
+    after, entries = rewritten(experts(narrow=3), Quantize("int8"))
+    assert operators(after) == ["moe_experts"]
+    assert "other layer is kept: its rows are too short" in entries[0].reason
 
 
 @pytest.mark.parametrize("kind", KINDS)

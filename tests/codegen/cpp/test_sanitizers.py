@@ -34,6 +34,8 @@ MODELS = [
     ("llama", DType.BF16, "int8"),
     ("llama", DType.BF16, "int4"),
     ("gpt_oss", DType.BF16, None),
+    ("gpt_oss", DType.BF16, "int8"),
+    ("mixtral", DType.BF16, "int4"),
     ("deepseek_v3", DType.F32, None),
 ]
 
