@@ -222,6 +222,7 @@ def compile_graph(
     from graphopt.ir.printer import print_graph
     from graphopt.passes.manager import PassContext
     from graphopt.passes.pipeline import decoder_pipeline
+    from graphopt.passes.quantize import kept_notes
 
     report = progress or silent
     disabled = frozenset(options.disabled_passes)
@@ -256,12 +257,13 @@ def compile_graph(
     )
     graph, constants = lowered.graph, lowered.hoisted.constants
     stages["constants"] = print_graph(constants)
+    unrounded = kept_notes(context.ledger.entries)
     return Compiled(
         plan_of(source.folder.name, options, dtype, lowered, traced.max_model_len),
         graph,
         stages,
         context.ledger,
-        _model_info(source, graph, [*traced.notes, *kernel_notes(lowered)]),
+        _model_info(source, graph, [*traced.notes, *kernel_notes(lowered), *unrounded]),
         weight_loader(graph, binding, traced.constants, constants),
         lowered.reports,
         context.last,
