@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from functools import partial
 
@@ -80,7 +81,9 @@ def test_few_bits() -> None:
     assert relative_error(got, work.expected()[0]) < 1e-2
 
 
-def test_liger_is_absent_here() -> None:
+def test_a_library_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in ("rms_norm", "fused_add_rms_norm"):
+        monkeypatch.setitem(sys.modules, f"liger_kernel.ops.{module}", None)
     work = added_norm(3, 64).work(CPU, 1)
     for peer in (peers.liger_rms_norm, peers.liger_add_rms_norm):
         with pytest.raises(AbsentError, match="Liger"):

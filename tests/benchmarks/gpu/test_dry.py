@@ -1,0 +1,57 @@
+"""The dry run: every kernel compiles for a GPU that is not here, and takes no more than it has."""
+
+from __future__ import annotations
+
+import pytest
+
+from benchmarks.gpu.__main__ import main, options_of, selected
+from benchmarks.gpu.ahead import Made, compile_all, jobs_of, made_kernel
+from benchmarks.gpu.case import Case
+from benchmarks.gpu.cases import real_cases, small_cases
+from benchmarks.gpu.cases_rows import norm
+from graphopt.codegen.triton.kernel import TritonKernel, Variant, named_kernel
+from graphopt.ir.dtype import DType
+
+
+@pytest.mark.slow
+def test_a_few_kernels_compile(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--dry-run", "--tiny", "--only", "rms_norm 3 x 96", "--processes", "1"]) == 0
+    assert "for sm_90, 0 with problems, 0 makers failed" in capsys.readouterr().out
+
+
+def test_two_processes_compile_what_one_does() -> None:
+    cases = [norm(3, 64), norm(3, 96)]
+    kernels = [(case, made_kernel(case, 90).kernel) for case in cases]
+    jobs = jobs_of(((case, kernel) for case, kernel in kernels if kernel is not None), 90)
+    assert len(jobs) >= 2
+    assert compile_all(jobs, 2) == compile_all(jobs, 1)
+
+
+def test_what_does_not_compile_is_told() -> None:
+    text = "import triton\n\n\n@triton.jit\ndef KERNEL_NAME(x_ptr, T):\n    nothing(x_ptr)\n"
+    kernel = named_kernel("bad", text, (DType.F32,), ("T",), [Variant("KERNEL_NAME")])
+    (report,) = compile_all([(kernel, kernel.variants[0], 90)])
+    assert "nothing" in report.problems[0]
+
+
+def test_a_maker_that_fails_is_told() -> None:
+    def broken(arch: int) -> TritonKernel:
+        raise ZeroDivisionError(f"for {arch}")
+
+    case = Case("one", "row", {}, broken, lambda device, seed: pytest.fail("not asked for"))
+    assert made_kernel(case, 80) == Made(None, "failed", "ZeroDivisionError: for 80")
+
+
+def test_selected_cases() -> None:
+    names = list(selected(options_of(["--only", "router"])))
+    assert names
+    assert all("router" in name for name in names)
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("case", [*small_cases(), *real_cases()], ids=lambda case: case.name)
+def test_every_kernel_may_ship(case: Case) -> None:
+    made = made_kernel(case, 90)
+    assert made.kernel is not None, made.reason
+    for report in compile_all(jobs_of([(case, made.kernel)], 90), 1):
+        assert not report.problems, report
