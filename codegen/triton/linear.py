@@ -315,6 +315,8 @@ def _many_variant(one: Many, plan: _Plan, rows: Dim, symbol: str) -> Variant:
         "BLOCK_N": one.columns,
         "BLOCK_K": one.depth,
         "PROGRAMS": programs,
+        "FLATTEN": int(one.is_flat),
+        "SPECIALIZE": int(one.is_special),
     }
     below = {} if one.below is None else {symbol: one.below}
     many = Variant("KERNEL_NAME_many", constants, (programs,), below, one.warps, one.stages)

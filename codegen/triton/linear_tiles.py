@@ -23,6 +23,8 @@ PROCESSORS: Mapping[int, int] = {80: 108, 86: 84, 89: 128, 90: 132, 100: 148, 12
 FEW_ROWS = 64
 # The first architecture that has wgmma and copies tiles by descriptors.
 HOPPER = 90
+# Rows of a large step, and tiles for a bucket that are worth timing.
+_MANY, _ALTERNATIVES = 4096, 2
 # The least columns of x that a program takes where K is split.
 _LEAST_K = 512
 # What a byte of x costs, which the cache has, where one of the weight costs 1; and what another
@@ -69,6 +71,8 @@ class Many:
         warps: of a program.
         stages: steps whose loads run ahead.
         resident: programs for each multiprocessor.
+        is_flat: whether loads run ahead from one tile into the next.
+        is_special: whether some warps load for the others.
     """
 
     below: int | None
@@ -78,6 +82,8 @@ class Many:
     warps: int
     stages: int
     resident: int = 1
+    is_flat: bool = False
+    is_special: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,20 +156,42 @@ def _stages(size: Size, rows: int, columns: int, depth: int) -> int:
 
 
 def many_tiles(size: Size) -> tuple[Many, ...]:
-    """Tiles for more rows, by how many there are; the last for any number."""
+    """Tiles for more rows, by how many there are; those with equal bounds are alternatives.
+
+    The first of them is what arithmetic says is best; the last are for any number of rows.
+    """
     if size.dtype is DType.F32:
         return (Many(None, 32, max(16, 32 // size.parts), 32, 4, 2, 2),)
     shapes = _SHAPES[_kind(size)]
-    found: list[Many] = []
+    found: list[tuple[int | None, tuple[_Shape, ...]]] = []
     for below in (128, 256, 512, 1024, None):
-        best = max(shapes, key=lambda shape: _speed(size, shape, below or 4096))
-        if found and _same(found[-1], best):
+        rows = below or _MANY
+        ranked = sorted(shapes, key=lambda one: -_speed(size, one, rows))[:_ALTERNATIVES]
+        if found and found[-1][1][0] == ranked[0]:
             found.pop()
-        columns = best.columns // size.parts
-        found.append(
-            Many(below, best.rows, columns, best.depth, best.warps, best.stages, best.resident)
-        )
-    return tuple(found)
+        found.append((below, tuple(ranked)))
+    tiles = [_many(size, below, shape) for below, ranked in found for shape in ranked]
+    if _kind(size) == "descriptors":
+        tiles.append(_many(size, None, _SPECIAL))
+    return tuple(tiles)
+
+
+def _many(size: Size, below: int | None, shape: _Shape) -> Many:
+    """A tile of a shape, its columns shared by the parts of the product."""
+    is_special = shape is _SPECIAL
+    # Two products in one flat loop wait for each other.
+    is_flat = _kind(size) == "descriptors" and size.parts == 1 and not is_special
+    return Many(
+        below,
+        shape.rows,
+        max(16, shape.columns // size.parts),
+        shape.depth,
+        shape.warps,
+        shape.stages,
+        shape.resident,
+        is_flat,
+        is_special,
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,26 +221,21 @@ _SHAPES: Mapping[str, Sequence[_Shape]] = {
         _Shape(64, 64, 64, 4, 4, 2, 0.5),
     ),
     "ampere": (
-        _Shape(128, 128, 32, 8, 4, 1, 0.8),
-        _Shape(64, 128, 32, 4, 4, 2, 0.8),
+        _Shape(128, 128, 64, 8, 3, 1, 0.8),
+        _Shape(64, 128, 64, 4, 3, 2, 0.75),
         _Shape(64, 64, 64, 4, 3, 2, 0.6),
     ),
 }
+
+
+# The same with warps of their own for loading: an alternative, for nobody has timed it.
+_SPECIAL = _Shape(128, 128, 64, 4, 4, 1, 1.0)
 
 
 def _kind(size: Size) -> str:
     if size.arch < HOPPER:
         return "ampere"
     return "descriptors" if size.in_blocks else "hopper"
-
-
-def _same(one: Many, shape: _Shape) -> bool:
-    return (one.rows, one.depth, one.warps, one.stages) == (
-        shape.rows,
-        shape.depth,
-        shape.warps,
-        shape.stages,
-    )
 
 
 def _speed(size: Size, shape: _Shape, rows: int) -> float:

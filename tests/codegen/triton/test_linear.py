@@ -124,7 +124,7 @@ class TestText:
                 next(iter(one.below.values()), 1 << 30)
                 for one in made(shape_case("qwen3-8b", kind)).variants
             ]
-            assert bounds == sorted(set(bounds))
+            assert bounds == sorted(bounds)
 
 
 def chosen(few: bool) -> list[tuple[Before, After, DType]]:

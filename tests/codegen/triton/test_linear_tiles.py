@@ -35,7 +35,7 @@ def test_every_column_of_x_is_taken_once() -> None:
 def test_tiles_end_with_any_number_of_rows() -> None:
     for size in sizes():
         bounds = [one.below or 1 << 30 for one in many_tiles(size)]
-        assert bounds == sorted(set(bounds))
+        assert bounds == sorted(bounds)
         assert many_tiles(size)[-1].below is None
 
 
@@ -48,3 +48,18 @@ def test_few_rows_fill_the_device(n: int, k: int) -> None:
 def test_wide_products_are_not_split() -> None:
     for one in few_tiles(Size(128256, 1, 4096, DType.BF16, False, 90)):
         assert one.split == 1
+
+
+def test_a_loop_is_flat_where_one_product_is_in_it() -> None:
+    for size in sizes():
+        for one in many_tiles(size):
+            assert not one.is_flat or (size.parts == 1 and not one.is_special)
+            assert not (one.is_flat or one.is_special) or size.arch >= 90
+
+
+def test_what_loads_apart_is_never_the_first_pick() -> None:
+    for size in sizes():
+        seen: set[int | None] = set()
+        for one in many_tiles(size):
+            assert one.below in seen or not one.is_special
+            seen.add(one.below)
