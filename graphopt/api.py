@@ -29,12 +29,12 @@ from graphopt.errors import ArtifactError, MachineError, UsageError
 from graphopt.ir.dtype import DType
 from graphopt.ir.graph import Graph
 from graphopt.ir.types import StateType, TensorType
-from graphopt.isa import isas_of
+from graphopt.isa import Isa, isas_of
 from graphopt.plan import Limits, Plan
 from graphopt.progress import ProgressFn, silent
 from graphopt.reuse import reused
 from graphopt.runtime import llm
-from graphopt.stages import Lowered, check_names, kernel_notes, lower
+from graphopt.stages import GpuOptions, Lowered, check_names, kernel_notes, lower
 from graphopt.target import Target
 
 if TYPE_CHECKING:
@@ -196,13 +196,15 @@ def compile_reported(
     from graphopt.frontend.checkpoint import Checkpoint
 
     source = Checkpoint.open(folder)
+    if chosen.target.kind == "cuda":
+        from graphopt.codegen.triton.ahead import demand_triton
+
+        demand_triton()
     writable_place(path)
     compiled = compile_graph(
         source, chosen, keep_stages=keep_stages, observe=observe, progress=progress
     )
-    contents = contents_of(
-        source, compiled, factors, isas_of(chosen.target.arch, chosen.isa), progress or silent
-    )
+    contents = contents_of(source, compiled, factors, isas_for(chosen), progress or silent)
     write_artifact(path, contents)
     took = {**compiled.seconds, **contents.seconds}
     return Outcome(read_artifact(path, check_digests=False), replace(compiled, seconds=took))
@@ -237,14 +239,6 @@ def compile_graph(
     report("rewriting the graph", 0, 0)
     context, stages = PassContext(fuel=options.pass_fuel), {"traced": print_graph(traced.graph)}
 
-    def keep(name: str, before: Graph, stage: Graph) -> None:
-        if keep_stages:
-            stages[name] = print_graph(stage)
-        if name == "inline-scalars":  # what was inlined is no weight that could be run with
-            stages["traced"] = print_graph(stage)
-        if observe is not None:
-            observe(name, before, stage)
-
     lowered = lower(
         traced.graph,
         decoder_pipeline(
@@ -253,7 +247,8 @@ def compile_graph(
         options.target,
         context,
         disabled=disabled,
-        observe=keep,
+        observe=_keeper(stages, observe, all_stages=keep_stages),
+        gpu=gpu_options(options, traced.max_model_len, report),
     )
     graph, constants = lowered.graph, lowered.hoisted.constants
     stages["constants"] = print_graph(constants)
@@ -269,7 +264,23 @@ def compile_graph(
         context.last,
         {"tracing": tracing, **lowered.seconds},
         kernel_sources(lowered),
+        kernel_cubins(lowered),
     )
+
+
+def _keeper(stages: dict[str, str], observe: Observe | None, *, all_stages: bool) -> Observe:
+    """Puts the text of graphs after passes into ``stages``, and tells ``observe``."""
+    from graphopt.ir.printer import print_graph
+
+    def keep(name: str, before: Graph, stage: Graph) -> None:
+        if all_stages:
+            stages[name] = print_graph(stage)
+        if name == "inline-scalars":  # what was inlined is no weight that could be run with
+            stages["traced"] = print_graph(stage)
+        if observe is not None:
+            observe(name, before, stage)
+
+    return keep
 
 
 def _traced(source: Checkpoint, dtype: DType, options: CompileOptions) -> Traced:
@@ -324,6 +335,29 @@ def kernel_sources(lowered: Lowered) -> dict[str, str]:
     return lowered.native.sources(lowered.pieces) if lowered.native else {}
 
 
+def kernel_cubins(lowered: Lowered) -> dict[str, bytes]:
+    """Files of a lowered model's kernels that are compiled already, by place among them."""
+    from graphopt.codegen.triton.backend import TritonBackend
+
+    native = lowered.native
+    return native.files(lowered.pieces) if isinstance(native, TritonBackend) else {}
+
+
+def gpu_options(
+    options: CompileOptions, max_model_len: int, progress: ProgressFn
+) -> GpuOptions | None:
+    """What kernels are compiled for besides the target; None for a CPU."""
+    if options.target.kind != "cuda":
+        return None
+    most = {"R": MAX_ROWS, "P": -(-max_model_len // options.block_size)}
+    return GpuOptions(options.block_size, most, progress)
+
+
+def isas_for(options: CompileOptions) -> tuple[Isa, ...]:
+    """The instruction sets of CPUs that an artifact gets kernels for."""
+    return isas_of(options.target.arch, options.isa) if options.target.kind == "cpu" else ()
+
+
 def _passes_on(decoder: Decoder, *, disabled: frozenset[str], fuel: int | None) -> Graph:
     """What the passes make of a traced decoder, constants left in place."""
     from graphopt.passes.manager import PassContext, run_passes
@@ -369,14 +403,20 @@ def open_artifact(
 
 def factors_of(checkpoint: Path, options: CompileOptions) -> dict[str, str]:
     """Everything that an artifact depends on, by name: the cache key."""
-    from graphopt.codegen.cpp.build import compiler_version
+    if options.target.kind == "cpu":
+        from graphopt.codegen.cpp.build import compiler_version
 
+        compiler = compiler_version()
+    else:
+        from graphopt.codegen.triton.ahead import triton_version
+
+        compiler = f"triton {triton_version()}"
     return {
         **checkpoint_factors(checkpoint),
         **options.factors(),
-        "isa": ", ".join(isa.name for isa in isas_of(options.target.arch, options.isa)),
+        "isa": ", ".join(isa.name for isa in isas_for(options)),
         **versions(),
-        "compiler": compiler_version(),
+        "compiler": compiler,
         "source": source_factor(),
     }
 

@@ -7,6 +7,7 @@
     plan.json  graph.ir  ledger.json
     weights/weights-0000.safetensors …
     kernels/avx512.so …    compiled kernels, one file for each instruction set, and their sources
+    kernels/NAME/sm_90/ …  a GPU's compiled kernels, see launch.py, and their sources
     tokenizer/             tokenizer.json and friends, if the checkpoint has any
     generation_config.json the checkpoint's sampling defaults
 
@@ -34,6 +35,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from graphopt.artifact_files import (
+    KernelFiles,
+    damaged,
+    load,
+    load_json,
+    load_text,
+    unreadable,
+)
 from graphopt.errors import ArtifactError, MachineError
 from graphopt.ir.dtype import DType
 from graphopt.ledger import Ledger
@@ -47,8 +56,6 @@ MANIFEST = "manifest.json"
 MANIFEST_DIGEST = "manifest.json.sha256"
 PLAN, GRAPH, LEDGER = "plan.json", "graph.ir", "ledger.json"
 GENERATION = "generation_config.json"
-KERNELS = "kernels"  # folder of shared objects, ISA.so
-KERNEL_SOURCES = "kernels/source"  # what they were made from
 MAX_WEIGHT_FILE_BYTES = 4 << 30
 # Writers of one artifact at the same moment that are waited out before giving up.
 _MOST_RIVALS = 100
@@ -306,11 +313,9 @@ def _is_running(pid: str) -> bool:
 
 
 @dataclass(frozen=True)
-class ArtifactFolder:
+class ArtifactFolder(KernelFiles):
     """An artifact that was opened and checked, whatever it is a plan of."""
 
-    path: Path
-    manifest: Mapping[str, Any]
     # Weights that were read when they were checked: their pages need not be found again.
     maps: Mapping[str, mmap.mmap] = field(default_factory=dict, kw_only=True, repr=False)
 
@@ -333,39 +338,6 @@ class ArtifactFolder:
         return {}
 
     @property
-    def kernels(self) -> dict[str, Path]:
-        """The shared object with the compiled kernels, by instruction set."""
-        files = (PurePosixPath(name) for name in self.manifest["files"])
-        return {
-            file.stem: self.path / file
-            for file in files
-            if file.parent.name == KERNELS and file.suffix == ".so"
-        }
-
-    @property
-    def kernel_names(self) -> tuple[str, ...]:
-        """Names of the C++ sources: each kernel, each piece that calls them, and the sampler."""
-        files = (PurePosixPath(name) for name in self.manifest["files"])
-        return tuple(
-            file.stem
-            for file in files
-            if str(file.parent) == KERNEL_SOURCES and file.suffix == ".cpp"
-        )
-
-    def kernel_source(self, name: str) -> str:
-        """The C++ text called ``name``.
-
-        Raises:
-            ArtifactError: there is none of that name.
-        """
-        if name not in self.kernel_names:
-            raise ArtifactError(
-                f"the artifact has no kernel {name}",
-                expected=", ".join(self.kernel_names) or "none, as PyTorch runs every step",
-            )
-        return _load_text(self.path, f"{KERNEL_SOURCES}/{name}.cpp")
-
-    @property
     def weight_bytes(self) -> int:
         """Size of all weight files."""
         files = self.manifest["files"].items()
@@ -374,9 +346,9 @@ class ArtifactFolder:
     @cached_property
     def generation_defaults(self) -> dict[str, Any]:
         """The checkpoint's generation_config.json; empty if it had none."""
-        data = _load_json(self.path, GENERATION)
+        data = load_json(self.path, GENERATION)
         if not isinstance(data, dict):
-            raise _damaged(self.path, GENERATION, "it holds no object")
+            raise damaged(self.path, GENERATION, "it holds no object")
         return data
 
     @property
@@ -387,11 +359,11 @@ class ArtifactFolder:
 
     def plan_json(self) -> Any:
         """What plan.json holds."""
-        return _load_json(self.path, PLAN)
+        return load_json(self.path, PLAN)
 
     def graph_text(self) -> str:
         """The compiled graph in its text form."""
-        return _load_text(self.path, GRAPH)
+        return load_text(self.path, GRAPH)
 
     def stage_text(self, name: str) -> str:
         """The graph after the stage ``name``; ``traced`` and ``constants`` are always there.
@@ -407,15 +379,15 @@ class ArtifactFolder:
                 expected=", ".join(one.stem for one in kept if one.parent.name == "stages"),
                 next="compile it again with --keep-stages",
             )
-        return _load_text(self.path, file)
+        return load_text(self.path, file)
 
     def ledger(self) -> Ledger:
         """What was decided when compiling, and why."""
-        rows = _load_json(self.path, LEDGER)
+        rows = load_json(self.path, LEDGER)
         try:
             return Ledger.from_json(rows)
         except (TypeError, KeyError, ValueError, AttributeError) as error:
-            raise _damaged(self.path, LEDGER, repr(error)) from error
+            raise damaged(self.path, LEDGER, repr(error)) from error
 
 
 @dataclass(frozen=True)
@@ -464,7 +436,7 @@ def open_folder(
         )
     fault = fault_of(manifest, (PLAN, GRAPH, LEDGER, GENERATION))
     if fault is not None:
-        raise _damaged(folder, MANIFEST, fault)
+        raise damaged(folder, MANIFEST, fault)
     _check_sizes(folder, manifest["files"])
     maps = _check_digests(folder, manifest["files"]) if check_digests else {}
     return ArtifactFolder(folder, manifest, maps=maps)
@@ -480,19 +452,19 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
         )
     digest_file = folder / MANIFEST_DIGEST
     if not digest_file.is_file():
-        raise _damaged(folder, MANIFEST_DIGEST, "the file is missing")
-    data, stored = _load(folder, MANIFEST), _load(folder, MANIFEST_DIGEST)
+        raise damaged(folder, MANIFEST_DIGEST, "the file is missing")
+    data, stored = load(folder, MANIFEST), load(folder, MANIFEST_DIGEST)
     line, _, check = stored.partition(b"\n")
     if check != hashlib.sha256(line).hexdigest().encode() + b"\n":
-        raise _damaged(folder, MANIFEST_DIGEST, "its second line is not the digest of its first")
+        raise damaged(folder, MANIFEST_DIGEST, "its second line is not the digest of its first")
     if stored != _seal(data):
-        raise _damaged(folder, MANIFEST, f"its digest is not the one in {MANIFEST_DIGEST}")
+        raise damaged(folder, MANIFEST, f"its digest is not the one in {MANIFEST_DIGEST}")
     try:
         manifest = json.loads(data)
     except (ValueError, RecursionError) as error:
-        raise _damaged(folder, MANIFEST, str(error)) from error
+        raise damaged(folder, MANIFEST, str(error)) from error
     if not isinstance(manifest, dict):
-        raise _damaged(folder, MANIFEST, "it holds no object")
+        raise damaged(folder, MANIFEST, "it holds no object")
     return manifest
 
 
@@ -511,11 +483,11 @@ def _check_sizes(folder: Path, files: Mapping[str, Any]) -> None:
         try:
             size = file.stat().st_size if file.is_file() else None
         except OSError as error:
-            raise _unreadable(folder, name, error) from error
+            raise unreadable(folder, name, error) from error
         if size is None:
-            raise _damaged(folder, name, "the file is missing")
+            raise damaged(folder, name, "the file is missing")
         if size != row["bytes"]:
-            raise _damaged(folder, name, f"it has {size} bytes instead of {row['bytes']}")
+            raise damaged(folder, name, f"it has {size} bytes instead of {row['bytes']}")
 
 
 def _check_digests(folder: Path, files: Mapping[str, Any]) -> dict[str, mmap.mmap]:
@@ -526,10 +498,10 @@ def _check_digests(folder: Path, files: Mapping[str, Any]) -> dict[str, mmap.mma
         if name.startswith("weights/") and row["bytes"]
     }
 
-    def damaged(job: tuple[str, int, str]) -> str | None:
+    def fault(job: tuple[str, int, str]) -> str | None:
         name, number, digest = job
         chunk = slice(number * DIGEST_CHUNK_BYTES, (number + 1) * DIGEST_CHUNK_BYTES)
-        with memoryview(maps[name] if name in maps else _load(folder, name)) as data:
+        with memoryview(maps[name] if name in maps else load(folder, name)) as data:
             return None if hashlib.sha256(data[chunk]).hexdigest() == digest else name
 
     jobs = [
@@ -539,7 +511,7 @@ def _check_digests(folder: Path, files: Mapping[str, Any]) -> dict[str, mmap.mma
     ]
     try:
         with ThreadPoolExecutor() as pool:
-            found = next((name for name in pool.map(damaged, jobs) if name is not None), None)
+            found = next((name for name in pool.map(fault, jobs) if name is not None), None)
     except RuntimeError as error:
         raise MachineError(
             "no thread can be started to check an artifact",
@@ -548,7 +520,7 @@ def _check_digests(folder: Path, files: Mapping[str, Any]) -> dict[str, mmap.mma
             next="let the process have more memory or threads (ulimit -v, ulimit -u)",
         ) from error
     if found is not None:
-        raise _damaged(folder, found, "its digest is not the one in the manifest")
+        raise damaged(folder, found, "its digest is not the one in the manifest")
     return maps
 
 
@@ -557,40 +529,4 @@ def _map(folder: Path, name: str) -> mmap.mmap:
         with (folder / name).open("rb") as file:
             return private_map(file)
     except OSError as error:
-        raise _unreadable(folder, name, error) from error
-
-
-def _damaged(folder: Path, name: str, why: str) -> ArtifactError:
-    return ArtifactError(
-        f"the artifact is damaged: {name}",
-        where=str(folder / name),
-        got=why,
-        next="copy it again, or compile the checkpoint again",
-    )
-
-
-def _unreadable(folder: Path, name: str, error: OSError) -> ArtifactError:
-    return ArtifactError(
-        f"the artifact cannot be read: {name}", where=str(folder / name), got=error.strerror
-    )
-
-
-def _load(folder: Path, name: str) -> bytes:
-    try:
-        return (folder / name).read_bytes()
-    except OSError as error:
-        raise _unreadable(folder, name, error) from error
-
-
-def _load_text(folder: Path, name: str) -> str:
-    try:
-        return _load(folder, name).decode()
-    except UnicodeDecodeError as error:
-        raise _damaged(folder, name, str(error)) from error
-
-
-def _load_json(folder: Path, name: str) -> Any:
-    try:
-        return json.loads(_load_text(folder, name))
-    except (ValueError, RecursionError) as error:
-        raise _damaged(folder, name, str(error)) from error
+        raise unreadable(folder, name, error) from error

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, fields
 
 from graphopt.errors import UnsupportedError, UsageError
-from graphopt.target import Target
+from graphopt.target import GPU_ARCHS, Target
 
 QUANTIZE = ("int8", "int4")
 COMPUTE_DTYPES = ("bfloat16", "float16", "float32")
@@ -76,11 +76,23 @@ class CompileOptions:
             raise UsageError(
                 "unknown way to quantize", got=self.quantize, expected=", ".join(QUANTIZE)
             )
-        if self.target.kind != "cpu":
-            raise UnsupportedError(
-                f"target {self.target} has no kernels yet",
-                expected="--target cpu",
-                next="compile for cpu; GPU kernels come with a later version",
+        if self.target.kind == "cuda":
+            self._check_gpu()
+
+    def _check_gpu(self) -> None:
+        archs = ", ".join(GPU_ARCHS)
+        if not self.target.arch:
+            raise UsageError(
+                "kernels for a GPU are compiled for its architecture",
+                got=str(self.target),
+                expected=f"cuda:sm_NN with one of {archs}",
+                next="name one, such as --target cuda:sm_90 for an H100 or H200",
+            )
+        if self.target.arch not in GPU_ARCHS:
+            raise UnsupportedError(f"there are no kernels for {self.target.arch}", expected=archs)
+        if self.isa != "host":
+            raise UsageError(
+                "instruction sets are those of CPUs", got=f"{self.target} and isa {self.isa}"
             )
 
 

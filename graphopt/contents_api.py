@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -17,7 +17,8 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from graphopt.artifact import KERNEL_SOURCES, KERNELS, Contents, ModelInfo, TensorSpec
+from graphopt.artifact import Contents, ModelInfo, TensorSpec
+from graphopt.artifact_files import KERNEL_SOURCES, KERNELS
 from graphopt.ir.dtype import DType
 from graphopt.ir.graph import Graph, Value
 from graphopt.ir.types import TensorType
@@ -47,6 +48,7 @@ class Compiled:
         last_rewrite: the latest rewrite that was applied, as ``rule at place``.
         seconds: how long the other stages took, by name.
         kernels: source files of the kernels, by name; none where PyTorch runs everything.
+        cubins: the kernels' files where they are compiled for a GPU already.
     """
 
     plan: Plan
@@ -59,6 +61,7 @@ class Compiled:
     last_rewrite: str
     seconds: Mapping[str, float]
     kernels: Mapping[str, str]
+    cubins: Mapping[str, bytes] = field(default_factory=dict)
 
 
 class Source(Protocol):
@@ -115,7 +118,7 @@ def contents_of(
             yield _packed(name, layouts.get(name), compiled.load)
 
     started = time.perf_counter()
-    kernels = _kernel_files(compiled.kernels, isas, progress)
+    kernels = _kernel_files(compiled, isas, progress)
     seconds = {NATIVE: time.perf_counter() - started} if kernels else {}
     return Contents(
         plan=compiled.plan,
@@ -138,9 +141,12 @@ def contents_of(
 
 
 def _kernel_files(
-    sources: Mapping[str, str], isas: Sequence[Isa], progress: ProgressFn
+    compiled: Compiled, isas: Sequence[Isa], progress: ProgressFn
 ) -> dict[str, bytes]:
-    """Shared objects for ``isas``, and what they were made from."""
+    """Cubins, or shared objects for ``isas`` and what they were made from."""
+    if compiled.cubins:
+        return {f"{KERNELS}/{name}": data for name, data in compiled.cubins.items()}
+    sources = compiled.kernels
     if not sources:
         return {}
     from graphopt.codegen.cpp.build import build

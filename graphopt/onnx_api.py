@@ -18,6 +18,9 @@ from typing import TYPE_CHECKING, Any
 
 from graphopt.api import (
     compile_options,
+    gpu_options,
+    isas_for,
+    kernel_cubins,
     kernel_sources,
     open_artifact,
     plan_of,
@@ -34,12 +37,11 @@ from graphopt.artifact import (
 from graphopt.cache import ArtifactCache, checkpoint_factors, source_factor
 from graphopt.config import CompileOptions
 from graphopt.contents_api import Compiled, contents_of, parameters, spec_of, versions
-from graphopt.errors import UsageError
+from graphopt.errors import UnsupportedError, UsageError
 from graphopt.function_plan import FunctionArtifact, FunctionPlan, FunctionStep, read_function
 from graphopt.ir.dtype import DType
 from graphopt.ir.graph import Graph
 from graphopt.ir.types import TensorType, Type
-from graphopt.isa import isas_of
 from graphopt.progress import ProgressFn, silent
 from graphopt.stages import form, kernel_notes, lower
 
@@ -205,9 +207,15 @@ def compile_onnx(
     if isinstance(model, OnnxDecoder):
         source = OnnxSource(file)
         compiled = compile_decoder(model, chosen, progress=report)
-        isas = isas_of(chosen.target.arch, chosen.isa)
-        write_artifact(place, contents_of(source, compiled, factors, isas, report))
+        write_artifact(place, contents_of(source, compiled, factors, isas_for(chosen), report))
         return read_artifact(place, check_digests=False)
+    if chosen.target.kind != "cpu":
+        raise UnsupportedError(
+            "functions are compiled for CPUs only",
+            where=str(file),
+            got=str(chosen.target),
+            expected="cpu, or a decoder: a model that keeps a past",
+        )
     write_artifact(place, _function_contents(model, chosen, factors, report))
     return read_function(place, check_digests=False)
 
@@ -235,7 +243,8 @@ def compile_decoder(
     context, stages = PassContext(fuel=options.pass_fuel), {"traced": print_graph(model.graph)}
     disabled = frozenset(options.disabled_passes)
     pipeline = decoder_pipeline(quantize=options.quantize)
-    lowered = lower(model.graph, pipeline, options.target, context, disabled=disabled)
+    gpu = gpu_options(options, model.max_model_len, progress)
+    lowered = lower(model.graph, pipeline, options.target, context, disabled=disabled, gpu=gpu)
     graph, constants = lowered.graph, lowered.hoisted.constants
     stages["constants"] = print_graph(constants)
     return Compiled(
@@ -255,6 +264,7 @@ def compile_decoder(
         context.last,
         lowered.seconds,
         kernel_sources(lowered),
+        kernel_cubins(lowered),
     )
 
 

@@ -24,6 +24,8 @@ PLAN_SCHEMA = 4
 LINE_BYTES = 64  # of a CPU's cache
 # The backend whose kernels are compiled into the artifact's shared object.
 CPP = "cpp"
+# The backend whose kernels are compiled into cubins.
+TRITON = "triton"
 # What the plan of a function says that it is; see function_plan.py.
 FUNCTION = "function"
 

@@ -17,11 +17,13 @@ from graphopt.errors import UsageError
 from graphopt.ir.graph import Graph
 from graphopt.ledger import Ledger, PassReport, refuse
 from graphopt.plan import Piece
+from graphopt.progress import ProgressFn, silent
 from graphopt.region import Region
 from graphopt.target import Target
 
 if TYPE_CHECKING:
     from graphopt.codegen.cpp.backend import CppBackend
+    from graphopt.codegen.triton.backend import TritonBackend
     from graphopt.passes.hoist import Hoisted
     from graphopt.passes.manager import Observe, Pass, PassContext
     from graphopt.passes.memory import MemoryPlan
@@ -34,6 +36,21 @@ HOIST = "hoist"  # the name of computing constants once, for ``--disable-pass``
 
 
 @dataclass(frozen=True, slots=True)
+class GpuOptions:
+    """What kernels for a GPU are made and compiled for, besides the target.
+
+    Attributes:
+        block_size: KV slots in a block.
+        most: how large the sizes of a step can be; one that is missing has no end.
+        progress: told how far the compiler is.
+    """
+
+    block_size: int
+    most: Mapping[str, int]
+    progress: ProgressFn = silent
+
+
+@dataclass(frozen=True, slots=True)
 class Formed:
     """A graph in regions, each with its kernel.
 
@@ -43,7 +60,7 @@ class Formed:
         kernels: backend and kernel name of each region.
         reports: what each pass did.
         seconds: how long the stages after the passes took, by name.
-        native: has the text of the kernels, if there are any.
+        native: has the kernels, if there are any.
     """
 
     hoisted: Hoisted
@@ -51,7 +68,7 @@ class Formed:
     kernels: tuple[tuple[str, str], ...]
     reports: tuple[PassReport, ...]
     seconds: Mapping[str, float]
-    native: CppBackend | None
+    native: CppBackend | TritonBackend | None
 
     @property
     def graph(self) -> Graph:
@@ -100,6 +117,7 @@ def form(
     observe: Observe | None = None,
     fixed_weights: bool = True,
     native: bool = False,
+    gpu: GpuOptions | None = None,
 ) -> Formed:
     """Take ``graph`` through the passes, into regions and to kernels.
 
@@ -112,9 +130,11 @@ def form(
         observe: called after each pass.
         fixed_weights: whether the weights never change, so that work on them is done once.
         native: whether to make kernels; PyTorch runs every region otherwise.
+        gpu: for a GPU, what its kernels are compiled for; none are made without.
 
     Raises:
         UsageError: a disabled name is unknown.
+        MachineError: kernels for a GPU cannot be compiled here.
         CompileError: a stage failed; the message names it.
     """
     from graphopt.codegen.backend import Backend, assign
@@ -136,11 +156,15 @@ def form(
     clock.lap("hoist")
     regions = fuse_regions(hoisted.graph, cost_model(target), context, disabled & set(FUSIONS))
     clock.lap("regions")
-    cpp = _cpp_backend(hoisted.graph, regions, context.ledger) if native else None
-    backends: list[Backend] = [*([cpp] if cpp else []), TorchBackend()]
+    own: CppBackend | TritonBackend | None = None
+    if native and target.kind == "cpu":
+        own = _cpp_backend(hoisted.graph, regions, context.ledger)
+    elif native and gpu is not None:
+        own = _triton_backend(hoisted.graph, regions, target, gpu)
+    backends: list[Backend] = [*([own] if own else []), TorchBackend()]
     kernels = assign(hoisted.graph, regions, backends, context.ledger)
     clock.lap("kernels")
-    return Formed(hoisted, regions, kernels, reports, clock.laps, cpp)
+    return Formed(hoisted, regions, kernels, reports, clock.laps, own)
 
 
 def lower(
@@ -152,26 +176,33 @@ def lower(
     disabled: frozenset[str] = frozenset(),
     observe: Observe | None = None,
     native: bool = True,
+    gpu: GpuOptions | None = None,
 ) -> Lowered:
     """Take ``graph`` through all stages, to slots and pieces. As :func:`form`."""
     from graphopt.passes.memory import plan_memory
     from graphopt.passes.partition import in_few_pieces, partition, why_not_on
 
-    native = native and target.kind == "cpu"
     formed = form(
-        graph, pipeline, target, context, disabled=disabled, observe=observe, native=native
+        graph,
+        pipeline,
+        target,
+        context,
+        disabled=disabled,
+        observe=observe,
+        native=native,
+        gpu=gpu,
     )
     clock, why_not = _Clock(), why_not_on(target)
     regions, kernels = in_few_pieces(formed.graph, formed.regions, formed.kernels, why_not)
     clock.lap("order")
-    cpp = formed.native
-    workspaces = cpp.workspaces(kernels) if cpp else ()
+    own = formed.native
+    workspaces = own.workspaces(kernels) if own else ()
     memory = plan_memory(formed.graph, regions, kernels, workspaces)
     clock.lap("memory")
     pieces = partition(formed.graph, memory.steps, why_not)
     clock.lap("pieces")
     seconds = {**formed.seconds, **clock.laps}
-    return Lowered(formed.hoisted, regions, kernels, formed.reports, seconds, cpp, memory, pieces)
+    return Lowered(formed.hoisted, regions, kernels, formed.reports, seconds, own, memory, pieces)
 
 
 def _cpp_backend(graph: Graph, regions: Sequence[Region], ledger: Ledger) -> CppBackend | None:
@@ -185,8 +216,21 @@ def _cpp_backend(graph: Graph, regions: Sequence[Region], ledger: Ledger) -> Cpp
     return CppBackend(graph, regions)
 
 
+def _triton_backend(
+    graph: Graph, regions: Sequence[Region], target: Target, gpu: GpuOptions
+) -> TritonBackend:
+    """The Triton backend, with cubins for the target."""
+    from graphopt.codegen.triton.autotune import tuned_for
+    from graphopt.codegen.triton.backend import TritonBackend
+
+    backend = TritonBackend(graph, regions, gpu.block_size)
+    tuned = tuned_for(int(target.arch.removeprefix("sm_")))
+    backend.compile(target.arch, gpu.most, tuned, progress=gpu.progress)
+    return backend
+
+
 def kernel_notes(lowered: Lowered) -> list[str]:
-    """What a user should know about who runs a model's steps on a CPU."""
+    """What a user should know about who runs a model's steps."""
     if lowered.native is None:
         return [NO_COMPILER]
     steps = lowered.memory.steps

@@ -8,6 +8,9 @@ from dataclasses import dataclass
 from graphopt.errors import UsageError
 
 CPU_ISAS = ("avx512", "avx2", "portable")
+# GPUs that kernels are compiled for: those whose resources are known and whose tensor cores take
+# bf16.
+GPU_ARCHS = tuple(f"sm_{number}" for number in (80, 86, 87, 89, 90, 100, 103, 120, 121))
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,6 +24,7 @@ from graphopt.artifact import Artifact, read_artifact
 from graphopt.errors import ArtifactError, RequestError, UsageError
 from graphopt.plan import CPP, Plan
 from graphopt.progress import ProgressFn, silent
+from graphopt.target import Target
 
 from .engine import Engine, EngineConfig
 from .executor import Executor
@@ -113,6 +114,8 @@ class LLM:
         report("checking the artifact", 0, 0)
         model = read_artifact(artifact) if isinstance(artifact, str | Path) else artifact
         plan = model.plan
+        if executor is None:
+            _demand_device(plan)
         limits = engine_limits(plan, max_num_seqs, max_num_batched_tokens, max_model_len)
         self.memory: MemoryNeed = preflight(
             plan,
@@ -484,6 +487,14 @@ def _without_foreign_eos(defaults: Mapping[str, Any], vocab_size: int) -> Mappin
         _check_defaults(defaults)
         raise
     return {**defaults, "eos_token_id": eos}
+
+
+def _demand_device(plan: Plan) -> None:
+    """Demand the GPU that a plan is compiled for, before anything is taken for it."""
+    if Target.parse(plan.target).kind == "cuda":
+        from .executors.cubins import demand_device
+
+        demand_device(plan)
 
 
 def _executor_for(model: Model, threads: int | None, weights: str) -> Executor:

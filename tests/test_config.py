@@ -6,7 +6,7 @@ import pytest
 
 from graphopt.config import CompileOptions
 from graphopt.errors import UnsupportedError, UsageError
-from graphopt.target import Target
+from graphopt.target import GPU_ARCHS, Target
 
 
 def test_the_defaults_are_valid() -> None:
@@ -30,10 +30,16 @@ def test_nonsense_is_a_usage_error(options: CompileOptions) -> None:
         options.check()
 
 
-def test_what_does_not_exist_yet_is_refused_with_a_way_out() -> None:
-    with pytest.raises(UnsupportedError) as caught:
-        CompileOptions(target=Target("cuda", "sm_90")).check()
+@pytest.mark.parametrize("arch", GPU_ARCHS)
+def test_kernels_for_a_gpu_need_its_architecture(arch: str) -> None:
+    CompileOptions(target=Target("cuda", arch)).check()
+    with pytest.raises(UsageError, match="for its architecture") as caught:
+        CompileOptions(target=Target("cuda")).check()
     assert caught.value.next
+    with pytest.raises(UnsupportedError, match="no kernels for sm_75"):
+        CompileOptions(target=Target("cuda", "sm_75")).check()
+    with pytest.raises(UsageError, match="those of CPUs"):
+        CompileOptions(target=Target("cuda", arch), isa="all").check()
 
 
 def test_every_field_is_a_factor() -> None:

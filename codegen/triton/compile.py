@@ -47,6 +47,7 @@ class Cubin:
         threads: of one program.
         shared_bytes: of shared memory for one program.
         global_bytes: of Triton's own memory for one program.
+        global_alignment: of that memory.
         arch: such as 90 for ``sm_90``.
     """
 
@@ -56,6 +57,7 @@ class Cubin:
     threads: int
     shared_bytes: int
     global_bytes: int
+    global_alignment: int
     arch: int
 
 
@@ -135,6 +137,7 @@ def _cubin(compiled: Any, arch: int) -> Cubin:
         int(threads[1]) if threads else 32 * meta.num_warps,
         meta.shared,
         meta.global_scratch_size,
+        max(1, meta.global_scratch_align),
         arch,
     )
 

@@ -11,6 +11,7 @@ is one cubin for each architecture: a function, its constants, and options of th
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import re
 from collections.abc import Mapping, Sequence
@@ -19,12 +20,10 @@ from dataclasses import dataclass, field, replace
 from graphopt.errors import CompileError
 from graphopt.ir.dtype import DType
 from graphopt.ir.shape import Dim, evaluate
+from graphopt.launch import ALIGNMENT as ALIGNMENT
 
 # Stands for the kernel's name while its text is made; the name has the text's hash in it.
 NAME = "KERNEL_NAME"
-# Of every pointer that a kernel takes, in bytes.
-ALIGNMENT = 16
-_COMMENT = re.compile(r"^\s*#[^\n]*\n", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +103,8 @@ def named_kernel(
 ) -> TritonKernel:
     """A kernel whose ``text`` and variants say ``KERNEL_NAME`` where its name belongs.
 
-    Kernels that differ in nothing but comments have one name, so equal layers share one.
+    Kernels that differ in nothing but comments and what they call their values have one name, so
+    equal layers share one.
 
     Args:
         title: what it computes, in words such as ``add+rms_norm``.
@@ -119,7 +119,7 @@ def named_kernel(
     """
     if not variants or variants[-1].below:
         raise CompileError("a kernel has no variant for some sizes", where=title)
-    facts = (_COMMENT.sub("", text), tuple(pointers), tuple(sizes), repr(variants), str(workspace))
+    facts = (_canonical(text), tuple(pointers), tuple(sizes), repr(variants), str(workspace))
     digest = hashlib.sha256(repr(facts).encode()).hexdigest()[:10]
     name = f"{re.sub(r'[^a-z0-9]+', '_', title.lower()).strip('_') or 'kernel'}_{digest}"
     return TritonKernel(
@@ -130,6 +130,24 @@ def named_kernel(
         tuple(_named(one, name) for one in variants),
         workspace,
     )
+
+
+def _canonical(text: str) -> str:
+    """A Python file without comments, the pointers and variables of each function by number."""
+    tree = ast.parse(text)
+    for function in ast.walk(tree):
+        if isinstance(function, ast.FunctionDef):
+            numbers: dict[str, str] = {}
+            for one in function.args.args:
+                if one.annotation is None:  # the others are constants, which variants name
+                    one.arg = numbers.setdefault(one.arg, f"v{len(numbers)}")
+            names = [node for node in ast.walk(function) if isinstance(node, ast.Name)]
+            for node in names:
+                if isinstance(node.ctx, ast.Store):
+                    numbers.setdefault(node.id, f"v{len(numbers)}")
+            for node in names:
+                node.id = numbers.get(node.id, node.id)
+    return ast.unparse(tree)
 
 
 def _named(variant: Variant, name: str) -> Variant:

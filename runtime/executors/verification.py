@@ -36,6 +36,7 @@ from graphopt.region import make_region
 
 from ..executor import StepInputs
 from .cpp import CppExecutor
+from .cubins import demand_device
 from .slots import as_f32
 from .torch import TorchExecutor, weight_tensor
 
@@ -378,6 +379,7 @@ def _run_plan(
 
 
 def _executor_for(artifact: Artifact, threads: int | None) -> CppExecutor | TorchExecutor:
+    demand_device(artifact.plan)
     native = CPP in artifact.plan.backends()
     return CppExecutor(artifact, threads=threads) if native else TorchExecutor(artifact)
 

@@ -180,7 +180,8 @@ def test_json(run: Run, fake: FakeAPI) -> None:
     ("words", "code", "what"),
     [
         (["--target", "tpu"], 2, "unknown target"),
-        (["--target", "cuda:sm_90"], 4, "has no kernels yet"),
+        (["--target", "cuda"], 2, "for its architecture"),
+        (["--target", "cuda:sm_70"], 4, "no kernels for sm_70"),
         (["--block-size", "4096"], 2, "block_size is out of range"),
     ],
 )

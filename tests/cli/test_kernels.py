@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 from click.testing import Result
 
-from graphopt.artifact import KERNEL_SOURCES, read_artifact, write_artifact
+from graphopt.artifact import read_artifact, write_artifact
+from graphopt.artifact_files import KERNEL_SOURCES
 from graphopt.cli.kernels import kernel_rows, kernels_json
 from graphopt.errors import ArtifactError
 from graphopt.ir.shape import parse_dim

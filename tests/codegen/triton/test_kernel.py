@@ -33,6 +33,24 @@ def test_kernels_that_differ_in_comments_are_one() -> None:
     assert len(names) == 1
 
 
+def test_kernels_that_differ_in_names_of_values_are_one() -> None:
+    text = "def KERNEL_NAME(x_ptr, T, N: tl.constexpr):\n    a = tl.load(x_ptr)\n    b = a + T\n"
+    kernel = named_kernel("norm", text, (DType.F32,), ("T",), [ANY])
+    other = (
+        text.replace("x_ptr", "hidden").replace("a = tl", "first = tl").replace("a +", "first +")
+    )
+    same = named_kernel("norm", other, (DType.F32,), ("T",), [ANY])
+    assert same.name == kernel.name
+    assert "hidden" in same.text
+    for changed in (
+        text.replace("a + T", "a + a"),
+        text.replace("N: tl.constexpr", "M: tl.constexpr"),
+        text.replace("tl.load", "tl.sum"),
+        text.replace("(x_ptr, T,", "(T, x_ptr,"),
+    ):
+        assert named_kernel("norm", changed, (DType.F32,), ("T",), [ANY]).name != kernel.name
+
+
 def test_whatever_changes_the_kernel_changes_its_name() -> None:
     other = Variant("KERNEL_NAME", {"BLOCK": 16})
     names = [

@@ -100,6 +100,6 @@ def test_a_tile_that_is_too_large_spills() -> None:
 def test_a_cubin_that_is_none_is_an_error() -> None:
     kernel = copy_kernel()
     cubin = compile_variant(kernel, kernel.variants[0], 90)
-    damaged = type(cubin)(b"no cubin", cubin.ptx, cubin.symbol, 128, 0, 0, 90)
+    damaged = type(cubin)(b"no cubin", cubin.ptx, cubin.symbol, 128, 0, 0, 1, 90)
     with pytest.raises(CompileError, match="cuobjdump failed"):
         resources_of(damaged)

@@ -1,0 +1,366 @@
+"""The Triton backend: which regions have a kernel, and the kernels of a plan as cubins.
+
+before:  a graph in regions
+after:   for each region a kernel or the reason why there is none; for a plan, its kernels' files
+
+State has one layout in memory, which only these kernels know, so either all regions that read or
+write it have kernels or none has.
+
+A defect of a maker costs a region its kernel, not the user the artifact: the ledger says so. Where
+``GRAPHOPT_STRICT`` is set, as in our tests, it is raised. A variant that does not fit a GPU gives
+way to the next one, and a kernel of which none is left costs its regions theirs.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any
+
+from graphopt.errors import CompileError
+from graphopt.ir.graph import Graph
+from graphopt.ir.shape import Dim
+from graphopt.ir.types import StateType
+from graphopt.launch import LAUNCH, TEXT, Launch, LaunchKernel, LaunchVariant
+from graphopt.ledger import Verdict, accept, refuse
+from graphopt.packing import Layout
+from graphopt.plan import TRITON, Piece
+from graphopt.progress import ProgressFn, silent
+from graphopt.region import Region
+
+from ..cpp.backend import STRICT
+from ..rows.parts import anchor_of
+from .ahead import Outcome, Request, build_all
+from .autotune import Tuned, key_of
+from .buckets import Bucket, buckets_of, reachable
+from .kernel import TritonKernel, Variant
+from .worker import Built
+
+# The module and the function in it that make the kernels of a family.
+MAKERS: Mapping[str, tuple[str, str]] = {
+    "pointwise": ("rows", "rows_kernel"),
+    "row": ("rows", "rows_kernel"),
+    "gather": ("rows", "rows_kernel"),
+    "heads": ("rows", "rows_kernel"),
+    "view": ("rows", "rows_kernel"),
+    "opaque": ("rows", "rows_kernel"),
+    "linear": ("linear", "linear_kernel"),
+    "attention": ("attention", "attention_kernel"),
+    "experts": ("experts", "experts_kernel"),
+    "matmul": ("matmul", "matmul_kernel"),
+}
+# Linear regions around another operator than ``linear``.
+ANCHORS: Mapping[str, tuple[str, str]] = {
+    "quantized_linear": ("quant_linear", "quant_linear_kernel"),
+}
+MODELS_PICK = "the model's pick"
+Maker = Callable[..., TritonKernel | Verdict]
+
+
+@dataclass(frozen=True, slots=True)
+class _Compiled:
+    """A kernel with what of it is launched, and the files that this takes."""
+
+    kernel: LaunchKernel
+    codes: Mapping[str, bytes]
+    note: str
+
+
+class TritonBackend:
+    """Makes Triton kernels for the regions of one graph.
+
+    Args:
+        graph: what the regions compute.
+        regions: all of them.
+        block_size: slots in a block of state.
+
+    Attributes:
+        layouts: how weights have to lie in memory, by name; the others lie row after row.
+    """
+
+    name = TRITON
+
+    def __init__(self, graph: Graph, regions: Sequence[Region], block_size: int) -> None:
+        self.layouts: Mapping[str, Layout] = {}
+        self._graph = graph
+        self._block_size = block_size
+        self._made = {region: self._make(graph, region) for region in regions}
+        self._stateless = self._why_stateless()
+        self._compiled: dict[str, _Compiled] = {}
+
+    def compile(
+        self,
+        arch: str,
+        most: Mapping[str, int],
+        tuned: Tuned | None = None,
+        *,
+        jobs: int | None = None,
+        progress: ProgressFn = silent,
+    ) -> None:
+        """Compile every variant that a plan can call, and drop kernels that cannot run.
+
+        Args:
+            arch: such as ``sm_90``.
+            most: how large the sizes of a step can be; one that is missing has no end.
+            tuned: what was measured; None for nothing.
+            jobs: compilers that run at once; by default one per CPU.
+            progress: told how far the work is.
+
+        Raises:
+            MachineError: Triton is missing, or a compiler died.
+        """
+        number = int(arch.removeprefix("sm_"))
+        kernels: dict[str, _Choosing] = {}
+        for region, made in self._made.items():
+            if isinstance(made, Verdict) or made.name in kernels:
+                continue
+            if self.claims(self._graph, region).accepted:
+                kernels[made.name] = _Choosing(made, self._graph, region, most, tuned)
+        while wanted := [one for kernel in kernels.values() for one in kernel.wanted()]:
+            outcomes = build_all(wanted, number, jobs=jobs, progress=progress)
+            for request, outcome in zip(wanted, outcomes, strict=True):
+                kernels[request.kernel.name].built[repr(request.variant)] = outcome
+            for kernel in kernels.values():
+                kernel.settle()
+        for name, kernel in kernels.items():
+            if kernel.refused is None:
+                self._compiled[name] = kernel.compiled(arch)
+            else:
+                self._drop(name, kernel.refused)
+        self._stateless = self._why_stateless()
+
+    def claims(self, graph: Graph, region: Region) -> Verdict:
+        """Whether there is a kernel for ``region``, and if not, why."""
+        made = self._made[region]
+        if isinstance(made, Verdict):
+            return made
+        if self._stateless is not None and _has_state(region):
+            return self._stateless
+        compiled = self._compiled.get(made.name)
+        return accept(compiled.note if compiled else "")
+
+    def emit(self, graph: Graph, region: Region) -> str:
+        """The kernel's name; its files are part of what ``files`` gives."""
+        made = self._made[region]
+        if isinstance(made, Verdict):
+            raise CompileError("a region has no kernel", where=region.scope, got=made.reason)
+        return made.name
+
+    def workspaces(self, kernels: Sequence[tuple[str, str]]) -> tuple[Dim, ...]:
+        """Bytes in a step's slots that each of ``kernels`` needs: none.
+
+        What a kernel's programs share has to be zero before the first run, and stays theirs: it
+        lies apart from the slots, which steps take turns in.
+        """
+        return tuple(0 for _ in kernels)
+
+    def scratch_bytes(self, pieces: Sequence[Piece]) -> int:
+        """Private memory of threads: none."""
+        return 0
+
+    def kernel(self, region: Region) -> TritonKernel | Verdict:
+        """The kernel that was made for a region, or why there is none."""
+        return self._made[region]
+
+    def launch(self, name: str) -> LaunchKernel:
+        """What is launched of a compiled kernel.
+
+        Raises:
+            CompileError: no kernel of that name was compiled.
+        """
+        if name not in self._compiled:
+            raise CompileError("a kernel was not compiled", where=name)
+        return self._compiled[name].kernel
+
+    def sources(self, pieces: Sequence[Piece]) -> dict[str, str]:
+        """The text of each kernel of ``pieces``, by name."""
+        texts: dict[str, str] = {}
+        for one in self._made.values():
+            if isinstance(one, TritonKernel):
+                texts.setdefault(one.name, one.text)  # the first one's is what was compiled
+        return {name: texts[name] for name in self._used(pieces)}
+
+    def files(self, pieces: Sequence[Piece]) -> dict[str, bytes]:
+        """The files of each kernel of ``pieces``, by their place among the kernels'."""
+        files: dict[str, bytes] = {}
+        for name, text in self.sources(pieces).items():
+            files[f"{name}/{TEXT}"] = text.encode()
+            if (compiled := self._compiled.get(name)) is not None:
+                place = f"{name}/{compiled.kernel.arch}"
+                files[f"{place}/{LAUNCH}"] = _json(compiled.kernel.to_json())
+                files |= {f"{place}/{file}": code for file, code in compiled.codes.items()}
+        return files
+
+    def _used(self, pieces: Sequence[Piece]) -> list[str]:
+        steps = [step for piece in pieces for step in piece.steps if step.backend == self.name]
+        return list(dict.fromkeys(step.kernel for step in steps))
+
+    def _make(self, graph: Graph, region: Region) -> TritonKernel | Verdict:
+        ops = ", ".join(dict.fromkeys(graph.nodes[place].op for place in region.nodes))
+        try:
+            maker = _maker(graph, region)
+            if maker is None:
+                return refuse(f"no template yet computes {ops}")
+            if region.family == "attention":
+                return maker(graph, region, self._block_size)
+            return maker(graph, region)
+        except Exception as error:
+            if os.environ.get(STRICT):
+                raise
+            return refuse(f"the code generator failed: {type(error).__name__}: {error}")
+
+    def _drop(self, name: str, verdict: Verdict) -> None:
+        for region, made in self._made.items():
+            if isinstance(made, TritonKernel) and made.name == name:
+                self._made[region] = verdict
+
+    def _why_stateless(self) -> Verdict | None:
+        """Why no region with state can have a kernel, if one of them has none."""
+        for region, made in self._made.items():
+            if _has_state(region) and isinstance(made, Verdict):
+                return refuse(
+                    f"{region.name} of {region.scope} has no kernel, and it reads or writes the "
+                    f"same state: {made.reason}"
+                )
+        return None
+
+
+class _Choosing:
+    """A kernel on its way: the variants that are wanted, and what came of them."""
+
+    def __init__(
+        self,
+        kernel: TritonKernel,
+        graph: Graph,
+        region: Region,
+        most: Mapping[str, int],
+        tuned: Tuned | None,
+    ) -> None:
+        self.built: dict[str, Outcome] = {}
+        self.refused: Verdict | None = None
+        self._kernel = kernel
+        self._most = most
+        self._tuned = tuned
+        self._dropped: list[str] = []
+        self._buckets: list[Bucket] = []
+        self._measured: dict[str, Variant] = {}
+        for bucket in buckets_of(kernel.variants):
+            choice = tuned.find(key_of(kernel, graph, region, bucket)) if tuned else None
+            if choice and (measured := choice.of(kernel, bucket)):
+                self._measured[bucket.name] = measured
+                bucket = Bucket(bucket.below, (measured, *bucket.candidates))
+            self._buckets.append(bucket)
+
+    def wanted(self) -> list[Request]:
+        """What has to be compiled next."""
+        if self.refused is not None:
+            return []
+        chosen = [one for bucket in self._reached() for one in bucket.candidates]
+        fresh = {repr(one): one for one in chosen if repr(one) not in self.built}
+        return [Request(self._kernel, one) for one in fresh.values()]
+
+    def settle(self) -> None:
+        """Give up buckets of which nothing runs; larger bounds take their sizes."""
+        for bucket in self._reached():
+            if self.refused is None and self._pick(bucket) is None:
+                why = self._why_not(bucket)
+                if bucket is self._buckets[-1]:
+                    self.refused = refuse(f"its kernel does not run on this GPU: {why}")
+                else:
+                    self._dropped.append(f"none for {bucket.name}: {why}")
+                    self._buckets.remove(bucket)
+
+    def compiled(self, arch: str) -> _Compiled:
+        """What is launched, once everything is settled."""
+        files: dict[bytes, str] = {}
+        variants: list[LaunchVariant] = []
+        said: dict[str, list[str]] = {}
+        for bucket in self._reached():
+            picked = self._pick(bucket)
+            if picked is None:
+                raise CompileError("a kernel is not settled", where=self._kernel.name)
+            variant, built = picked
+            origin = MODELS_PICK
+            if self._tuned and variant == self._measured.get(bucket.name):
+                origin = f"measured on {self._tuned.gpu}"
+            launches = []
+            for launch, one in zip(variant.launches, built, strict=True):
+                file = files.setdefault(one.code, f"{len(files)}.cubin")
+                launches.append(_launch(launch, one, file))
+            variants.append(LaunchVariant(dict(bucket.below), tuple(launches), origin))
+            flaws = [flaw for one in built for flaw in one.problems]
+            said.setdefault(", ".join([origin, *flaws]), []).append(bucket.name)
+        k = self._kernel
+        kernel = LaunchKernel(k.name, arch, k.pointers, k.sizes, k.workspace, tuple(variants))
+        notes = [f"{what} for {', '.join(names)}" for what, names in said.items()]
+        note = f"{arch}: {'; '.join([*notes, *self._dropped])}"
+        return _Compiled(kernel, {file: code for code, file in files.items()}, note)
+
+    def _reached(self) -> tuple[Bucket, ...]:
+        return reachable(self._buckets, self._most)
+
+    def _pick(self, bucket: Bucket) -> tuple[Variant, tuple[Built, ...]] | None:
+        """The first candidate without problems, else the first that can be launched at all."""
+        running: list[tuple[Variant, tuple[Built, ...]]] = []
+        for one in bucket.candidates:
+            outcome = self.built.get(repr(one))
+            if isinstance(outcome, tuple) and all(built.programs for built in outcome):
+                running.append((one, outcome))
+        clean = (pair for pair in running if not any(built.problems for built in pair[1]))
+        return next(clean, running[0] if running else None)
+
+    def _why_not(self, bucket: Bucket) -> str:
+        outcome = self.built.get(repr(bucket.candidates[-1]))
+        if isinstance(outcome, Verdict):
+            return outcome.reason
+        return (
+            "; ".join(flaw for one in outcome or () for flaw in one.problems) or "it is too large"
+        )
+
+
+def _launch(variant: Variant, built: Built, file: str) -> Launch:
+    x, y, z = (*variant.grid, 1, 1)[:3]
+    return Launch(
+        file,
+        built.symbol,
+        dict(variant.constants),
+        (x, y, z),
+        variant.num_warps,
+        variant.num_stages,
+        built.threads,
+        built.shared_bytes,
+        built.global_bytes,
+        built.global_alignment,
+        built.registers,
+        built.spill_bytes,
+        built.programs,
+    )
+
+
+def _maker(graph: Graph, region: Region) -> Maker | None:
+    """What makes a region's kernel; None while nobody does."""
+    place = MAKERS.get(region.family)
+    if region.family == "linear":
+        place = ANCHORS.get(anchor_of(graph, region).op, place)
+    if place is None:
+        return None
+    module, function = place
+    try:
+        found: Any = import_module(f"{__package__}.{module}")
+    except ModuleNotFoundError as error:
+        if error.name != f"{__package__}.{module}":
+            raise
+        return None
+    made: Maker | None = getattr(found, function, None)
+    return made
+
+
+def _json(data: object) -> bytes:
+    return (json.dumps(data, indent=1) + "\n").encode()
+
+
+def _has_state(region: Region) -> bool:
+    return any(isinstance(value.type, StateType) for value in region.inputs)

@@ -1,0 +1,288 @@
+"""The Triton backend: what it claims, what it compiles, and all or nothing for state."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import graphopt.codegen.triton.backend as module
+from graphopt.codegen.triton.autotune import Key, Tuned, choice_of, key_of
+from graphopt.codegen.triton.backend import MAKERS, TritonBackend
+from graphopt.codegen.triton.buckets import buckets_of
+from graphopt.codegen.triton.kernel import TritonKernel, Variant
+from graphopt.codegen.triton.worker import Built
+from graphopt.errors import CompileError
+from graphopt.ir.builder import GraphBuilder
+from graphopt.ir.dtype import DType
+from graphopt.ir.graph import Graph
+from graphopt.ir.shape import sym
+from graphopt.ir.types import StateType, TensorType
+from graphopt.launch import LaunchKernel
+from graphopt.ledger import refuse
+from graphopt.plan import TRITON, Piece, Step
+from graphopt.region import FAMILIES, Region, make_region
+from tests.codegen.triton.kernels import copy_kernel
+from tests.passes.models import lowered
+
+T = sym("T")
+BUILT = Built(b"code", "f", 128, 0, 0, 1, 40, 0, 12, 3, 0, False, ())
+
+
+def small(rows: int = 2) -> tuple[Graph, list[Region]]:
+    """Units one after the other, each a region."""
+    b = GraphBuilder("small")
+    x = b.input("x", TensorType(DType.F32, (T, 256)))
+    for _ in range(rows):
+        x = b.one("gelu", [x])
+    graph = b.finish([x])
+    return graph, [
+        make_region(graph, [place], family="pointwise", name="gelu") for place in range(rows)
+    ]
+
+
+def pieces_of(backend: TritonBackend, graph: Graph, regions: Sequence[Region]) -> list[Piece]:
+    steps = tuple(
+        Step(TRITON, backend.emit(graph, region), region.nodes, (0,), (1,)) for region in regions
+    )
+    return [Piece("p0", steps, True, "")]
+
+
+class Compiler:
+    """Compiles nothing: each variant becomes what a test says."""
+
+    def __init__(self, **outcomes: Any) -> None:
+        self.outcomes = outcomes
+        self.asked: list[list[str]] = []
+
+    def __call__(self, requests: Sequence[Any], arch: int, **_: Any) -> list[Any]:
+        names = [one.variant.function.removeprefix(one.kernel.name) for one in requests]
+        self.asked.append(names)
+        found = []
+        for request, name in zip(requests, names, strict=True):
+            code = f"{name} {request.variant.num_warps}".encode()
+            outcome = self.outcomes.get(name.strip("_"), {})
+            made = (
+                outcome if not isinstance(outcome, dict) else replace(BUILT, code=code, **outcome)
+            )
+            found.append((made,) if isinstance(made, Built) else made)
+        return found
+
+
+def backend_of(
+    monkeypatch: pytest.MonkeyPatch, variants: Sequence[Variant]
+) -> tuple[TritonBackend, Graph, Region, TritonKernel]:
+    """A backend whose only kernel has these variants."""
+    kernel = replace(
+        copy_kernel(),
+        variants=tuple(
+            replace(one, function=f"{copy_kernel().name}_{one.function}") for one in variants
+        ),
+    )
+    monkeypatch.setattr(module, "_maker", lambda graph, region: lambda *_: kernel)
+    graph, (region,) = small(1)
+    return TritonBackend(graph, [region], 16), graph, region, kernel
+
+
+FEW, OTHER = Variant("few", below={"T": 16}), Variant("other", below={"T": 16})
+MANY = Variant("many")
+
+
+def picked(backend: TritonBackend, kernel: TritonKernel) -> list[tuple[str, str]]:
+    variants = backend.launch(kernel.name).variants
+    return [(one.bucket, one.launches[0].file) for one in variants]
+
+
+def test_every_family_has_a_maker() -> None:
+    assert MAKERS.keys() >= set(FAMILIES)
+
+
+def test_each_bucket_gets_the_models_pick(monkeypatch: pytest.MonkeyPatch) -> None:
+    backend, graph, region, kernel = backend_of(monkeypatch, [FEW, OTHER, MANY])
+    compiler = Compiler()
+    monkeypatch.setattr(module, "build_all", compiler)
+    backend.compile("sm_90", {})
+    assert compiler.asked == [["_few", "_other", "_many"]]
+    assert picked(backend, kernel) == [("T<=16", "0.cubin"), ("any", "1.cubin")]
+    assert backend.claims(graph, region).reason == "sm_90: the model's pick for T<=16, any"
+    files = backend.files(pieces_of(backend, graph, [region]))
+    place = f"{kernel.name}/sm_90"
+    assert set(files) == {
+        f"{kernel.name}/kernel.py",
+        *(f"{place}/{n}" for n in ("launch.json", "0.cubin", "1.cubin")),
+    }
+    assert files[f"{place}/0.cubin"] == b"_few 4"
+    written = LaunchKernel.from_json(json.loads(files[f"{place}/launch.json"]))
+    assert written == backend.launch(kernel.name)
+
+
+def test_a_variant_with_a_problem_gives_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    backend, graph, region, kernel = backend_of(monkeypatch, [FEW, OTHER, MANY])
+    compiler = Compiler(few={"problems": ("it spills",)}, many={"problems": ("it is slow",)})
+    monkeypatch.setattr(module, "build_all", compiler)
+    backend.compile("sm_90", {})
+    files = backend.files(pieces_of(backend, graph, [region]))
+    assert files[f"{kernel.name}/sm_90/0.cubin"] == b"_other 4"
+    reason = backend.claims(graph, region).reason
+    assert reason == "sm_90: the model's pick for T<=16; the model's pick, it is slow for any"
+
+
+def test_what_does_not_fit_leaves_its_sizes_to_larger_bounds(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    backend, graph, region, kernel = backend_of(
+        monkeypatch, [FEW, OTHER, replace(MANY, function="all", below={"T": 64}), MANY]
+    )
+    compiler = Compiler(few={"programs": 0, "problems": ("too large",)}, other=refuse("no fp8"))
+    monkeypatch.setattr(module, "build_all", compiler)
+    # No step has more than 16 tokens, so only the first bucket is reached, until it is given up.
+    backend.compile("sm_89", {"T": 16})
+    assert compiler.asked == [["_few", "_other"], ["_all"]]
+    assert [bucket for bucket, _ in picked(backend, kernel)] == ["T<=64"]
+    reason = backend.claims(graph, region).reason
+    assert reason == "sm_89: the model's pick for T<=64; none for T<=16: no fp8"
+
+
+def test_a_kernel_that_does_not_run_costs_its_regions_theirs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    backend, graph, region, kernel = backend_of(monkeypatch, [FEW, MANY])
+    monkeypatch.setattr(module, "build_all", Compiler(many=refuse("ptxas died")))
+    assert backend.claims(graph, region).accepted
+    backend.compile("sm_90", {})
+    verdict = backend.claims(graph, region)
+    assert verdict.reason == "its kernel does not run on this GPU: ptxas died"
+    with pytest.raises(CompileError, match="has no kernel"):
+        backend.emit(graph, region)
+    with pytest.raises(CompileError, match="was not compiled"):
+        backend.launch(kernel.name)
+
+
+def test_what_was_measured_is_taken_and_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    backend, graph, region, kernel = backend_of(monkeypatch, [FEW, OTHER, MANY])
+    bucket = buckets_of(kernel.variants)[0]
+    fastest = replace(bucket.candidates[1], num_warps=8)
+    key = key_of(kernel, graph, region, bucket)
+    assert key == Key("copy", "f32[T, 256] -> f32[T, 256]", "T<=16")
+    choices = {key: choice_of(kernel, fastest, {"T": 8}, 3.0, 1.5)}
+    compiler = Compiler()
+    monkeypatch.setattr(module, "build_all", compiler)
+    backend.compile("sm_90", {}, Tuned("NVIDIA H200", choices))
+    files = backend.files(pieces_of(backend, graph, [region]))
+    assert files[f"{kernel.name}/sm_90/0.cubin"] == b"_other 8"
+    reason = backend.claims(graph, region).reason
+    assert reason == "sm_90: measured on NVIDIA H200 for T<=16; the model's pick for any"
+    # A measurement of what the kernel no longer has is passed over.
+    gone = {key: replace(choices[key], function="_gone")}
+    backend.compile("sm_90", {}, Tuned("NVIDIA H200", gone))
+    assert backend.claims(graph, region).reason == "sm_90: the model's pick for T<=16, any"
+
+
+def test_equal_regions_share_a_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    graph, regions = small(3)
+    backend = TritonBackend(graph, regions, 16)
+    assert len({backend.emit(graph, region) for region in regions}) == 1
+    compiler = Compiler()
+    monkeypatch.setattr(module, "build_all", compiler)
+    backend.compile("sm_90", {})
+    assert len(compiler.asked) == 1
+    pieces = pieces_of(backend, graph, regions)
+    (name,) = backend.sources(pieces)
+    assert backend.sources(pieces)[name].startswith("# gelu")
+    kernel = backend.kernel(regions[0])
+    assert isinstance(kernel, TritonKernel)
+    assert len(compiler.asked[0]) == len(kernel.variants)
+
+
+def test_what_others_run_needs_nothing_here() -> None:
+    graph, regions = small()
+    backend = TritonBackend(graph, regions, 16)
+    other = Piece("p", (Step("torch", "gelu", (1,), (0,), (1,)),), True, "")
+    assert backend.sources([other]) == {}
+    assert backend.files([other]) == {}
+    assert backend.scratch_bytes([other]) == 0
+    assert backend.workspaces([(TRITON, "gelu"), ("torch", "gelu")]) == (0, 0)
+
+
+@pytest.mark.parametrize("place", [("no_such_module", "kernel"), ("rows", "no_such_function")])
+def test_a_family_without_a_template_says_so(
+    monkeypatch: pytest.MonkeyPatch, place: tuple[str, str]
+) -> None:
+    monkeypatch.setattr(module, "MAKERS", {"pointwise": place})
+    graph, regions = small()
+    backend = TritonBackend(graph, regions, 16)
+    assert backend.claims(graph, regions[0]).reason == "no template yet computes gelu"
+
+
+def test_a_defect_costs_a_kernel_and_fails_our_tests(monkeypatch: pytest.MonkeyPatch) -> None:
+    def defect(*_: object) -> None:
+        raise IndexError("list index out of range")
+
+    monkeypatch.setattr(module, "_maker", lambda graph, region: defect)
+    graph, regions = small()
+    with pytest.raises(IndexError):
+        TritonBackend(graph, regions, 16)
+    monkeypatch.delenv(module.STRICT)
+    verdict = TritonBackend(graph, regions, 16).claims(graph, regions[0])
+    assert verdict.reason == "the code generator failed: IndexError: list index out of range"
+
+
+def test_state_has_kernels_for_all_or_for_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = lowered("llama")
+    states = [
+        region
+        for region in found.regions
+        if any(isinstance(value.type, StateType) for value in region.inputs)
+    ]
+    sizes: list[int] = []
+
+    def maker(graph: Graph, region: Region) -> Any:
+        if region.family == "attention":
+            return lambda graph, region, block_size: sizes.append(block_size) or refuse("not today")
+        return lambda graph, region: copy_kernel(title=region.name)
+
+    monkeypatch.setattr(module, "_maker", maker)
+    compiler = Compiler()
+    monkeypatch.setattr(module, "build_all", compiler)
+    backend = TritonBackend(found.graph, found.regions, 32)
+    backend.compile("sm_90", {})
+    assert set(sizes) == {32}
+    for region in found.regions:
+        verdict = backend.claims(found.graph, region)
+        assert verdict.accepted == (region not in states), region.name
+        if region in states:
+            assert "not today" in verdict.reason
+    # What writes state is not even compiled.
+    names = {region.name for region in found.regions if region not in states}
+    assert sum(map(len, compiler.asked)) == len({copy_kernel(title=name).name for name in names})
+
+
+@pytest.mark.slow
+def test_every_variant_that_a_plan_can_reach_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GRAPHOPT_CACHE", str(tmp_path))
+    graph, regions = small()
+    backend = TritonBackend(graph, regions, 16)
+    most = {"R": 64, "P": 8}
+    backend.compile("sm_90", most)
+    files = backend.files(pieces_of(backend, graph, regions))
+    for region in regions:
+        kernel = backend.kernel(region)
+        assert isinstance(kernel, TritonKernel)
+        place = f"{kernel.name}/sm_90"
+        written = LaunchKernel.from_json(json.loads(files[f"{place}/launch.json"]))
+        for tokens, blocks in product((1, 2, 16, 17, 63, 64, 65, 1000, 70000), (1, 8)):
+            sizes = {"T": tokens, "S": 1, "R": min(tokens, 64), "P": blocks}
+            expected, found = kernel.variant(sizes), written.variant(sizes)
+            assert dict(found.below) == dict(expected.below)
+            for launch, wanted in zip(found.launches, expected.launches, strict=True):
+                assert launch.symbol == wanted.function
+                assert dict(launch.constants) == dict(wanted.constants)
+                assert launch.counts(sizes) == wanted.programs(sizes)
+                assert files[f"{place}/{launch.file}"].startswith(b"\x7fELF")

@@ -1,0 +1,270 @@
+"""Kernels are found before they run, and launched with what the compiler wrote; no GPU is here."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import replace
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from graphopt.errors import ArtifactError, MachineError, UsageError
+from graphopt.ir.dtype import DType
+from graphopt.ir.shape import sym
+from graphopt.launch import Launch, LaunchKernel, LaunchVariant
+from graphopt.runtime.executors.cubins import (
+    KernelSet,
+    check_arch,
+    demand_device,
+    device_arch,
+    open_driver,
+)
+from tests.runtime.executors.fake_driver import FakeDriver, FakeMemory
+from tests.runtime.fakes import small_plan
+
+T = sym("T")
+FEW = Launch("0.cubin", "norm_few", {}, (T, 2, 1), 4, 3, 128, 0, 0, 1, 32, 0, 16)
+MANY = Launch(
+    "1.cubin", "norm_many", {}, ((T + 63) // 64, 1, 1), 8, 3, 256, 99 << 10, 200, 128, 99, 0, 2
+)
+AFTER = replace(FEW, file="1.cubin", symbol="norm_after", grid=(1, 1, 1), threads=32)
+KERNEL = LaunchKernel(
+    "norm",
+    "sm_90",
+    (DType.BF16, DType.BF16, None),
+    ("S", "T"),
+    4 * T,
+    (LaunchVariant({"T": 16}, (FEW,)), LaunchVariant({}, (MANY, AFTER))),
+)
+# Two operands, the workspace, two sizes, Triton's own.
+SIGNATURE = "pppiipp"
+
+
+def driver(**changes: Any) -> FakeDriver:
+    names = ("norm_few", "norm_many", "norm_after")
+    return FakeDriver(signatures=dict.fromkeys(names, SIGNATURE), **changes)
+
+
+def kernel_set(fake: FakeDriver, memory: FakeMemory, kernel: LaunchKernel = KERNEL) -> KernelSet:
+    return KernelSet(
+        {kernel.name: kernel}, lambda name, file: f"{name}/{file}".encode(), fake, memory
+    )
+
+
+def test_everything_is_found_before_the_first_launch() -> None:
+    fake, memory = driver(), FakeMemory()
+    kernels = kernel_set(fake, memory)
+    found = list(fake.calls)
+    assert found == [
+        ("cuModuleLoadData", b"norm/0.cubin"),
+        ("cuModuleGetFunction", "module of norm/0.cubin", b"norm_few"),
+        ("cuModuleLoadData", b"norm/1.cubin"),
+        ("cuModuleGetFunction", "module of norm/1.cubin", b"norm_many"),
+        ("cuFuncSetAttribute", "norm_many", 8, 99 << 10),
+        ("cuModuleGetFunction", "module of norm/1.cubin", b"norm_after"),
+    ]
+    kernels.reserve({"T": 100, "S": 4})
+    kernels.launch("norm", [0x1000, 0x2000], {"T": 3, "S": 1})
+    assert fake.calls[len(found) :] == [("cuLaunchKernel",)]
+
+
+def test_a_launch_is_what_the_compiler_wrote() -> None:
+    fake, memory = driver(), FakeMemory()
+    kernels = kernel_set(fake, memory)
+    kernels.reserve({"T": 100, "S": 4})
+    workspace, descriptors = 1 << 20, (1 << 20) + 768
+    kernels.launch("norm", [0x1000, 0x2000], {"T": 3, "S": 1})
+    kernels.launch("norm", [0x3000, 0x4000], {"T": 100, "S": 2}, stream=5)
+    assert fake.launched == [
+        ("norm_few", (3, 2, 1), 128, 0, 77, [0x1000, 0x2000, workspace, 1, 3, 0, 0]),
+        (
+            "norm_many",
+            (2, 1, 1),
+            256,
+            99 << 10,
+            5,
+            [0x3000, 0x4000, workspace, 2, 100, descriptors, 0],
+        ),
+        ("norm_after", (1, 1, 1), 32, 0, 5, [0x3000, 0x4000, workspace, 2, 100, 0, 0]),
+    ]
+
+
+def test_memory_is_taken_once_for_the_largest_step() -> None:
+    fake, memory = driver(), FakeMemory()
+    kernels = kernel_set(fake, memory)
+    assert kernels.workspace_bytes({"T": 100, "S": 1}) == 400
+    kernels.reserve({"T": 100, "S": 4})
+    assert memory.taken == [400, 2 * 200 + 128]
+    for tokens in (1, 17, 100):
+        kernels.reserve({"T": tokens, "S": 1})
+        kernels.launch("norm", [0x1000, 0x2000], {"T": tokens, "S": 1})
+    assert len(memory.taken) == 2
+    addresses = {given[2] for *_, given in fake.launched}
+    assert len(addresses) == 1, "the workspace stays where it is"
+    with pytest.raises(UsageError, match="larger workspace"):
+        kernels.launch("norm", [0x1000, 0x2000], {"T": 101, "S": 1})
+
+
+def test_descriptors_are_aligned() -> None:
+    fake, memory = driver(), FakeMemory(next=(1 << 20) + 64)
+    kernels = kernel_set(fake, memory)
+    kernels.reserve({"T": 100, "S": 4})
+    kernels.launch("norm", [0x1000, 0x2000], {"T": 100, "S": 1})
+    assert fake.launched[0][-1][-2] % 128 == 0
+    assert fake.launched[0][-1][-2] > 0
+
+
+def test_a_step_without_rows_launches_nothing() -> None:
+    fake, memory = driver(), FakeMemory()
+    kernels = kernel_set(fake, memory)
+    kernels.launch("norm", [0x1000, 0x2000], {"T": 0, "S": 0})
+    assert fake.launched == []
+
+
+@pytest.mark.parametrize(
+    ("name", "pointers", "sizes", "what"),
+    [
+        ("other", [16, 32], {"T": 1, "S": 1}, "no such kernel"),
+        ("norm", [16], {"T": 1, "S": 1}, "another number of pointers"),
+        ("norm", [16, 32, 48], {"T": 1, "S": 1}, "another number of pointers"),
+        ("norm", [16, 40], {"T": 1, "S": 1}, "not aligned"),
+        ("norm", [16, 32], {"T": 1, "S": 2**31}, "does not fit 32 bits"),
+        ("norm", [16, 32], {"T": 1, "S": -1}, "does not fit 32 bits"),
+    ],
+)
+def test_arguments_that_do_not_fit_are_refused(
+    name: str, pointers: list[int], sizes: dict[str, int], what: str
+) -> None:
+    fake, memory = driver(), FakeMemory()
+    kernels = kernel_set(fake, memory)
+    kernels.reserve({"T": 16, "S": 1})
+    with pytest.raises(UsageError, match=what):
+        kernels.launch(name, pointers, sizes)
+    assert fake.launched == []
+
+
+def test_too_many_programs_are_refused() -> None:
+    fake, memory = driver(), FakeMemory()
+    tall = replace(FEW, grid=(1, 70000, 1))
+    kernel = replace(KERNEL, workspace=0, variants=(LaunchVariant({}, (tall,)),))
+    kernels = kernel_set(fake, memory, kernel)
+    with pytest.raises(UsageError, match="too many programs"):
+        kernels.launch("norm", [16, 32], {"T": 1, "S": 1})
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "what"),
+    [
+        ("cuModuleLoadData", MachineError, "refuses loading norm/0.cubin"),
+        ("cuModuleGetFunction", ArtifactError, "lacks its function"),
+        ("cuFuncSetAttribute", MachineError, "shared bytes"),
+    ],
+)
+def test_what_cannot_be_loaded_is_given_back(call: str, error: type[Exception], what: str) -> None:
+    fake = driver(failing=frozenset({call}))
+    with pytest.raises(error, match=what):
+        kernel_set(fake, FakeMemory())
+    loaded = sum(name == "cuModuleLoadData" for name, *_ in fake.calls) - (
+        call == "cuModuleLoadData"
+    )
+    assert sum(name == "cuModuleUnload" for name, *_ in fake.calls) == loaded
+
+
+def test_a_refused_launch_says_what_the_driver_says() -> None:
+    fake, memory = driver(failing=frozenset({"cuLaunchKernel"})), FakeMemory()
+    kernels = kernel_set(fake, memory)
+    kernels.reserve({"T": 16, "S": 1})
+    with pytest.raises(MachineError, match="cuLaunchKernel of norm_few") as caught:
+        kernels.launch("norm", [16, 32], {"T": 1, "S": 1})
+    assert "illegal memory access" in str(caught.value.got)
+
+
+def test_it_is_closed_once() -> None:
+    fake = driver()
+    kernels = kernel_set(fake, FakeMemory())
+    kernels.close()
+    kernels.close()
+    assert [name for name, *_ in fake.calls].count("cuModuleUnload") == 2
+    with pytest.raises(UsageError, match="no such kernel"):
+        kernels.launch("norm", [16, 32], {"T": 1, "S": 1})
+
+
+@pytest.mark.parametrize(
+    ("here", "arch", "runs"),
+    [
+        (90, "sm_90", True),
+        (80, "sm_80", True),
+        (86, "sm_80", True),
+        (89, "sm_86", True),
+        (80, "sm_86", False),
+        (90, "sm_80", False),
+        (103, "sm_100", False),
+        (120, "sm_90", False),
+    ],
+)
+def test_cubins_run_on_later_devices_of_a_generation(here: int, arch: str, runs: bool) -> None:
+    fake = driver(arch=here)
+    assert device_arch(fake) == f"sm_{here}"
+    if runs:
+        check_arch(fake, arch)
+        return
+    with pytest.raises(ArtifactError, match="no kernels for this GPU") as caught:
+        check_arch(fake, arch)
+    assert f"cuda:sm_{here}" in str(caught.value.next)
+
+
+def as_bindings(monkeypatch: pytest.MonkeyPatch, fake: object) -> None:
+    bindings = ModuleType("cuda.bindings")
+    bindings.driver = fake  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "cuda", ModuleType("cuda"))
+    monkeypatch.setitem(sys.modules, "cuda.bindings", bindings)
+
+
+def test_without_bindings_a_driver_or_a_device_it_says_which(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, "cuda", None)
+    with pytest.raises(MachineError, match="none here") as caught:
+        open_driver()
+    assert caught.value.next == "pip install cuda-bindings"
+    for fake, what in (
+        (driver(failing=frozenset({"cuInit"})), "the driver answers 700"),
+        (driver(devices=0), "a driver without devices"),
+    ):
+        as_bindings(monkeypatch, fake)
+        with pytest.raises(MachineError, match="none here") as caught:
+            open_driver()
+        assert what in str(caught.value.got)
+
+
+def test_a_missing_library_is_a_missing_driver(monkeypatch: pytest.MonkeyPatch) -> None:
+    class NoLibrary(FakeDriver):
+        def cuInit(self, flags: int) -> tuple[Any, ...]:  # noqa: N802
+            raise RuntimeError("libcuda.so.1: cannot open shared object file")
+
+    as_bindings(monkeypatch, NoLibrary())
+    with pytest.raises(MachineError, match="none here") as caught:
+        open_driver()
+    assert "libcuda.so.1" in str(caught.value.got)
+
+
+def test_a_plan_for_a_gpu_demands_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = small_plan()
+    demand_device(plan)
+    as_bindings(monkeypatch, driver(arch=80))
+    demand_device(replace(plan, target="cuda:sm_80"))
+    with pytest.raises(ArtifactError, match="no kernels for this GPU"):
+        demand_device(replace(plan, target="cuda:sm_90"))
+
+
+def test_it_imports_neither_triton_nor_pytorch() -> None:
+    program = (
+        "import sys, graphopt.runtime.executors.cubins; "
+        "print(sorted({'torch', 'triton', 'cuda'} & sys.modules.keys()))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "[]"
