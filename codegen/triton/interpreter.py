@@ -178,12 +178,13 @@ def _add_libdevice(interpreter: Any, tl: Any) -> None:
 
     def device(function: Callable[..., Any]) -> Callable[..., Any]:
         def call(*args: Any, **_: Any) -> Any:
-            first = args[0]
-            found = function(*(arg.handle.data for arg in args))
+            tensors = [arg for arg in args if hasattr(arg, "handle")]
+            largest = max(tensors, key=lambda arg: arg.handle.data.size)
+            found = function(*(getattr(getattr(arg, "handle", arg), "data", arg) for arg in args))
             made = interpreter.TensorHandle(
-                found.astype(first.handle.data.dtype), first.handle.dtype
+                found.astype(largest.handle.data.dtype), largest.handle.dtype
             )
-            return tl.core.tensor(made, first.type)
+            return tl.core.tensor(made, largest.type)
 
         return call
 

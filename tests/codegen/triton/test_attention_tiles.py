@@ -1,0 +1,160 @@
+"""How attention is cut, and that every variant of the models we know compiles to clean code."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from graphopt.codegen.triton.attention_tiles import Heads, parts_of_size, variants_of, workspace_of
+from graphopt.codegen.triton.compile import compile_variant
+from graphopt.codegen.triton.kernel import TritonKernel, Variant
+from graphopt.codegen.triton.resources import SHARED_BYTES, Resources, resources_of
+from graphopt.ir.dtype import DType
+from graphopt.ir.types import LayerState
+
+from .attention_batch import Case, S, T, kernel_of
+
+BF16, F32 = DType.BF16, DType.F32
+MODELS = {
+    "llama-3.2-1b": Case(LayerState(8, 64, 64, BF16), 32, BF16),
+    "llama-3.1-8b, qwen3-8b, mixtral-8x7b": Case(LayerState(8, 128, 128, BF16), 32, BF16),
+    "gemma3-4b": Case(LayerState(4, 256, 256, BF16), 8, BF16, window=1024),
+    "gemma3-4b, every sixth layer": Case(LayerState(4, 256, 256, BF16), 8, BF16),
+    "gpt-oss": Case(LayerState(8, 64, 64, BF16), 64, BF16, sinks=True, window=128),
+    "deepseek": Case(LayerState(1, 576, 512, BF16), 128, BF16, latent=True),
+}
+
+
+def heads_of(**sizes: object) -> Heads:
+    plain = Heads(32, 8, 128, 128, False, BF16, BF16, T, S)
+    return replace(plain, **sizes)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("size", "tiles"),
+    [
+        (1, [16]),
+        (16, [16]),
+        (17, [32]),
+        (40, [32, 16]),
+        (64, [64]),
+        (80, [64, 16]),
+        (96, [64, 32]),
+        (112, [128]),
+        (128, [128]),
+        (192, [128, 64]),
+        (256, [256]),
+        (576, [512, 64]),
+    ],
+)
+def test_parts_hold_all_entries_and_little_more(size: int, tiles: list[int]) -> None:
+    parts = parts_of_size(size)
+    assert [part.size for part in parts] == tiles
+    assert [part.start for part in parts] == [0, tiles[0]][: len(tiles)]
+    assert sum(tiles) >= size
+    assert [part.is_padded for part in parts][-1] == (sum(tiles) > size)
+
+
+def test_some_variant_fits_all_sizes() -> None:
+    for heads in (
+        heads_of(),
+        heads_of(queries=71, keys=1),
+        heads_of(dtype=F32),
+        heads_of(tokens=4),
+    ):
+        for arch in (80, 89, 90, 100, 120):
+            variants = variants_of(heads, 16, arch)
+            assert not variants[-1].below
+            for one in variants:
+                rows, shared = one.constants["BLOCK_M"], one.constants["HEADS"]
+                assert 1 <= shared <= rows
+                assert one.constants["SPLITS"] == 1 or "T" in one.below
+
+
+def test_there_is_a_program_for_every_token() -> None:
+    for queries, keys in ((32, 8), (7, 1), (71, 1), (128, 1), (6, 2)):
+        heads = heads_of(queries=queries, keys=keys)
+        for one in variants_of(heads, 16, 90):
+            rows, shared = one.constants["BLOCK_M"], one.constants["HEADS"]
+            for tokens, sequences in ((1, 1), (5, 3), (100, 7)):
+                tiles, units, splits = one.programs({"T": tokens, "S": sequences})
+                assert tiles * (rows // shared) >= tokens
+                assert units * shared >= queries
+                assert splits == one.constants["SPLITS"]
+
+
+def test_a_workspace_holds_what_splits_leave() -> None:
+    heads = heads_of()
+    variants = variants_of(heads, 16, 90)
+    room = workspace_of(heads, variants)
+    records = max(
+        one.below["T"] * heads.queries * one.constants["SPLITS"]
+        for one in variants
+        if one.constants["SPLITS"] > 1
+    )
+    assert room.stats_at - room.sums_at >= 4 * 128 * records
+    assert room.nbytes - room.stats_at == 8 * records
+    assert room.nbytes < 64 << 20
+    assert workspace_of(heads, variants[-1:]).nbytes == 0
+
+
+def distinct(kernel: TritonKernel) -> list[Variant]:
+    """The variants that are compiled to different code."""
+    return list({repr((one.constants, one.num_warps)): one for one in kernel.variants}.values())
+
+
+def check_clean(kernel: TritonKernel, variant: Variant, arch: int) -> Resources:
+    found = resources_of(compile_variant(kernel, variant, arch))
+    where = f"sm_{arch}, {dict(variant.constants)}"
+    assert found.problems() == [], where
+    assert found.has_tensor_cores, where
+    assert found.wide_loads > 4 * found.narrow_loads, where
+    return found
+
+
+def test_a_prompt_s_tiles_are_multiplied_by_warp_groups() -> None:
+    kernel = kernel_of(MODELS["llama-3.1-8b, qwen3-8b, mixtral-8x7b"], 90)
+    assert check_clean(kernel, kernel.variants[-1], 90).has_wgmma
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("arch", [80, 90])
+@pytest.mark.parametrize("name", MODELS)
+def test_decodes_and_prompts_are_clean(name: str, arch: int) -> None:
+    kernel = kernel_of(replace(MODELS[name], block=64), arch)
+    for variant in (kernel.variants[0], kernel.variants[-1]):
+        found = check_clean(kernel, variant, arch)
+        if arch >= 90 and variant.constants["BLOCK_M"] >= 64:
+            assert found.has_wgmma
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("block", [16, 32, 64, 128, 256])
+@pytest.mark.parametrize("arch", [80, 90])
+@pytest.mark.parametrize("name", MODELS)
+def test_every_variant_is_clean(name: str, arch: int, block: int) -> None:
+    kernel = kernel_of(replace(MODELS[name], block=block), arch)
+    for variant in distinct(kernel):
+        found = check_clean(kernel, variant, arch)
+        if arch < 90:
+            assert found.shared_bytes <= SHARED_BYTES[89]
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("size", [64, 80, 96, 128, 192, 256])
+@pytest.mark.parametrize("stored", [BF16, DType.F8E4M3, DType.I8])
+def test_other_sizes_and_stores_are_clean(size: int, stored: DType) -> None:
+    case = Case(LayerState(8, size, 128 if size == 192 else size, stored), 32, BF16)
+    for arch in (89, 90):
+        kernel = kernel_of(case, arch)
+        for variant in distinct(kernel):
+            check_clean(kernel, variant, arch)
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("size", [64, 128, 256])
+def test_float32_spills_nothing(size: int) -> None:
+    kernel = kernel_of(Case(LayerState(8, size, size, F32), 32, F32))
+    for variant in distinct(kernel):
+        assert resources_of(compile_variant(kernel, variant, 80)).problems() == []
