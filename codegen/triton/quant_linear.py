@@ -1,0 +1,217 @@
+"""Linear maps over weights of 8 or 4 bits in Triton, between a prologue and an epilogue.
+
+before:  a region around a ``quantized_linear``: norms, gates before it; bias, units, sums after it
+after:   a kernel whose functions have the weight as the left or as the right operand
+
+The weight lies as ``graphopt.gpu_packing`` says. With ``weight_only`` its integers become floats of
+the rows' type, and few rows are multiplied with exact ones, the scale coming after the sum over a
+group; many are multiplied with scaled ones. Without it rows are rounded to 8 bits as they are
+loaded, integers are multiplied, and both scales come after the sum over a group.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from graphopt.errors import IRError
+from graphopt.gpu_packing import CHUNK_ROWS, GpuPacking
+from graphopt.ir.dtype import DType
+from graphopt.ir.graph import Graph, Node
+from graphopt.ir.ops_spec import bool_of, int_of
+from graphopt.ir.shape import sym
+from graphopt.ir.types import StateType, TensorType
+from graphopt.ledger import Verdict, refuse
+from graphopt.region import Region
+
+from ..render import render
+from ..rows.parts import anchor_of, parts_of
+from ..rows.tree import RefusedError
+from .anchor import Anchored, Prologue
+from .expression import TYPES
+from .functions import functions_for
+from .kernel import TritonKernel, Variant, named_kernel
+from .quant_tiles import Product, Tile, product_tiles
+from .quant_unpack import unpacking
+
+# What integers of a few bits become.
+MULTIPLIED = (DType.BF16, DType.F16)
+# Operands of a quantized_linear without a bias.
+OPERANDS = 3
+
+
+def packing_of(graph: Graph, region: Region) -> GpuPacking:
+    """How the weight of a region around a ``quantized_linear`` has to lie.
+
+    Raises:
+        IRError: no kernel reads such a weight.
+    """
+    anchor = anchor_of(graph, region)
+    type_ = anchor.inputs[1].type
+    rows, columns = type_.shape if isinstance(type_, TensorType) else (0, 0)
+    if not (isinstance(rows, int) and isinstance(columns, int)):
+        raise IRError("a weight of a size that is not known cannot be packed", got=type_)
+    bits, group = int_of(anchor.attrs, "bits"), int_of(anchor.attrs, "group")
+    return GpuPacking(rows, columns, bits, group, parts_of(graph, region).columns)
+
+
+def quant_linear_kernel(graph: Graph, region: Region, arch: int = 90) -> TritonKernel | Verdict:
+    """The kernel of a linear region over a quantized weight, or why there is none.
+
+    Args:
+        graph: what the region is of.
+        region: of family ``linear``, around a ``quantized_linear``.
+        arch: what it is to run on, such as 90: it decides the tiles.
+    """
+    if any(isinstance(value.type, StateType) for value in (*region.inputs, *region.outputs)):
+        return refuse("it reads or writes state")
+    if not any(graph.nodes[place].op == "quantized_linear" for place in region.nodes):
+        return refuse("it is not built around a linear map with a quantized weight")
+    anchor = anchor_of(graph, region)
+    if not all(value.is_weight for value in anchor.inputs[1:OPERANDS]):
+        return refuse(
+            "its weight is made in the step, and is not packed", *anchor.inputs[1:OPERANDS]
+        )
+    try:
+        return _kernel(Anchored(graph, region, OPERANDS), packing_of(graph, region), arch)
+    except RefusedError as error:
+        return refuse(error.reason, *error.culprits)
+    except IRError as error:
+        return refuse(f"{error.what}: {error.got}", anchor)
+
+
+def _kernel(anchored: Anchored, packing: GpuPacking, arch: int) -> TritonKernel:
+    anchor = anchored.anchor
+    _check(anchored, anchor)
+    rounds = not bool_of(anchor.attrs, "weight_only")
+    product = Product(packing, anchored.dtype, arch, rounds=rounds)
+    tiles = product_tiles(product)
+    prologue = anchored.prologue(is_even=packing.columns % (packing.group * packing.halves) == 0)
+    widest = max(one.columns for one in tiles)
+    is_even = anchored.width % widest == 0
+    if rounds:  # from f32: rounded to another type before, some would be a step off
+        tile = prologue.tile.removesuffix(f".to({TYPES[anchored.dtype]})")
+        prologue = replace(prologue, tile=tile)
+    store = [*anchored.scale(prologue), *anchored.epilogue(is_even=is_even)]
+    work = _Work(packing.part_chunks[0], tiles, len(anchored.accumulators) + len(prologue.sums))
+    text = _text(anchored, packing, prologue, store, work, rounds=rounds)
+    variants = [_variant(one, packing, anchored.symbol) for one in tiles]
+    pointers: list[DType | None] = [buffer.dtype for buffer in anchored.buffers.values()]
+    return named_kernel(
+        anchored.region.name or "quantized_linear",
+        text,
+        [*pointers, None] if work.nbytes else pointers,
+        anchored.sizes,
+        variants,
+        workspace=work.nbytes,
+    )
+
+
+def _variant(one: Tile, packing: GpuPacking, symbol: str) -> Variant:
+    constants = {"BLOCK_M": one.rows, "BLOCK_N": one.columns, "BLOCK_K": packing.group}
+    if one.is_left:
+        constants |= {"SPLIT": one.split, "STEPS": one.steps, "EXACT": int(one.is_exact)}
+    blocks = packing.part_chunks[0] * CHUNK_ROWS // one.columns
+    grid = ((sym(symbol) + (one.rows - 1)) // one.rows, blocks, one.split)
+    function = "KERNEL_NAME_left" if one.is_left else "KERNEL_NAME_right"
+    below = {} if one.below is None else {symbol: one.below}
+    return Variant(function, constants, grid, below, one.warps, one.stages)
+
+
+def _check(anchored: Anchored, anchor: Node) -> None:
+    if anchored.dtype not in MULTIPLIED:
+        raise RefusedError(
+            f"weights of a few bits are multiplied in bf16 or f16, not in {anchored.dtype}", anchor
+        )
+    scales = anchor.inputs[2]
+    if not (isinstance(scales.type, TensorType) and scales.type.dtype is DType.F16):
+        raise RefusedError("the scales of its weight are not f16", scales)
+
+
+@dataclass(frozen=True, slots=True)
+class _Work:
+    """The memory in which programs that share columns leave their sums.
+
+    Attributes:
+        chunks: of one part of the weight.
+        tiles: how K is split.
+        sums: tiles that a program leaves; sums of rows take one too.
+    """
+
+    chunks: int
+    tiles: Sequence[Tile]
+    sums: int
+
+    @property
+    def partials(self) -> int:
+        """Bytes before the sums: a counter for each block of columns."""
+        blocks = [self.chunks * CHUNK_ROWS // one.columns for one in self.tiles if one.split > 1]
+        return -(-4 * max(blocks, default=0) // 128) * 128
+
+    @property
+    def nbytes(self) -> int:
+        """All bytes."""
+        tile = 4 * self.chunks * self.sums * CHUNK_ROWS
+        found = [tile * one.split * one.rows for one in self.tiles if one.split > 1]
+        return self.partials + max(found) if found else 0
+
+
+def _text(
+    anchored: Anchored,
+    packing: GpuPacking,
+    prologue: Prologue,
+    store: Sequence[str],
+    work: _Work,
+    *,
+    rounds: bool,
+) -> str:
+    names = [buffer.name for buffer in anchored.buffers.values()]
+    given = [*names, *(["work"] if work.nbytes else []), *anchored.sizes]
+    carried = [*anchored.accumulators, *(one.name for one in prologue.sums)]
+    lines = "\n".join((*prologue.lines, *store))
+    unpack, definitions = unpacking(packing.bits, anchored.dtype, rounds=rounds)
+    return render(
+        "triton/quant_linear.jinja",
+        title=f"{anchored.region.name or 'linear'} of {anchored.region.scope or 'the model'}",
+        libdevice="libdevice." in lines,
+        functions=functions_for(lines) + definitions,
+        arguments=given,
+        carried=carried,
+        passed=", ".join((*given, "row", "column", *carried)),
+        comments=anchored.comments(),
+        store=store,
+        parts=_parts(anchored, packing),
+        weight=anchored.weight.buffer.name,
+        scales=anchored.source(anchored.anchor.inputs[2]).buffer.name,
+        accumulators=anchored.accumulators,
+        prologue=prologue,
+        unpack=unpack,
+        rounds=rounds,
+        type=anchored.dtype,
+        long=TYPES[anchored.dtype].removeprefix("tl."),
+        halves=packing.halves,
+        steps=packing.steps,
+        group=packing.group,
+        chunk=CHUNK_ROWS,
+        workspace=work.nbytes > 0,
+        partials=work.partials // 4,
+        rows=anchored.symbol,
+    )
+
+
+def _parts(anchored: Anchored, packing: GpuPacking) -> list[Mapping[str, object]]:
+    """Where the chunks of each part of the product are."""
+    found: list[Mapping[str, object]] = []
+    first = 0
+    for place, chunks in enumerate(packing.part_chunks):
+        found.append(
+            {
+                "data": f"w{place}_data",
+                "scales": f"w{place}_scales",
+                "weights": [f"w{place}_{half}" for half in range(packing.halves)],
+                "first": first,
+                "sum": anchored.accumulators[place],
+            }
+        )
+        first += chunks
+    return found
