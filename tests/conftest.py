@@ -37,7 +37,9 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Choose this job's tests; call all long ones slow; skip gpu tests, and no others ever."""
-    others = [one for one in items if bool(one.get_closest_marker("interpreted")) != INTERPRETS]
+    # The plugin runs on a GPU what is written for the interpreter.
+    wanted = INTERPRETS or config.pluginmanager.has_plugin("tests.gpu.on_device")
+    others = [one for one in items if bool(one.get_closest_marker("interpreted")) != wanted]
     if others:
         config.hook.pytest_deselected(items=others)
         items[:] = [one for one in items if one not in set(others)]
