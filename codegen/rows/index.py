@@ -13,7 +13,8 @@ from graphopt.ir.types import TensorType
 from .access import Access
 from .lower import Lower, Lowering, type_of
 from .pointwise import apply
-from .tree import Leaf, Number, RefusedError, Tree, map_view
+from .shape import Place, narrow
+from .tree import Assembly, Leaf, Number, RefusedError, Tree, map_view
 
 
 def _embed(lowering: Lowering, node: Node) -> Sequence[Tree]:
@@ -30,8 +31,19 @@ def _embed(lowering: Lowering, node: Node) -> Sequence[Tree]:
     return (scaled(tree, node),)
 
 
-def _quantized_embed(lowering: Lowering, node: Node) -> Sequence[Tree]:
-    return (scaled(_dequantized(lowering, node), node),)
+def _quantized_embed(lowering: Lowering, node: Node) -> Sequence[Tree | Assembly]:
+    """Whole groups of columns, and the columns of a last one that is narrower."""
+    *outer, columns = type_of(node.output).shape
+    if not isinstance(columns, int):
+        raise RefusedError("the table has no fixed size", node)
+    group, last = int_of(node.attrs, "group"), len(outer)
+    rest = columns % group
+    parts: list[tuple[Place, Tree]] = []
+    for first, count, size in ((0, columns // group, group), (columns - rest, 1, rest)):
+        if count and size:
+            rows = scaled(_dequantized(lowering, node, first // group, count, size), node)
+            parts.append((narrow(last, first, count * size), rows))
+    return (parts[0][1] if len(parts) == 1 else Assembly(tuple(parts)),)
 
 
 def scaled(tree: Tree, node: Node) -> Tree:
@@ -42,16 +54,22 @@ def scaled(tree: Tree, node: Node) -> Tree:
     return apply("a * b", tree, Number(scale, "float"), dtype=type_of(node.output).dtype)
 
 
-def _dequantized(lowering: Lowering, node: Node) -> Tree:
-    """Rows of integers times the scales of their groups, in memory."""
+def _dequantized(lowering: Lowering, node: Node, first: int, count: int, size: int) -> Tree:
+    """Some groups of rows of integers times their scales, in memory.
+
+    Args:
+        lowering: what is known.
+        node: the embedding.
+        first: the first group.
+        count: how many groups.
+        size: columns that are taken of each.
+    """
     type_, group = type_of(node.output), int_of(node.attrs, "group")
-    *outer, columns = type_.shape
-    if not isinstance(columns, int) or columns % group:
-        raise RefusedError("the last group of columns is narrower", node)
-    shape = (*outer, columns // group, group)
+    outer = type_.shape[:-1]
+    shape = (*outer, count, size)
     index = map_view(
         lowering.tree(node.inputs[0]),
-        lambda access: _with_last(_with_last(access, shape[-2]), group),
+        lambda access: _with_last(_with_last(access, count), size),
     )
     if index is None:
         raise RefusedError("the ids have no such view", node)
@@ -60,11 +78,12 @@ def _dequantized(lowering: Lowering, node: Node) -> Tree:
         leaf = lowering.source(node.inputs[position])
         (row, column), still = leaf.access.strides, (0 for _ in outer)
         steps = (*still, strides[0] * column, strides[1] * column)
-        return Leaf(leaf.buffer, Access(shape, steps, leaf.access.offset), ((index, row),))
+        start = leaf.access.offset + first * strides[0] * column
+        return Leaf(leaf.buffer, Access(shape, steps, start), ((index, row),))
 
     tree = apply("cast(a, f32) * b", rows(1, (group, 1)), rows(2, (1, 0)))
     split = lowering.at_hand(tree, TensorType(DType.F32, shape), node.output, "embed")
-    whole = map_view(split, lambda access: access.reshape(type_.shape))
+    whole = map_view(split, lambda access: access.reshape((*outer, count * size)))
     if whole is None:
         raise RefusedError("the rows have no such view", node)
     return whole

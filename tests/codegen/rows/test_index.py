@@ -26,6 +26,8 @@ def test_operators(isa: str) -> None:
 def test_quantized_table(isa: str) -> None:
     """From rows as they are, and from panels."""
     check_all([quantized(8, 64, 32)], isa)
+    # A last group that is narrower; one of a single column; no other.
+    check_all([quantized(8, 72, 64), quantized(4, 97, 32), quantized(4, 5, 32)], isa)
     for bits, columns, group in ((8, 70, 64), (4, 96, 32)):
         graph = quantized(bits, columns, group)
         layouts = {"w1.weight": Layout.whole(29, columns, quant=Quant(bits, group))}
