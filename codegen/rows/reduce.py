@@ -128,7 +128,7 @@ def _softmax(*, logarithm: bool) -> Lower:
         type_, dims = type_of(node.inputs[0]), (int_of(node.attrs, "dim"),)
         tree = lowering.at_hand(lowering.tree(node.inputs[0]), type_, node.inputs[0])
         top = broadcast(reduced(lowering, tree, type_, dims, "max", node.output), type_.shape)
-        powers: Tree = apply("exp(a - b)", tree, top)
+        powers: Tree = apply("exp(a - b)", tree, top, name="power")
         if not logarithm:
             powers = lowering.at_hand(powers, type_, node.output, "power")
         total = reduced(lowering, powers, type_, dims, "sum", node.output)

@@ -183,12 +183,15 @@ def _variant(tiles: Tiles, symbol: str | None, elements: int) -> Variant:
             constants |= {f"PARTS{block.number}": parts for block in tiles.blocks}
     rows = 1
     if symbol is not None and not are_few:
-        rows = max(1, min(_MOST_ROWS, elements // largest))
+        room = _SMALL if tiles.narrows else elements
+        rows = max(1, min(_MOST_ROWS, room // largest))
     grid: tuple[Dim, ...] = (1 if symbol is None else (sym(symbol) + (rows - 1)) // rows,)
     if parts > 1:
         grid = (*grid, parts)
     warps = largest * rows // (32 * _PER_THREAD)
     warps = max(1, min(16, 1 << max(0, warps.bit_length() - 1)))
+    if any(block.rest * rows == 32 * warps > 32 for block in tiles.blocks):
+        warps //= 2  # a row of a table would be loaded element by element
     return Variant("KERNEL_NAME", {"ROWS": rows, **constants}, grid, {}, warps)
 
 

@@ -8,6 +8,7 @@ powers of two, and what lies outside is neither loaded nor stored, and has no pa
 from __future__ import annotations
 
 import operator
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -34,9 +35,12 @@ from .expression import TYPES, WIDE, Term, dim_text, literal, triton_expression
 MOST_ELEMENTS = 1 << 14
 # Parts of a reduction that lie side by side in a tile.
 _MOST_PARTS = 4
-# The name of what has a line of its own wherever it is computed: each of several reductions sees it
-# for the first time.
+# The name of the numbers that something is chosen by.
 KEY = "key"
+# What has a line of its own: several reductions read it, each for the first time.
+_KEPT = (KEY, "power", "score")
+# What spreads a term over more axes.
+_SPREAD = re.compile(r"\[:(, :)*(, None)+\]$")
 # Expressions of places that are worked out here if the places are known.
 _KNOWN: Mapping[str, Callable[[int, int], int | bool]] = {
     "a >= b": operator.ge,
@@ -131,7 +135,7 @@ class Scope:
         self.rank = rank
         self.parent = parent
         self.terms: dict[object, Term] = {}
-        self.inner: dict[tuple[Axis, ...], Scope] = {}
+        self.inner: dict[Axis, Scope] = {}
         self.trailing: tuple[int, ...] = ()  # axes of further dimensions; below 0 if it moves none
         self.uses: dict[object, int] = {}
 
@@ -210,9 +214,10 @@ class Scope:
             self.terms[key] = known
             return known
         made = self._compute(tree)
-        is_key = isinstance(tree, Apply) and tree.name == KEY
-        is_read = self.uses.get(key, 0) > 1 or isinstance(tree, Leaf | Reduced) or is_key
-        if is_read or len(made.text) > 70:
+        is_kept = isinstance(tree, Leaf | Reduced) or (
+            isinstance(tree, Apply) and tree.name in _KEPT
+        )
+        if is_kept or self.uses.get(key, 0) > 1 or len(made.text) > 70:
             made = self.named(made, self._name(tree))
         self.terms[key] = made
         return made
@@ -232,8 +237,11 @@ class Scope:
             outer.trailing = before
         if made.is_number or is_single(tree, self.depends(tree)):
             return made
+        text = made.within(7)
+        if found := _SPREAD.search(text):  # by the parent, of its own
+            text, known = text[: found.start()], found[0].count(":")
         spread = ", ".join([":"] * known + ["None"] * (len(self.axes) - known))
-        return Term(f"{made.within(7)}[{spread}]", made.kind)
+        return Term(f"{text}[{spread}]", made.kind)
 
     def named(self, term: Term, name: str) -> Term:
         """A term in a variable."""
@@ -330,14 +338,18 @@ class Scope:
 
     def place(self, access: Access, terms: Sequence[str] = ()) -> str:
         """How many elements from the start."""
-        found = list(terms)
+        found, less = list(terms), ""
         for axis, by in enumerate(self.strides(access)):
-            if by != 0:
-                name = self.index(axis)
+            if by == 0:
+                continue
+            name = self.index(axis)
+            if isinstance(by, int) and by < 0:
+                less += f" - {name}" if by == -1 else f" - {name} * {-by}"
+            else:
                 found.append(name if by == 1 else f"{name} * {_factor(by)}")
         if access.offset != 0 or not found:
             found.append(dim_text(access.offset))
-        return " + ".join(found)
+        return " + ".join(found) + less
 
     def index(self, axis: int) -> str:
         """The places of an axis, spread over the tile."""
@@ -407,18 +419,18 @@ class Scope:
         self, tree: Reduced, trailing: tuple[int, ...], fresh: Sequence[Axis]
     ) -> Term:
         """A reduction on a tile with more axes."""
-        inside = self.inner.get(tuple(fresh))
-        if inside is None:
-            inside = Scope(self.page, (*self.axes, *fresh), self.groups, self.rank, self)
+        inside = self
+        for one in fresh:
+            inside = inside._deeper(one)
         before, inside.trailing = inside.trailing, trailing
         total = 1
         for axis in inside.depends(tree.tree):
             total *= int(inside.axes[axis].block) if inside.axes[axis].block.isdecimal() else 1
         if total > MOST_ELEMENTS:
+            inside.trailing = before
             inside = Scope(self.page, (*self.axes, *fresh), self.groups, self.rank, self)
             inside.trailing = trailing
             return self._reduce_long(tree, inside, MOST_ELEMENTS * int(fresh[-1].block) // total)
-        self.inner[tuple(fresh)] = inside
         self.page.held = max(self.page.held, total)
         inside.count([tree.tree])
         gone = trailing[len(self.trailing) :]
@@ -427,6 +439,12 @@ class Scope:
             made = inside._fold(tree.how, made, axis, keep=axis < len(self.axes))
         inside.trailing = before
         return made
+
+    def _deeper(self, axis: Axis) -> Scope:
+        """The scope of a tile with one more axis; what it computes is known to all who ask."""
+        if axis not in self.inner:
+            self.inner[axis] = Scope(self.page, (*self.axes, axis), self.groups, self.rank, self)
+        return self.inner[axis]
 
     def _in_parts(self, tree: Reduced) -> Term | None:
         """A reduction over parts that the tile has side by side, such as the halves of a head."""

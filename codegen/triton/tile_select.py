@@ -309,19 +309,20 @@ def _weights(node: Node, scores: Sequence[Tree], *, is_sorted: bool) -> list[Tre
         found = [apply("a * b", power, share) for power in found]
     scale = Number(float_of(node.attrs, "scale"), "float")
     if bool_of(node.attrs, "normalized"):
-        least, epsilon = (
-            Number(float_of(node.attrs, name), "float") for name in ("least", "epsilon")
-        )
-        total = apply("maximum(a, b) + c", _total(found), least, epsilon, name="total")
+        total = _total(found)
+        for name, scalar in (("least", "maximum(a, b)"), ("epsilon", "a + b")):
+            if number := float_of(node.attrs, name):  # no score is below 0
+                total = apply(scalar, total, Number(number, "float"))
+        total = apply(total.scalar, *total.args, name="total")
         found = [apply("a / b", score, total) for score in found]
     if scale.value != 1.0:
         found = [apply("a * b", score, scale) for score in found]
     return found
 
 
-def _total(trees: Sequence[Tree]) -> Tree:
-    total = trees[0]
-    for tree in trees[1:]:
+def _total(trees: Sequence[Tree]) -> Apply:
+    total = apply("a + 0.0" if len(trees) == 1 else "a + b", *trees[:2])
+    for tree in trees[2:]:
         total = apply("a + b", total, tree)
     return total
 

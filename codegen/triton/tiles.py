@@ -58,6 +58,7 @@ class Tiles(Page):
         notes: the comments on what computes some values.
         whole_rows: whether a program has to take whole rows.
         elements: the most that one row's tile holds where rows are whole.
+        narrows: whether some tile is larger than what is stored of it.
         shares: whether programs side by side compute results of different shapes.
         blocks: how rows are cut where they are not.
     """
@@ -65,6 +66,7 @@ class Tiles(Page):
     notes: Callable[[Sequence[Value]], Sequence[str]] = _no_notes
     whole_rows: bool = False
     elements: int = 1
+    narrows: bool = False
     shares: bool = False
     blocks: list[Block] = field(default_factory=list)
 
@@ -97,6 +99,7 @@ class Tiles(Page):
             self.held = 1
             self._tile(Scope(self, axes, plan.groups, plan.rank), plan)
             self.elements = max(self.elements, prod(padded), self.held)
+            self.narrows = self.narrows or self.held > prod(padded)
             return
         self._blocks(axes, plan, rest)
 
