@@ -7,8 +7,9 @@ compiled in Triton's cache, where the processes that run kernels find it.
 from __future__ import annotations
 
 import os
+import queue
 from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import BrokenExecutor, ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context
 from typing import Any
@@ -20,6 +21,9 @@ from graphopt.errors import GraphoptError
 from graphopt.ledger import Verdict
 
 from .case import AbsentError, Case
+
+# Seconds that compiling one launch may take.
+PATIENCE = 240.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,9 +121,53 @@ def compile_job(job: Job) -> Report:
 
 
 def compile_all(jobs: Sequence[Job], processes: int | None = None) -> list[Report]:
-    """The reports of all jobs, in order; in this process if it is to be one."""
-    count = processes or os.cpu_count() or 1
-    if count == 1 or len(jobs) < 2:
+    """The reports of all jobs, in order.
+
+    Args:
+        jobs: what is compiled.
+        processes: how many at once; one a core if None, and with 0 it is done in this process.
+    """
+    if processes == 0 or not jobs:
         return [compile_job(job) for job in jobs]
-    with ProcessPoolExecutor(min(count, len(jobs)), get_context("spawn")) as pool:
-        return list(pool.map(compile_job, jobs))
+    count = min(processes or os.cpu_count() or 1, len(jobs))
+    waiting: queue.SimpleQueue[int] = queue.SimpleQueue()
+    # The longest texts first, so that none of them begins last.
+    for place in sorted(range(len(jobs)), key=lambda place: -len(jobs[place][0].text)):
+        waiting.put(place)
+    found: dict[int, Report] = {}
+    with ThreadPoolExecutor(count) as lanes:
+        for lane in [lanes.submit(_lane, jobs, waiting, found) for _ in range(count)]:
+            lane.result()
+    return [found[place] for place in range(len(jobs))]
+
+
+def _lane(jobs: Sequence[Job], waiting: queue.SimpleQueue[int], found: dict[int, Report]) -> None:
+    """Compile what is waiting, in a process of its own: a compiler that dies costs one job."""
+    pool = _process()
+    try:
+        while True:
+            try:
+                place = waiting.get_nowait()
+            except queue.Empty:
+                return
+            kernel, launch, _ = jobs[place]
+            try:
+                found[place] = pool.submit(compile_job, jobs[place]).result(PATIENCE)
+            except (BrokenExecutor, TimeoutError) as error:
+                what = "took too long" if isinstance(error, TimeoutError) else "died"
+                found[place] = Report(kernel.name, title(launch), {}, (f"its compiler {what}",))
+                _end(pool)
+                pool = _process()
+    finally:
+        _end(pool)
+
+
+def _process() -> ProcessPoolExecutor:
+    return ProcessPoolExecutor(1, get_context("spawn"))
+
+
+def _end(pool: ProcessPoolExecutor) -> None:
+    """Ends a pool's process, whatever it is doing."""
+    for process in list((getattr(pool, "_processes", None) or {}).values()):
+        process.terminate()
+    pool.shutdown(wait=False, cancel_futures=True)
