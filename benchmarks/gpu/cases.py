@@ -13,6 +13,7 @@ from .cases_linear import (
     small_quantized,
 )
 from .cases_rows import real_rows, small_rows
+from .cases_sampling import real_sampling, small_sampling
 
 
 def small_cases() -> list[Case]:
@@ -23,6 +24,7 @@ def small_cases() -> list[Case]:
         *small_attention(),
         *small_quantized(),
         *small_experts(),
+        *small_sampling(),
     ]
 
 
@@ -34,6 +36,7 @@ def real_cases() -> list[Case]:
         *real_attention(),
         *real_quantized(),
         *real_experts(),
+        *real_sampling(),
     ]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from inspect import signature
 from typing import Any
 
@@ -51,19 +51,18 @@ def kernel_of(
     return found
 
 
-def made_by(module: str, function: str) -> Callable[..., Any]:
-    """A function of a code generator.
+def made_by(module: str, name: str) -> Any:
+    """A function, or a table, of a code generator.
 
     Raises:
         AbsentError: it is not there.
     """
-    name = f"graphopt.codegen.triton.{module}"
+    path = f"graphopt.codegen.triton.{module}"
     try:
-        found: Callable[..., Any] = getattr(importlib.import_module(name), function)
+        return getattr(importlib.import_module(path), name)
     except ModuleNotFoundError as error:
-        if error.name != name:
+        if error.name != path:
             raise
-        raise AbsentError(f"no module {name}") from error
+        raise AbsentError(f"no module {path}") from error
     except AttributeError as error:
-        raise AbsentError(f"no {function} in {name}") from error
-    return found
+        raise AbsentError(f"no {name} in {path}") from error

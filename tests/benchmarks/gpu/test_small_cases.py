@@ -21,7 +21,7 @@ CPU = torch.device("cpu")
 
 
 def marked(case: Case) -> Any:
-    heavy = case.family in ("attention", "experts") or "f32" in case.name
+    heavy = case.family in ("attention", "experts", "sampling") or "f32" in case.name
     return pytest.param(case, id=case.name, marks=[pytest.mark.full] if heavy else [])
 
 
