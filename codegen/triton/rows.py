@@ -49,7 +49,7 @@ def rows_kernel(graph: Graph, region: Region) -> TritonKernel | Verdict:
     try:
         return _kernel(graph, region)
     except RefusedError as error:
-        return refuse(error.reason, *error.culprits)
+        return refuse(error.reason, *(error.culprits or region.outputs))
 
 
 def _kernel(graph: Graph, region: Region) -> TritonKernel:
