@@ -126,7 +126,9 @@ def random_inputs(rng: np.random.Generator, rows: int, vocab: int) -> SamplingIn
     )
 
 
-def disagreements(logits: F32, inputs: SamplingInputs, got: Sampled, expected: Sampled) -> int:
+def disagreements(
+    logits: F32, inputs: SamplingInputs, got: Sampled, expected: Sampled, tie: float = TIE
+) -> int:
     """How many tokens differ, each within the promise; anything else that differs is an error."""
     sound = np.ones(inputs.num_rows, dtype=np.bool_)
     assert (got.status is None) == (expected.status is None)
@@ -135,7 +137,7 @@ def disagreements(logits: F32, inputs: SamplingInputs, got: Sampled, expected: S
         sound = got.status == 0
     different = sound & (got.token_ids != expected.token_ids)
     for row in np.nonzero(different)[0]:
-        assert on_a_bound(logits[row : row + 1], inputs.slice(row, row + 1)), (row, inputs)
+        assert on_a_bound(logits[row : row + 1], inputs.slice(row, row + 1), tie), (row, inputs)
     for name in ("logprobs", "ranks", "top_ids", "top_logprobs"):
         one, other = getattr(got, name), getattr(expected, name)
         assert (one is None) == (other is None), name
@@ -146,8 +148,8 @@ def disagreements(logits: F32, inputs: SamplingInputs, got: Sampled, expected: S
     return int(different.sum())
 
 
-def on_a_bound(logits: F32, inputs: SamplingInputs) -> bool:
-    """Whether one row's token hangs on rounding: a sum within ``TIE`` of its bound, or min-p's."""
+def on_a_bound(logits: F32, inputs: SamplingInputs, tie: float = TIE) -> bool:
+    """Whether one row's token hangs on rounding: a sum within ``tie`` of its bound, or min-p's."""
     if inputs.temperature is None or inputs.temperature[0] < GREEDY_TEMPERATURE:
         return False
     work = _changed(logits, inputs) / inputs.temperature[0]
@@ -160,13 +162,13 @@ def on_a_bound(logits: F32, inputs: SamplingInputs) -> bool:
     if inputs.top_p is not None and inputs.top_p[0] < 1:
         all_but = SamplingInputs(1, top_k=inputs.top_k, min_p=inputs.min_p)
         sums = np.cumsum(np.sort(_probabilities(_filter(work.copy(), all_but, zero)))[::-1])
-        if np.abs(sums - float(inputs.top_p[0])).min() < TIE:
+        if np.abs(sums - float(inputs.top_p[0])).min() < tie:
             return True
     sums = np.cumsum(_probabilities(_filter(work, inputs, zero)))
     if inputs.seeds is None or inputs.streams is None or inputs.counters is None:
         return False
     number = uniform(inputs.seeds, inputs.streams, inputs.counters)[0]
-    return bool(np.abs(sums - number).min() < TIE)
+    return bool(np.abs(sums - number).min() < tie)
 
 
 def _changed(logits: F32, inputs: SamplingInputs) -> F32:

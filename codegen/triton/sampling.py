@@ -1,0 +1,138 @@
+"""The sampler of a GPU: rows of logits to tokens, as ``runtime/sampler.py`` defines it.
+
+before:  logits ``[R, V]`` on the device, and each row's parameters
+after:   a kernel of three launches; what it gives is 20 bytes a row, and log-probabilities
+
+The token is that of the numpy sampler, except where rounding decides: where a sum of probabilities
+comes within 2e-8 of its bound (the random number for the draw, top-p for the nucleus), or a logit
+within four units in the last place of peak + log(min_p). Sums are of whole numbers: the token
+depends on nothing but its row and that row's parameters, and is the same in every run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from graphopt.ir.dtype import DType
+from graphopt.ir.shape import sym
+from graphopt.ledger import Verdict, refuse
+
+from ..render import render
+from .kernel import TritonKernel, Variant, named_kernel
+from .tile_scope import power_of_two
+
+# Below this the result is greedy; GREEDY_TEMPERATURE in runtime/sampling_params.py.
+LEAST_TEMPERATURE = 1e-5
+# Logits of a program, and those whose largest is kept: a bound for the k-th largest of a row.
+TILE, PART = 1024, 128
+# Largest vocabulary: what is known of its tiles has to fit the registers of one program.
+MOST_TOKENS = 1 << 20
+# Entries of a list that are looked at at once.
+_LISTED = 256
+# Of a program that has a row: with 8 elements a thread nothing spills.
+_CHUNK, _WARPS = 4096, 16
+
+# What the kernel is given, in order: SamplingInputs, where every row has every parameter, and a row
+# without a list has an empty one; then what it gives, see Sampled. A stream below zero means that
+# the random number is 0.
+OPERANDS: Mapping[str, DType] = {
+    "targets": DType.I64,
+    "temperatures": DType.F32,
+    "top_ks": DType.I64,
+    "top_ps": DType.F32,
+    "min_ps": DType.F32,
+    "bias_starts": DType.I64,
+    "bias_tokens": DType.I64,
+    "bias_values": DType.F32,
+    "allowed_starts": DType.I64,
+    "allowed_tokens": DType.I64,
+    "banned_starts": DType.I64,
+    "banned_tokens": DType.I64,
+    "seen_starts": DType.I64,
+    "seen_tokens": DType.I64,
+    "seen_counts": DType.F32,
+    "repetition": DType.F32,
+    "presence": DType.F32,
+    "frequency": DType.F32,
+    "seeds": DType.I64,
+    "streams": DType.I64,
+    "counters": DType.I64,
+    "num_logprobs": DType.I64,
+}
+RESULTS: Mapping[str, DType] = {
+    "token_ids": DType.I64,
+    "status": DType.U8,
+    "logprobs": DType.F32,
+    "ranks": DType.I64,
+    "top_ids": DType.I64,
+    "top_logprobs": DType.F32,
+}
+
+
+def sampler(dtype: DType, vocab: int) -> TritonKernel | Verdict:
+    """The sampler for logits of a type, or why there is none.
+
+    Its pointers are the logits, ``OPERANDS``, ``RESULTS`` and a workspace; its sizes ``R`` rows and
+    ``K`` columns of ``top_ids`` and ``top_logprobs``, at least as many as any row wants.
+    """
+    if dtype not in (DType.F32, DType.BF16, DType.F16):
+        return refuse(f"no logits are in {dtype}")
+    if not 0 < vocab <= MOST_TOKENS:
+        return refuse(f"a vocabulary of {vocab}, where 1 to {MOST_TOKENS} are looked at")
+    tiles = -(-vocab // TILE)
+    block = power_of_two(tiles)
+    records, row_bytes = _records(tiles, block)
+    text = render(
+        "triton/sample.jinja",
+        title=f"Tokens of {vocab} logits in {dtype.value} a row",
+        arguments=["logits", *OPERANDS, *RESULTS, "workspace", "K", "R"],
+        records=records,
+        row_bytes=row_bytes,
+        vocab=vocab,
+        tile=TILE,
+        part=PART,
+        tiles=tiles,
+        tiles_block=block,
+        parts=tiles * (TILE // PART),
+        parts_block=block * (TILE // PART),
+        # All of a row together stay below 2 ** 62.
+        bits=61 - vocab.bit_length(),
+        least_temperature=LEAST_TEMPERATURE,
+    )
+    rows = sym("R")
+    chunk = min(_CHUNK, max(TILE, power_of_two(vocab)))
+    then = (
+        Variant("KERNEL_NAME_weigh", {}, (rows, tiles)),
+        Variant("KERNEL_NAME_choose", {"CHUNK": chunk}, (rows,), num_warps=_WARPS),
+    )
+    prepare = Variant("KERNEL_NAME_prepare", {"LIST": _LISTED}, (rows, tiles), then=then)
+    return named_kernel(
+        "sampler",
+        text,
+        [dtype, *OPERANDS.values(), *RESULTS.values(), None],
+        ("K", "R"),
+        [prepare],
+        workspace=row_bytes * rows,
+    )
+
+
+def _records(tiles: int, block: int) -> tuple[list[tuple[str, int, str]], int]:
+    """What the launches keep of a row: names, places in bytes and types; and all its bytes."""
+    wide = tiles * TILE
+    sizes = (
+        ("sums", 8 * block, "tl.int64"),
+        ("given_sums", 8 * block, "tl.float64"),
+        ("weights", 8 * wide, "tl.int64"),
+        ("work", 4 * wide, "tl.float32"),
+        ("tokens", 4 * wide, "tl.int32"),
+        ("parts", 4 * block * (TILE // PART), "tl.float32"),
+        ("given_peaks", 4 * block, "tl.float32"),
+        ("given_places", 4 * block, "tl.int32"),
+        ("peaks", 4 * block, "tl.float32"),
+        ("places", 4 * block, "tl.int32"),
+    )
+    found, place = [], 0
+    for name, size, type_ in sizes:
+        found.append((name, place, type_))
+        place += -(-size // 16) * 16
+    return found, place
