@@ -6,6 +6,7 @@ after:   the contents of its artifact; weights are read, and packed, as they are
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -23,6 +24,7 @@ from graphopt.ir.dtype import DType
 from graphopt.ir.graph import Graph, Value
 from graphopt.ir.types import TensorType
 from graphopt.isa import Isa
+from graphopt.launch import LAUNCH, LaunchKernel
 from graphopt.ledger import Ledger, PassReport
 from graphopt.packing import Layout, pack, stored_type
 from graphopt.plan import Plan
@@ -119,7 +121,7 @@ def contents_of(
 
     started = time.perf_counter()
     kernels = _kernel_files(compiled, isas, progress)
-    seconds = {NATIVE: time.perf_counter() - started} if kernels else {}
+    seconds = {NATIVE: time.perf_counter() - started} if kernels and isas else {}
     return Contents(
         plan=compiled.plan,
         graph_text=print_graph(compiled.graph),
@@ -172,8 +174,22 @@ def _report_files(compiled: Compiled) -> dict[str, bytes]:
         compiled.model,
         compiled.reports,
         versions(),
+        _kernel_texts(compiled),
     )
     return {PASSES: passes_to_json(compiled.reports), REPORT: report_page(source).encode()}
+
+
+def _kernel_texts(compiled: Compiled) -> dict[str, str]:
+    """The kernels for a GPU, each with what it takes there."""
+    from graphopt.report.source import kernel_text
+
+    found = {}
+    for file, data in compiled.cubins.items():
+        name, _, rest = file.partition("/")
+        if rest.endswith(LAUNCH):
+            kernel = LaunchKernel.from_json(json.loads(data))
+            found[name] = kernel_text(kernel, compiled.kernels[name])
+    return found
 
 
 def _tokenizer_files(checkpoint: Path) -> dict[str, bytes]:

@@ -64,6 +64,14 @@ class Launch:
     spill_bytes: int
     programs: int
 
+    def taken(self) -> str:
+        """What a program takes, in words."""
+        spilled = f" and {self.spill_bytes} bytes spilled" if self.spill_bytes else ""
+        return (
+            f"{self.symbol}, {self.threads} threads of {self.registers} registers{spilled}, "
+            f"{self.shared_bytes} bytes shared, {self.programs} programs on a multiprocessor"
+        )
+
     def counts(self, sizes: Mapping[str, int]) -> tuple[int, int, int]:
         """How many programs run in a step of these sizes; none at all if one is 0."""
         x, y, z = (evaluate(count, sizes) for count in self.grid)
@@ -130,6 +138,15 @@ class LaunchKernel:
             got=", ".join(f"{name}={size}" for name, size in sorted(sizes.items())),
             expected=" or ".join(one.bucket for one in self.variants),
         )
+
+    def summary(self) -> list[str]:
+        """What each variant takes of a GPU, a line for each launch."""
+        return [
+            f"{self.arch}, {variant.bucket}: {launch.taken()}"
+            + (f", {variant.origin}" if variant.origin else "")
+            for variant in self.variants
+            for launch in variant.launches
+        ]
 
     def to_json(self) -> dict[str, Any]:
         """Plain data for ``launch.json``."""

@@ -57,3 +57,22 @@ def test_only_gpu_tests_are_skipped_and_only_without_one(has_gpu: bool, tmp_path
     assert done.returncode == 0, done.stdout
     assert ("2 passed" if has_gpu else "1 passed, 1 skipped") in done.stdout
     assert ("needs an NVIDIA GPU" in done.stdout) is not has_gpu
+
+
+@pytest.mark.parametrize("interprets", [False, True])
+def test_interpreted_tests_are_a_job_of_their_own(interprets: bool, tmp_path: Path) -> None:
+    shutil.copy(ROOT / "tests" / "conftest.py", tmp_path)
+    (tmp_path / "test_two.py").write_text(
+        "import pytest\n@pytest.mark.interpreted\ndef test_kernel(): pass\ndef test_other(): pass\n"
+    )
+    (tmp_path / "pytest.ini").write_text("[pytest]\nmarkers = interpreted\n")
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-v", "-p", "no:cacheprovider", str(tmp_path)],
+        cwd=tmp_path,
+        env=os.environ | {"PYTEST_ADDOPTS": "", "TRITON_INTERPRET": str(int(interprets))},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout
+    assert "1 passed, 1 deselected" in done.stdout
+    assert ("test_kernel PASSED" in done.stdout) is interprets

@@ -33,7 +33,7 @@ from graphopt.progress import ProgressFn, silent
 
 from .interpreter import SWITCH
 from .kernel import TritonKernel, Variant
-from .worker import Built, job_to_json, read
+from .worker import Built, job_to_json, read, read_failure
 
 NO_TRITON = "kernels for a GPU need Triton"
 # Changes when what is kept of a cubin does.
@@ -103,16 +103,19 @@ def build_all(
     with _store() as (folder, env):
         wanted = [_jobs_of(one, arch, folder) for one in requests]
         found: dict[Path, Built] = {}
+        failures: dict[Path, CompileError] = {}
         missing: dict[Path, _Job] = {}
         for job in (job for group in wanted for job in group):
-            if job.file in found or job.file in missing:
+            if job.file in found or job.file in missing or job.file in failures:
                 continue
-            kept = read(job.file)
-            if kept is None:
-                missing[job.file] = job
-            else:
+            if (kept := read(job.file)) is not None:
                 found[job.file] = kept
-        failures = _compile(list(missing.values()), arch, env, jobs, progress) if missing else {}
+            elif (why := _as_error(read_failure(job.file))) is not None:
+                failures[job.file] = why
+            else:
+                missing[job.file] = job
+        if missing:
+            failures |= _compile(list(missing.values()), arch, env, jobs, progress)
         for file in missing.keys() - failures.keys():
             made = read(file)
             if made is None:

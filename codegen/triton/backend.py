@@ -321,6 +321,22 @@ class _Choosing:
         )
 
 
+def compiled_kernel(
+    kernel: TritonKernel, arch: str, variant: Variant, built: Sequence[Built]
+) -> tuple[LaunchKernel, dict[str, bytes]]:
+    """A kernel that is launched as one variant for all sizes, and its cubins by file."""
+    codes = {f"{place}.cubin": one.code for place, one in enumerate(built)}
+    launches = tuple(
+        _launch(launch, one, file)
+        for launch, one, file in zip(variant.launches, built, codes, strict=True)
+    )
+    variants = (LaunchVariant({}, launches),)
+    found = LaunchKernel(
+        kernel.name, arch, kernel.pointers, kernel.sizes, kernel.workspace, variants
+    )
+    return found, codes
+
+
 def _launch(variant: Variant, built: Built, file: str) -> Launch:
     x, y, z = (*variant.grid, 1, 1)[:3]
     return Launch(

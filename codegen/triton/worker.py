@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from graphopt.errors import GraphoptError
+from graphopt.errors import CompileError, GraphoptError
 from graphopt.ir.dtype import DType
 from graphopt.ir.shape import parse_dim
 
@@ -60,6 +60,9 @@ class Built:
     problems: tuple[str, ...]
 
 
+FAILED = ".error"
+# Signs that a compiler was killed by a signal, or had no room.
+_PASSING = ("error code -", "No space left", "Cannot allocate memory")
 FIELDS = tuple(name for name in Built.__slots__ if name not in ("code", "problems"))
 
 
@@ -125,11 +128,30 @@ def write(built: Built, file: Path) -> None:
     """Keep a compiled variant; the file appears whole or not at all."""
     facts = {name: getattr(built, name) for name in FIELDS}
     facts |= {"problems": built.problems, "sha256": hashlib.sha256(built.code).hexdigest()}
+    _write(json.dumps(facts).encode() + b"\n" + built.code, file)
+
+
+def write_failure(facts: Mapping[str, str | None], file: Path) -> None:
+    """Keep why a variant does not compile, unless the machine may be to blame."""
+    if not any(sign in (facts["got"] or "") for sign in _PASSING):
+        _write(json.dumps(dict(facts)).encode(), file.with_suffix(FAILED))
+
+
+def read_failure(file: Path) -> dict[str, str | None] | None:
+    """What ``write_failure`` kept; None if it is not there, or damaged."""
+    try:
+        facts = json.loads(file.with_suffix(FAILED).read_bytes())
+        return {name: facts[name] for name in ("what", "where", "got", "expected", "next")}
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _write(data: bytes, file: Path) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=file.parent, suffix=".tmp")
     try:
         with os.fdopen(handle, "wb") as stream:
-            stream.write(json.dumps(facts).encode() + b"\n" + built.code)
+            stream.write(data)
         os.replace(temporary, file)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
@@ -157,7 +179,10 @@ def answer(line: str) -> dict[str, Any]:
         write(build(kernel, variant, job["arch"]), Path(job["file"]))
     except GraphoptError as error:
         facts = {"what": error.what, "where": error.where, "got": error.got}
-        return {"error": {**facts, "expected": error.expected, "next": error.next}}
+        facts |= {"expected": error.expected, "next": error.next}
+        if isinstance(error, CompileError):
+            write_failure(facts, Path(job["file"]))
+        return {"error": facts}
     except OSError as error:
         return {"error": {"what": "a compiled kernel cannot be kept", "got": str(error)}}
     return {"error": None}

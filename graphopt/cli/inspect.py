@@ -35,8 +35,8 @@ REPORT = "report.html"
 @click.option("--rule", metavar="NAME", help="With --ledger: only what this rule decided.")
 @click.option("--refused", is_flag=True, help="With --ledger: only what was refused.")
 @click.option("--plan", is_flag=True, help="Print the pieces, their steps and why each ends.")
-@click.option("--kernels", is_flag=True, help="List the compiled kernels.")
-@click.option("--kernel", metavar="NAME", help="Print the C++ source of this kernel.")
+@click.option("--kernels", is_flag=True, help="List the compiled kernels, and what they take.")
+@click.option("--kernel", metavar="NAME", help="Print the source of this kernel.")
 @click.option("--report", is_flag=True, help="Write the report, a page for a browser, to a file.")
 @click.option(
     "-o",
@@ -71,7 +71,7 @@ def command(
     from graphopt.artifact import read_artifact
 
     from . import summary
-    from .kernels import COLUMNS, kernel_rows, kernels_json
+    from .kernels import COLUMNS, LAUNCH_COLUMNS, kernel_rows, kernels_json, launch_rows
 
     needs(ledger, "--ledger", {"--all": each, "--rule": rule, "--refused": refused})
     needs(report, "--report", {"-o": output})
@@ -100,6 +100,9 @@ def command(
             click.echo(line)
     if kernels:
         print_table(COLUMNS, kernel_rows(views["kernels"]), right=(3, 4))
+        if variants := launch_rows(views["kernels"]):
+            click.echo()
+            print_table(LAUNCH_COLUMNS, variants, right=range(3, 9))
     if report:
         print_rows([("report", f"{output or REPORT}: open it in a browser")])
     if not views:
@@ -116,8 +119,16 @@ def _texts(
     if stage is not None:
         texts["stage"] = opened.stage_text(stage)
     if kernel is not None:
-        texts["kernel"] = opened.kernel_source(kernel)
+        texts["kernel"] = _kernel(opened, kernel)
     return texts
+
+
+def _kernel(opened: Artifact, name: str) -> str:
+    """A kernel's text; before that of one for a GPU, what it takes there."""
+    from graphopt.report.source import kernel_text
+
+    text = opened.kernel_source(name)
+    return kernel_text(opened.launch(name), text) if name in opened.launch_archs else text
 
 
 def _print_ledger(entries: list[Entry], *, each: bool) -> None:

@@ -5,14 +5,30 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from graphopt.launch import bucket_name
+
 if TYPE_CHECKING:
     from graphopt.artifact import Artifact
 
 COLUMNS = ("kernel", "computes", "for example in", "steps", "lines", "workspace")
+LAUNCH_COLUMNS = (
+    "function",
+    "sizes",
+    "constants",
+    "warps",
+    "stages",
+    "registers",
+    "spilled",
+    "shared",
+    "programs",
+    "chosen by",
+)
 
 
 def kernels_json(artifact: Artifact) -> list[dict[str, Any]]:
     """Each source of an artifact's kernels as plain data, in the order in which steps use them.
+
+    Those for a GPU also have their variants, and what each takes of it.
 
     A kernel is the same for all layers that compute the same, so many steps share it. Pieces and
     the sampler are no step's kernel: they come last, and no step counts them.
@@ -20,11 +36,12 @@ def kernels_json(artifact: Artifact) -> list[dict[str, Any]]:
     steps: dict[str, list[Any]] = {}
     for step in artifact.plan.steps():
         steps.setdefault(step.kernel, []).append(step)
-    names = artifact.kernel_names
+    names, archs = artifact.kernel_names, artifact.launch_archs
     used = [name for name in steps if name in names]
     found = []
     for name in (*used, *(name for name in names if name not in steps)):
         sharing = steps.get(name, [])
+        launched = {"launch": artifact.launch(name).to_json()} if name in archs else {}
         found.append(
             {
                 "kernel": name,
@@ -33,9 +50,32 @@ def kernels_json(artifact: Artifact) -> list[dict[str, Any]]:
                 "steps": len(sharing),
                 "lines": len(artifact.kernel_source(name).splitlines()),
                 "workspace": str(sharing[0].workspace) if sharing else "0",
+                **launched,
             }
         )
     return found
+
+
+def launch_rows(kernels: Sequence[dict[str, Any]]) -> list[tuple[object, ...]]:
+    """The rows of a table of what each variant of the kernels for a GPU takes."""
+    return [
+        (
+            launch["symbol"],
+            bucket_name(variant["below"]),
+            ", ".join(f"{name}={value}" for name, value in launch["constants"].items()),
+            launch["warps"],
+            launch["stages"],
+            launch["registers"],
+            launch["spill_bytes"],
+            launch["shared_bytes"],
+            launch["programs"],
+            variant["origin"],
+        )
+        for row in kernels
+        if "launch" in row
+        for variant in row["launch"]["variants"]
+        for launch in variant["launches"]
+    ]
 
 
 def kernel_rows(kernels: Sequence[dict[str, Any]]) -> list[tuple[object, ...]]:

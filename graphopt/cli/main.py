@@ -31,6 +31,7 @@ COMMANDS: Mapping[str, str] = {
     "bisect": "bisect",
     "inspect": "inspect",
     "export": "export",
+    "tune": "tune",
     "doctor": "doctor",
     "cache": "cache",
 }

@@ -21,8 +21,6 @@ STEP_TOKENS = (1, 512)
 
 def summarize(artifact: Artifact) -> dict[str, Any]:
     """The facts of an artifact as plain data; sizes in bytes."""
-    from graphopt.plan import CPP
-
     plan, model = artifact.plan, artifact.model
     files = {name: int(row["bytes"]) for name, row in artifact.manifest["files"].items()}
     return {
@@ -41,8 +39,8 @@ def summarize(artifact: Artifact) -> dict[str, Any]:
         "pieces": len(plan.pieces),
         "steps": sum(1 for _ in plan.steps()),
         "steps_per_backend": dict(Counter(step.backend for step in plan.steps()).most_common()),
-        "kernels": len({step.kernel for step in plan.steps() if step.backend == CPP}),
-        "isas": list(artifact.kernels),
+        "kernels": len({step.kernel for step in plan.steps() if step.backend != "torch"}),
+        "isas": [*artifact.kernels, *dict.fromkeys(artifact.launch_archs.values())],
         "buffer_bytes": {str(tokens): buffer_bytes(plan, tokens) for tokens in STEP_TOKENS},
         "memory": memory(artifact),
         "weight_bytes": artifact.weight_bytes,
@@ -147,7 +145,7 @@ def _plan(summary: Mapping[str, Any]) -> str:
 
 def _kernels(summary: Mapping[str, Any]) -> str:
     """How many kernels there are, for which instruction sets, and how long they took to compile."""
-    if not summary["isas"]:
+    if not summary["kernels"]:
         return "none, as PyTorch runs every step"
     took_ms = (summary.get("stages_ms") or {}).get("native")
     took = f", compiled in {took_ms / 1e3:.1f} s" if took_ms is not None else ""

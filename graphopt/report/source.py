@@ -11,6 +11,7 @@ from graphopt.artifact import Artifact, ModelInfo
 from graphopt.errors import ArtifactError
 from graphopt.ir.graph import Graph
 from graphopt.ir.parser import parse_graph
+from graphopt.launch import LaunchKernel
 from graphopt.ledger import Ledger, PassReport
 from graphopt.plan import Plan
 
@@ -83,8 +84,19 @@ def source_of(artifact: Artifact) -> ReportSource:
         artifact.model,
         passes_from_json(_text(artifact, PASSES)) if PASSES in files else (),
         artifact.manifest["versions"],
-        {name: "\n".join(texts) for name, texts in kernels.items()},
+        {name: _with_summary(artifact, name, texts) for name, texts in kernels.items()},
     )
+
+
+def _with_summary(artifact: Artifact, name: str, texts: Iterable[str]) -> str:
+    """The text of a kernel; before that of one for a GPU, what it takes there."""
+    text = "\n".join(texts)
+    return kernel_text(artifact.launch(name), text) if name in artifact.launch_archs else text
+
+
+def kernel_text(kernel: LaunchKernel, text: str) -> str:
+    """A kernel's text, and before it what its variants take of a GPU."""
+    return "".join(f"# {line}\n" for line in kernel.summary()) + text
 
 
 def _text(artifact: Artifact, name: str) -> str:

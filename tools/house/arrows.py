@@ -47,6 +47,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "cache_api",
         "function_api",
         "onnx_api",
+        "tune_api",
         "",
     ),  # "" is graphopt/__init__.py
     ("doctor", "cli", "__main__"),

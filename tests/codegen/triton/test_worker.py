@@ -10,7 +10,16 @@ from pathlib import Path
 
 import pytest
 
-from graphopt.codegen.triton.worker import Built, answer, job_from_json, job_to_json, read, write
+from graphopt.codegen.triton.worker import (
+    Built,
+    answer,
+    job_from_json,
+    job_to_json,
+    read,
+    read_failure,
+    write,
+    write_failure,
+)
 from tests.codegen.triton.kernels import copy_kernel
 
 BUILT = Built(b"\x7fELF\n\0\xff", "copy", 128, 1024, 0, 1, 40, 0, 12, 3, 0, False, ("slow",))
@@ -41,6 +50,19 @@ def test_what_is_damaged_is_not_read(tmp_path: Path, damage: bytes) -> None:
     write(BUILT, file)
     file.write_bytes(file.read_bytes()[:-1])
     assert read(file) is None
+
+
+def test_why_something_failed_is_kept_unless_the_machine_may_be_to_blame(tmp_path: Path) -> None:
+    file = tmp_path / "one.cubin"
+    facts = {"what": "no", "where": None, "got": "line 3", "expected": None, "next": None}
+    assert read_failure(file) is None
+    write_failure({**facts, "got": "`ptxas` failed with error code -9"}, file)
+    assert read_failure(file) is None
+    write_failure(facts, file)
+    assert read_failure(file) == facts
+    assert read(file) is None
+    file.with_suffix(".error").write_text("{}")
+    assert read_failure(file) is None
 
 
 def test_a_place_that_cannot_be_written_is_the_answer(tmp_path: Path) -> None:
