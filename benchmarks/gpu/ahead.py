@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import queue
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import BrokenExecutor, ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context
@@ -120,12 +120,17 @@ def compile_job(job: Job) -> Report:
     return Report(kernel.name, title(launch), figures, tuple(found.problems()))
 
 
-def compile_all(jobs: Sequence[Job], processes: int | None = None) -> list[Report]:
+def compile_all(
+    jobs: Sequence[Job],
+    processes: int | None = None,
+    told: Callable[[Report], None] = lambda report: None,
+) -> list[Report]:
     """The reports of all jobs, in order.
 
     Args:
         jobs: what is compiled.
         processes: how many at once; one a core if None, and with 0 it is done in this process.
+        told: called with every report as it comes, from any thread.
     """
     if processes == 0 or not jobs:
         return [compile_job(job) for job in jobs]
@@ -136,12 +141,17 @@ def compile_all(jobs: Sequence[Job], processes: int | None = None) -> list[Repor
         waiting.put(place)
     found: dict[int, Report] = {}
     with ThreadPoolExecutor(count) as lanes:
-        for lane in [lanes.submit(_lane, jobs, waiting, found) for _ in range(count)]:
+        for lane in [lanes.submit(_lane, jobs, waiting, found, told) for _ in range(count)]:
             lane.result()
     return [found[place] for place in range(len(jobs))]
 
 
-def _lane(jobs: Sequence[Job], waiting: queue.SimpleQueue[int], found: dict[int, Report]) -> None:
+def _lane(
+    jobs: Sequence[Job],
+    waiting: queue.SimpleQueue[int],
+    found: dict[int, Report],
+    told: Callable[[Report], None],
+) -> None:
     """Compile what is waiting, in a process of its own: a compiler that dies costs one job."""
     pool = _process()
     try:
@@ -158,6 +168,7 @@ def _lane(jobs: Sequence[Job], waiting: queue.SimpleQueue[int], found: dict[int,
                 found[place] = Report(kernel.name, title(launch), {}, (f"its compiler {what}",))
                 _end(pool)
                 pool = _process()
+            told(found[place])
     finally:
         _end(pool)
 

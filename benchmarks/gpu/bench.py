@@ -12,12 +12,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from graphopt.codegen.triton.kernel import TritonKernel
 
 from .ahead import fitting, made_kernel
 from .case import AbsentError, Case, Peer, Work, relative_error
-from .check import Outcome, check_work
+from .check import Outcome, check_work, finite
 from .clock import Clock, measure
 from .launch import Launcher, with_workspace
 from .machine import architecture
@@ -77,9 +78,10 @@ class Bench:
         row["variant"] = fitting(made.kernel, case.sizes)[0]
         try:
             work = case.work(self.device, 1)
-            row |= self._checked(case, made.kernel, work)
+            expected = work.expected()
+            row |= self._checked(case, made.kernel, work, expected)
             if self.clock is not None and row["status"] == "right":
-                row |= self._timed(case, made.kernel, work, self.clock)
+                row |= self._timed(case, made.kernel, work, expected)
         except Exception as error:
             row |= {"status": "failed", "reason": told(error)}
             if is_fatal(error):
@@ -88,13 +90,15 @@ class Bench:
             self._forget()
         return row
 
-    def _checked(self, case: Case, kernel: TritonKernel, work: Work) -> Row:
+    def _checked(
+        self, case: Case, kernel: TritonKernel, work: Work, expected: Sequence[Tensor]
+    ) -> Row:
         """The outcome by every launcher; one that is absent says so."""
         found: dict[str, list[Outcome]] = {}
         absent: dict[str, str] = {}
         for launcher in self.launchers:
             try:
-                found[launcher.name] = check_work(case, kernel, launcher, work)
+                found[launcher.name] = check_work(case, kernel, launcher, work, expected)
             except AbsentError as error:
                 absent[launcher.name] = str(error)
         outcomes = [outcome for all_ in found.values() for outcome in all_]
@@ -104,12 +108,16 @@ class Bench:
         return {
             "status": "wrong" if wrong else "right",
             "reason": "; ".join(dict.fromkeys(wrong)),
-            "error": max(outcome.error for outcome in outcomes),
+            "error": finite(max(outcome.error for outcome in outcomes)),
             "checks": {name: [one.as_json() for one in all_] for name, all_ in found.items()},
             "absent": absent,
         }
 
-    def _timed(self, case: Case, kernel: TritonKernel, work: Work, clock: Clock) -> Row:
+    def _timed(
+        self, case: Case, kernel: TritonKernel, work: Work, expected: Sequence[Tensor]
+    ) -> Row:
+        if self.clock is None:
+            return {}
         contenders: dict[str, Callable[[], object]] = {}
         pointers = with_workspace(kernel, work.pointers, work.sizes)
         places = fitting(kernel, work.sizes)
@@ -122,14 +130,13 @@ class Bench:
                     contenders[name] = launcher.prepare(kernel, variant, pointers, work.sizes)
                 except AbsentError:
                     continue
-        expected = work.expected()[0] if work.results else None
         peers: dict[str, Row] = {}
         for name, peer in self._peers(case).items():
-            run, row = self._tried(peer, work, expected)
+            run, row = self._tried(peer, work, expected[0])
             peers[name] = row
             if run is not None:
                 contenders[name] = run
-        found = measure(clock, contenders, self.rounds)
+        found = measure(self.clock, contenders, self.rounds)
         return {
             "times": {name: timing.as_json() for name, timing in found.items()},
             "peers": peers,
@@ -151,7 +158,7 @@ class Bench:
         return found
 
     def _tried(
-        self, peer: Peer, work: Work, expected: torch.Tensor | None
+        self, peer: Peer, work: Work, expected: Tensor
     ) -> tuple[Callable[[], object] | None, Row]:
         """A peer that runs, and how far off it is; or why it takes no part."""
         try:
@@ -164,11 +171,11 @@ class Bench:
             if is_fatal(error):
                 raise
             return None, {"status": "failed", "reason": told(error)}
-        if expected is not None and got.numel() == expected.numel():
+        if got.numel() == expected.numel():
             live = work.results[0].live
             error_ = relative_error(got.reshape(expected.shape)[:live], expected[:live])
             if error_ > PEER_TOLERANCE:
-                return None, {"status": "wrong", "error": error_}
+                return None, {"status": "wrong", "error": finite(error_)}
             return _without_gradients(run), {"status": "right", "error": error_}
         return _without_gradients(run), {"status": "unchecked"}
 

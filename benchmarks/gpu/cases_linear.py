@@ -99,11 +99,13 @@ def linear(
     graph = graphs.linear(n, k, before=before, after=after, rows=sym(symbol), dtype=dtype)
     region = RegionCase(graph, "linear", {symbol: rows})
     words = [word for word in (before, "linear", after) if word]
-    others: dict[str, Peer] = {"torch.mm alone": peers.torch_mm}
+    eager, around = peers.eager_linear(before, after), bool(before or after)
+    # Of a product alone the compiler makes the library's.
+    others: dict[str, Peer] = {"torch.mm alone" if around else "torch.mm": peers.torch_mm}
     return region.case(
         f"{'+'.join(words)} {rows} x {n} x {k}{_suffix(dtype)}",
-        eager=peers.eager_linear(before, after),
-        peers=others if before or after else {},
+        eager=eager if around else None,
+        peers=others,
         flops=2.0 * rows * n * k,
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -36,19 +37,30 @@ class Outcome:
 
     def as_json(self) -> dict[str, Any]:
         """For the results."""
-        return asdict(self)
+        return asdict(self) | {"error": finite(self.error)}
+
+
+def finite(error: float) -> float | None:
+    """An error as JSON has it: none where it is no number."""
+    return error if math.isfinite(error) else None
 
 
 def check_case(
     case: Case, kernel: TritonKernel, launcher: Launcher, device: torch.device, seed: int = 1
 ) -> list[Outcome]:
     """The outcome of every variant that is for the case's sizes."""
-    return check_work(case, kernel, launcher, case.work(device, seed))
+    work = case.work(device, seed)
+    return check_work(case, kernel, launcher, work, work.expected())
 
 
-def check_work(case: Case, kernel: TritonKernel, launcher: Launcher, work: Work) -> list[Outcome]:
-    """The same on operands that there are already."""
-    expected = work.expected()
+def check_work(
+    case: Case,
+    kernel: TritonKernel,
+    launcher: Launcher,
+    work: Work,
+    expected: Sequence[Tensor],
+) -> list[Outcome]:
+    """The same on operands, and what is expected of them, that there are already."""
     found = []
     for place, variant in enumerate(kernel.variants):
         if not variant.fits(work.sizes):

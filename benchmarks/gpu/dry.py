@@ -13,7 +13,7 @@ import torch
 
 from graphopt.codegen.triton.interpreter import SWITCH
 
-from .ahead import Made, compile_all, jobs_of, made_kernel
+from .ahead import Made, Report, compile_all, jobs_of, made_kernel
 from .bench import Bench
 from .case import Case
 from .clock import HostClock
@@ -35,7 +35,14 @@ def compile_dry(
         cases = {name: case for name, case in cases.items() if name.startswith("small/")}
     made = {name: made_kernel(case, arch) for name, case in cases.items()}
     kernels = [(cases[name], one.kernel) for name, one in made.items() if one.kernel is not None]
-    reports = compile_all(jobs_of(kernels, arch), processes)
+    jobs = jobs_of(kernels, arch)
+    shown.print(f"{len(jobs)} launches to compile for sm_{arch}")
+
+    def told(report: Report) -> None:
+        for problem in report.problems:
+            shown.print(f"{report.launch}: {problem}", markup=False)
+
+    reports = compile_all(jobs, processes, told)
     found: dict[str, list[dict[str, object]]] = {}
     for report in reports:
         found.setdefault(report.kernel, []).append(report.as_json())

@@ -192,12 +192,13 @@ def grouped_experts(work: Work) -> Callable[[], Tensor]:
     if grouped is None:
         raise AbsentError("this PyTorch has no grouped product")
     first, second = (given[name].transpose(1, 2) for name in ("gate_up", "down"))
-    count, k = given["gate_up"].shape[0], given["ids"].shape[1]
+    k = given["ids"].shape[1]
+    every = torch.arange(given["gate_up"].shape[0], device=given["ids"].device)
 
     def run() -> Tensor:
-        order = torch.argsort(given["ids"].flatten(), stable=True)
+        ids, order = torch.sort(given["ids"].flatten(), stable=True)
         tokens = order // k
-        ends = torch.bincount(given["ids"].flatten(), minlength=count).cumsum(0).int()
+        ends = torch.searchsorted(ids, every, right=True).int()
         gate, up = grouped(given["x"][tokens], first, offs=ends).chunk(2, -1)
         y = grouped(torch.nn.functional.silu(gate) * up, second, offs=ends)
         weighted = y.float() * given["weights"].flatten()[order, None].float()
