@@ -22,7 +22,8 @@ it is used here:
   0.04 ms with 10,000 spins (medians, after a pause of 1 ms): ``limit_spinning``.
 - A region that asks for fewer threads than the one before ends the others, and the next one starts
   them again, 0.1 to 12 ms. All regions of a process have to be of one size.
-- A child made by ``fork`` has no threads to wait for, and hangs in its first region.
+- A child made by ``fork`` has no threads to wait for, and hangs in its first region if its parent
+  had one: ``ForkGuard``.
 """
 
 from __future__ import annotations
@@ -33,10 +34,11 @@ import threading
 from collections.abc import Iterable, Mapping, MutableMapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 
-from graphopt.errors import UsageError
+from graphopt.errors import MachineError, UsageError
 
 OMP_THREADS = "OMP_NUM_THREADS"
 # Either means that whoever started the process has said where threads belong.
@@ -121,6 +123,43 @@ def limit_spinning(environment: MutableMapping[str, str] = os.environ) -> None:
     """Make waiting threads sleep early; before libgomp is loaded, as it asks only then."""
     if not any(environment.get(name) for name in _WAITS):
         environment["GOMP_SPINCOUNT"] = str(_SPINS)
+
+
+class ForkGuard:
+    """Keeps a forked process out of parallel regions, in which it would wait for ever.
+
+    libgomp keeps its threads for the whole process, whoever uses them; so does this class the
+    process that had the last region.
+
+    Usage: ``ForkGuard.check()`` before kernels are loaded, ``ForkGuard.enter()`` before a region.
+    """
+
+    _process: ClassVar[int] = 0
+
+    @classmethod
+    def check(cls) -> None:
+        """Demand that the threads that libgomp counts on are there.
+
+        Raises:
+            MachineError: they belong to the process that this one was forked from.
+        """
+        if cls._process not in (0, os.getpid()):
+            raise MachineError(
+                "the threads of compiled kernels stay in the process that started them",
+                got=f"process {os.getpid()}, forked from {cls._process}",
+                next="start the new process with spawn or forkserver, not fork, and load the model "
+                "there",
+            )
+
+    @classmethod
+    def enter(cls) -> None:
+        """Write down that this process has a region.
+
+        Raises:
+            MachineError: see ``check``.
+        """
+        cls.check()
+        cls._process = os.getpid()
 
 
 class Pinning:

@@ -33,7 +33,7 @@ from graphopt.region import make_region
 
 from ..executor import F32, Sampled, SamplingInputs, StepInputs
 from ..plan_check import check_plan
-from ..threads import Pinning, limit_spinning, place_threads, this_machine
+from ..threads import ForkGuard, Pinning, limit_spinning, place_threads, this_machine
 from ..weight_check import check_weights
 from .native_sampler import NativeSampler
 from .slots import Sizes, Slots, aligned, as_f32
@@ -93,12 +93,14 @@ class CppExecutor:
 
     Raises:
         ArtifactError: the plan does not fit its graph, or has no kernels for this CPU.
+        MachineError: this process was forked from one that ran kernels.
     """
 
     def __init__(
         self, artifact: Artifact, *, threads: int | None = None, weights: str = MMAP
     ) -> None:
         self._plan = plan = artifact.plan
+        ForkGuard.check()
         placement = place_threads(threads, this_machine())
         self._threads = placement.threads
         limit_spinning()  # before libgomp is loaded with the kernels
@@ -127,7 +129,6 @@ class CppExecutor:
                 got=f"{plan.scratch_bytes} bytes for each of {self._threads}",
                 next="lower the number of threads",
             ) from error
-        self._process = os.getpid()
         self._state = aligned(0)
         self._places: dict[tuple[Kind, int], int] = {}
         # Pointers of every call for steps of one layout, and the arena they point into.
@@ -202,14 +203,9 @@ class CppExecutor:
         """Run every piece; the answer is the step's sizes.
 
         Raises:
-            MachineError: this process was forked from the one that loaded the kernels.
+            MachineError: this process was forked from one that ran kernels.
         """
-        if os.getpid() != self._process:
-            raise MachineError(
-                "the threads of a model stay in the process that loaded it",
-                got=f"process {os.getpid()}, forked from {self._process}",
-                next="load the model in the new process; start it with spawn, not fork",
-            )
+        ForkGuard.enter()
         sizes = {
             "T": len(inputs.token_ids),
             "R": len(inputs.rows),

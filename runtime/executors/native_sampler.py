@@ -96,13 +96,19 @@ class NativeSampler:
         threads: how many threads every parallel region of this process has.
 
     Raises:
-        ArtifactError: the library exports no sampler for logits of this type.
+        ArtifactError: there is no sampler for logits of this type, or the library exports none.
         MachineError: there is no memory to work in.
     """
 
     def __init__(
         self, library: ctypes.CDLL, dtype: str, vocab_size: int, max_rows: int, threads: int
     ) -> None:
+        if dtype not in HOLDS:
+            raise ArtifactError(
+                f"no kernel samples {dtype} logits",
+                expected=", ".join(HOLDS),
+                next="compile the model in one of these types",
+            )
         self._dtype, self._vocab, self._max_rows = HOLDS[dtype], vocab_size, max_rows
         try:
             self._call = getattr(library, f"gopt_sample_{dtype}")

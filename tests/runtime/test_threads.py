@@ -7,8 +7,9 @@ import threading
 import numpy as np
 import pytest
 
-from graphopt.errors import UsageError
+from graphopt.errors import MachineError, UsageError
 from graphopt.runtime.threads import (
+    ForkGuard,
     Machine,
     Pinning,
     Placement,
@@ -205,3 +206,17 @@ def test_a_placement_without_cpus_pins_nothing():
     pinning.hold()
     pinning.release()
     assert os.sched_getaffinity(0) == cpus
+
+
+def test_a_fork_of_a_process_that_had_regions_has_none(monkeypatch):
+    monkeypatch.setattr(ForkGuard, "_process", 0)
+    ForkGuard.check()
+    monkeypatch.setattr(os, "getpid", lambda: 17)
+    ForkGuard.enter()
+    ForkGuard.enter()
+    monkeypatch.setattr(os, "getpid", lambda: 18)
+    for refused in (ForkGuard.check, ForkGuard.enter):
+        with pytest.raises(MachineError, match="stay in the process") as caught:
+            refused()
+        assert "forked from 17" in str(caught.value)
+        assert "spawn" in str(caught.value)

@@ -156,6 +156,12 @@ def test_a_library_without_a_sampler_is_refused():
         NativeSampler(library, "f32", V, ROWS, threads=1)
 
 
+def test_logits_of_a_type_without_a_kernel_are_refused():
+    library = compile_source('#include "vec.h"\n', ISAS[0])
+    with pytest.raises(ArtifactError, match="no kernel samples f64 logits"):
+        NativeSampler(library, "f64", V, ROWS, threads=1)
+
+
 def test_the_structures_are_those_of_the_header():
     names = [name for name, _ in SampleArgs._fields_]
     fields = ", ".join(f"offsetof(SampleArgs, {name})" for name in names)
