@@ -20,8 +20,16 @@ ONE_ROW_ELEMENTS = 1 << 16
 _WIDTH = 96
 
 
-def rows_of(outputs: Iterable[Value], graph: Graph, region: Region) -> Rows:
+def rows_of(
+    outputs: Iterable[Value], graph: Graph, region: Region, most: int = ONE_ROW_ELEMENTS
+) -> Rows:
     """The dimension along which a region's rows lie.
+
+    Args:
+        outputs: the region's results.
+        graph: what the region is of.
+        region: what to compute.
+        most: elements of a result that has no rows.
 
     Raises:
         RefusedError: there are several, or none and too many elements for one program.
@@ -40,9 +48,7 @@ def rows_of(outputs: Iterable[Value], graph: Graph, region: Region) -> Rows:
     rows = Rows(next(iter(found), None))
     if rows.symbol is None:
         for value in outputs:
-            if isinstance(value.type, TensorType) and (
-                rows.elements(value.type.shape) > ONE_ROW_ELEMENTS
-            ):
+            if isinstance(value.type, TensorType) and (rows.elements(value.type.shape) > most):
                 raise RefusedError("it has no rows to share between threads", value)
     return rows
 

@@ -38,6 +38,8 @@ from .tiles import Tiles
 FEW_ROWS = 64
 # Elements of a tile, with few rows and with many.
 _SMALL, _LARGE = 1024, 4096
+# Elements of what has no rows: programs share them by blocks.
+MOST_WITHOUT_ROWS = 1 << 30
 # Rows of one program.
 _MOST_ROWS = 32
 # Elements that one thread works on.
@@ -53,7 +55,8 @@ def rows_kernel(graph: Graph, region: Region) -> TritonKernel | Verdict:
 
 
 def _kernel(graph: Graph, region: Region) -> TritonKernel:
-    rows = rows_of(region.outputs or (graph.nodes[region.nodes[-1]].output,), graph, region)
+    outputs = region.outputs or (graph.nodes[region.nodes[-1]].output,)
+    rows = rows_of(outputs, graph, region, most=MOST_WITHOUT_ROWS)
     names = Names(graph)
     given = arguments(graph, region)
     state = state_dtype(graph, region)
