@@ -39,6 +39,8 @@ from .tile_scope import power_of_two
 FEW_TOKENS = 4
 # Most experts, since every program adds up how many pairs each has.
 MOST_EXPERTS = 1024
+# Weights that a program of few tokens reads at once: 32 for each thread, so that nothing spills.
+_FEW_ELEMENTS = 8192
 # What the template calls things.
 _TAKEN = (
     "tokens token pair pairs expert experts column columns depth weights gate up between wide line "
@@ -307,7 +309,7 @@ def _few(n: _Sizes, node: Node, below: Mapping[str, int]) -> Variant:
     least = 16 if bool_of(node.attrs, "transposed") else 4
     columns = max(least, 64 // power_of_two(n.chosen))
     lines = columns * power_of_two(n.chosen)
-    depth = min(256 if lines <= 64 else 8192 // lines, max(16, power_of_two(n.narrow)))
+    depth = min(_FEW_ELEMENTS // lines, max(16, power_of_two(n.narrow)))
     second = Variant(
         "KERNEL_NAME_few_second",
         {"COLUMNS": columns, "DEPTH": depth},
