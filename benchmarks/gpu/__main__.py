@@ -15,7 +15,6 @@ Samples, versions, clocks and resources go to ``benchmarks/results/GPU/kernels.j
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -31,6 +30,7 @@ from .case import Case
 from .cases import chosen
 from .dry import compile_dry, interpret_dry, is_interpreting
 from .machine import architecture, clocks, folder_name, gpu_machine, gpu_name
+from .record import Record, grouped, rates_of
 from .suite import Found, deadline, run_suite
 from .table import console, correctness_table, resources_table, times_table
 from .worker import Job, named_cases
@@ -80,20 +80,25 @@ def _on_device(options: argparse.Namespace) -> int:
     device, shown = torch.device("cuda"), console()
     started, until = time.time(), deadline(options.minutes)
     cases = selected(options)
-    before = clocks()
+    if options.suite == "correctness":
+        cases = {name: case for name, case in cases.items() if name.startswith("small/")}
+    path = options.out
+    if path is None and not options.only and options.suite == "kernels":
+        path = RESULTS / folder_name(gpu_name(device)) / "kernels.json"
+    record = Record(path, {"machine": gpu_machine(device), "clocks": {"before": clocks()}})
     reports = _compiled(cases, architecture(device), options.processes)
+    record.write(resources=grouped(reports))
     shown.print(f"{len(reports)} launches compiled in {time.time() - started:.0f} s")
 
     def told(name: str, row: Mapping[str, Any]) -> None:
+        record.add(name, row)
         median = row.get("times", {}).get("graphopt", {}).get("median_us")
-        time_ = "" if median is None else f" {median:.1f} us"
-        shown.print(
-            f"{time.time() - started:5.0f} s  {row['status']:<9} {name}{time_}", markup=False
-        )
+        took = "" if median is None else f" {median:.1f} us"
+        line = f"{time.time() - started:5.0f} s  {row['status']:<9} {name}{took}"
+        shown.print(line, markup=False)
 
-    names = [n for n in cases if options.suite == "kernels" or n.startswith("small/")]
     job = Job(
-        tuple(names),
+        tuple(cases),
         ("jit",) if options.jit else ("cubin", "jit"),
         options.rounds,
         compiles_peers=not options.no_compiled_peers,
@@ -101,22 +106,9 @@ def _on_device(options: argparse.Namespace) -> int:
         until=until,
     )
     found = run_suite(job, told)
-    result = {
-        "machine": gpu_machine(device),
-        "clocks": {"before": before, "after": clocks()},
-        "seconds": time.time() - started,
-        "rates": found.rates.as_json() if found.rates else None,
-        "restarts": found.restarts,
-        "resources": grouped(reports),
-        "rows": found.rows,
-    }
+    record.write(rates=rates_of(found.rates), restarts=found.restarts, clocks_after=dict(clocks()))
     _show(shown, found, reports)
-    path = options.out
-    if path is None and not options.only and options.suite == "kernels":
-        path = RESULTS / folder_name(gpu_name(device)) / "kernels.json"
     if path is not None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(result, indent=1) + "\n")
         shown.print(f"written to {path}", markup=False)
     return 1 if found.faults or any(report.problems for report in reports) else 0
 
@@ -125,14 +117,6 @@ def _compiled(cases: Mapping[str, Case], arch: int, processes: int | None) -> li
     made = [(case, made_kernel(case, arch).kernel) for case in cases.values()]
     jobs = jobs_of(((case, kernel) for case, kernel in made if kernel is not None), arch)
     return compile_all(jobs, processes)
-
-
-def grouped(reports: Sequence[Report]) -> dict[str, list[dict[str, Any]]]:
-    """Reports by kernel."""
-    found: dict[str, list[dict[str, Any]]] = {}
-    for report in reports:
-        found.setdefault(report.kernel, []).append(report.as_json())
-    return found
 
 
 def _show(shown: Any, found: Found, reports: Sequence[Report]) -> None:

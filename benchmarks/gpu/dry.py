@@ -18,6 +18,7 @@ from .bench import Bench
 from .case import Case
 from .clock import HostClock
 from .launch import Interpreted
+from .record import grouped
 from .table import console, correctness_table, resources_table
 
 
@@ -43,10 +44,7 @@ def compile_dry(
             shown.print(f"{report.launch}: {problem}", markup=False)
 
     reports = compile_all(jobs, processes, told)
-    found: dict[str, list[dict[str, object]]] = {}
-    for report in reports:
-        found.setdefault(report.kernel, []).append(report.as_json())
-    shown.print(resources_table(found))
+    shown.print(resources_table(grouped(reports)))
     _tell_missing(made)
     faults = [report for report in reports if report.problems]
     failed = [name for name, one in made.items() if one.status == "failed"]

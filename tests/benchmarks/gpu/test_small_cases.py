@@ -14,6 +14,7 @@ from benchmarks.gpu.case import Case
 from benchmarks.gpu.cases import small_cases
 from benchmarks.gpu.clock import HostClock
 from benchmarks.gpu.launch import Interpreted
+from benchmarks.gpu.suite import run_suite
 from benchmarks.gpu.worker import Job, named_cases, run_job
 
 pytestmark = pytest.mark.interpreted
@@ -52,3 +53,12 @@ def test_no_case_begins_when_time_is_up(monkeypatch: pytest.MonkeyPatch) -> None
     lines: list[dict[str, Any]] = []
     run_job(Job(("small/a",), ("interpreter",), until=0.0), CPU, HostClock(), lines.append)
     assert lines[-1]["row"]["status"] == "left out"
+
+
+def test_a_suite_in_processes_of_its_own() -> None:
+    names = ("small/rms_norm 3 x 96", "small/silu*up 3 x 96")
+    found = run_suite(Job(names, ("interpreter",)), start_patience=300.0)
+    assert {name: row["status"] for name, row in found.rows.items()} == dict.fromkeys(
+        names, "right"
+    )
+    assert not found.restarts
