@@ -259,7 +259,8 @@ class _Session:
             return Timing(kernel.name, bucket.name, sizes, 0, None, None, None, why), None
         best = min(micros, key=lambda place: (micros[place], place))
         gpu = gpu_of_name(self._device.name)
-        least = work_of(self._graph, region).seconds(gpu, sizes) * 1e6 if gpu else None
+        known = {**sizes, "context": sizes["P"] * self._plan.block_size}
+        least = work_of(self._graph, region).seconds(gpu, known) * 1e6 if gpu else None
         chosen = candidates[best]
         words = [f"{name}={value}" for name, value in chosen.constants.items()]
         words += [f"{chosen.num_warps} warps", f"{chosen.num_stages} stages"]
@@ -271,7 +272,7 @@ class _Session:
             len(micros),
             round(micros[best], 2),
             round(micros[0], 2) if 0 in micros else None,
-            None if least is None else round(least, 2),
+            None if least is None else round(least, 4),
             ", ".join(words),
         )
         return timing, choice

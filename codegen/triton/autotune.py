@@ -94,7 +94,7 @@ def choice_of(
         variant.num_stages,
         dict(sizes),
         round(micros, 2),
-        round(least_micros, 2),
+        round(least_micros, 4),
     )
 
 

@@ -1,0 +1,173 @@
+"""Tuning on a device that is none: what is timed and kept, and what the compiler makes of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from graphopt import api
+from graphopt.artifact import Artifact
+from graphopt.codegen.triton import ahead, backend
+from graphopt.codegen.triton.autotune import read_tuned
+from graphopt.codegen.triton.worker import Built
+from graphopt.errors import ArtifactError, MachineError, UsageError
+from graphopt.ir.dtype import DType
+from graphopt.ledger import refuse
+from graphopt.tune_api import step_inputs, tune_artifact, typical_sizes
+from tests.checkpoints import save_tiny
+from tests.runtime.executors.fake_driver import FakeDriver, FakeMemory
+from tests.runtime.fakes import small_plan
+
+BUILT = Built(b"", "f", 128, 0, 0, 1, 40, 0, 12, 3, 0, False, ())
+
+
+def compiler(requests: Sequence[Any], arch: int, **_: Any) -> list[Any]:
+    """Compiles nothing: a code says which function, warps and stages it was asked for."""
+    found: list[Any] = []
+    for request in requests:
+        launches = request.variant.launches
+        names = [f"{one.function} {one.num_warps} {one.num_stages}" for one in launches]
+        made = [
+            replace(BUILT, code=name.encode(), symbol=one.function)
+            for name, one in zip(names, launches, strict=True)
+        ]
+        found.append(refuse("no") if launches[0].num_stages == 1 else tuple(made))
+    return found
+
+
+class Signatures(dict[str, str]):
+    """Of any function; arguments are not looked at."""
+
+    def __missing__(self, name: str) -> str:
+        return ""
+
+
+@dataclass
+class FakeDevice:
+    """Two warps are fastest, and fewer stages."""
+
+    name: str = "NVIDIA H200"
+    arch: str = "sm_90"
+    driver: FakeDriver = field(default_factory=lambda: FakeDriver(signatures=Signatures()))
+    memory: FakeMemory = field(default_factory=FakeMemory)
+    arrays: list[npt.NDArray[np.generic]] = field(default_factory=list)
+    alive: int = 0
+    timed: list[str] = field(default_factory=list)
+
+    def put(self, array: npt.NDArray[np.generic]) -> int:
+        self.arrays.append(array)
+        return self.noise(DType.U8, array.nbytes)
+
+    def noise(self, dtype: DType, count: int) -> int:
+        self.alive += 1
+        return self.memory.zeros(count * dtype.nbytes)
+
+    def clear(self) -> None:
+        self.alive = 0
+
+    def micros(self, work: Callable[[], None]) -> float:
+        before = len(self.driver.launched)
+        work()
+        loaded = [given[0] for name, *given in self.driver.calls if name == "cuModuleLoadData"]
+        assert len(self.driver.launched) > before
+        name, warps, stages = loaded[-1].decode().split()
+        self.timed.append(name)
+        return abs(int(warps) - 2) * 10.0 + int(stages)
+
+
+@pytest.fixture(autouse=True)
+def no_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ahead, "build_all", compiler)
+    monkeypatch.setattr(backend, "build_all", compiler)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_tiny(tmp_path_factory.mktemp("tune") / "tiny", num_hidden_layers=1)
+
+
+def compiled(checkpoint: Path, place: Path, target: str = "cuda:sm_90") -> Artifact:
+    return api.compile_checkpoint(checkpoint, place, target=target, dtype="bfloat16", reuse=False)
+
+
+@pytest.mark.slow
+def test_the_fastest_is_kept_and_taken(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    artifact, device = compiled(checkpoint, tmp_path / "one.gopt"), FakeDevice()
+    found = tune_artifact(artifact.path, folder=tmp_path / "tuned", device=device)
+    assert (found.gpu, found.file.name) == ("NVIDIA H200", "nvidia_h200.json")
+    names = {step.kernel for step in artifact.plan.steps() if step.backend == "triton"}
+    assert {one.kernel for one in found.timings} == names
+    kernels = {name: artifact.launch(name) for name in names}
+    buckets = {(name, one.bucket) for name, kernel in kernels.items() for one in kernel.variants}
+    assert {(one.kernel, one.bucket) for one in found.timings} == buckets
+    assert device.alive == 0
+    for one in found.timings:
+        assert one.candidates > 1, one
+        assert one.micros is not None
+        assert one.pick_micros is not None
+        assert one.micros <= one.pick_micros
+        assert one.least_micros is not None
+        assert one.least_micros > 0, one
+    tuned = read_tuned("NVIDIA H200", tmp_path / "tuned")
+    assert len(tuned.choices) == len({(k.family, k.shape, k.bucket) for k in tuned.choices})
+    # The compiler takes them, and says so.
+    monkeypatch.setattr("graphopt.codegen.triton.autotune.tuned_for", lambda arch: tuned)
+    again = compiled(checkpoint, tmp_path / "two.gopt")
+    variants = [one for name in names for one in again.launch(name).variants]
+    assert {one.origin for one in variants} == {"measured on NVIDIA H200"}
+    reasons = {one.reason for one in again.ledger().entries if one.rule == "backend:triton"}
+    assert all(reason.startswith("sm_90: measured on NVIDIA H200 for ") for reason in reasons)
+
+
+@pytest.mark.slow
+def test_only_some_kernels_and_only_the_right_gpu(checkpoint: Path, tmp_path: Path) -> None:
+    artifact = compiled(checkpoint, tmp_path / "one.gopt")
+    found = tune_artifact(
+        artifact.path, folder=tmp_path / "tuned", only="embed", device=FakeDevice()
+    )
+    assert {one.kernel.rpartition("_")[0] for one in found.timings} == {"embed"}
+    with pytest.raises(UsageError, match="no such kernel"):
+        tune_artifact(artifact.path, folder=tmp_path, only="nothing", device=FakeDevice())
+    with pytest.raises(ArtifactError, match="another GPU"):
+        tune_artifact(artifact.path, folder=tmp_path, device=FakeDevice(arch="sm_80"))
+    with pytest.raises(MachineError, match="NVIDIA GPU"):
+        tune_artifact(artifact.path, folder=tmp_path / "none")
+    assert not (tmp_path / "none").exists()
+
+
+@pytest.mark.slow
+def test_kernels_for_a_cpu_are_not_tuned(checkpoint: Path, tmp_path: Path) -> None:
+    artifact = compiled(checkpoint, tmp_path / "cpu.gopt", "cpu")
+    with pytest.raises(UsageError, match="only kernels for a GPU"):
+        tune_artifact(artifact.path, folder=tmp_path, device=FakeDevice())
+
+
+@pytest.mark.parametrize(
+    "below", [{"T": 1}, {"T": 16}, {"T": 64}, {"T": 512, "S": 3}, {"R": 4}, {"P": 2}, {}]
+)
+def test_a_step_is_within_its_bucket_and_consistent(below: dict[str, int]) -> None:
+    plan = small_plan()
+    sizes = typical_sizes(plan, below)
+    assert all(sizes[name] <= bound for name, bound in below.items())
+    assert min(sizes.values()) >= 1
+    given = step_inputs(plan, sizes)
+    assert len(given["token_ids"]) == len(given["slots"]) == sizes["T"]
+    assert given["tables"].shape == (sizes["S"], sizes["P"])
+    assert given["starts"][-1] == sizes["T"]
+    assert len(given["rows"]) == sizes["R"]
+    assert (given["rows"] < sizes["T"]).all()
+    block_size = plan.block_size
+    for sequence, (start, end) in enumerate(
+        zip(given["starts"][:-1], given["starts"][1:], strict=True)
+    ):
+        positions, slots = given["positions"][start:end], given["slots"][start:end]
+        assert (given["tables"][sequence][positions // block_size] == slots // block_size).all()
+        assert (positions < given["lengths"][sequence]).all()
