@@ -130,7 +130,7 @@ def test_decodes_and_prompts_are_clean(name: str, arch: int) -> None:
 
 
 @pytest.mark.full
-@pytest.mark.parametrize("block", [16, 32, 64, 128, 256])
+@pytest.mark.parametrize("block", [16, 128])
 @pytest.mark.parametrize("arch", [80, 90])
 @pytest.mark.parametrize("name", MODELS)
 def test_every_variant_is_clean(name: str, arch: int, block: int) -> None:
@@ -142,14 +142,24 @@ def test_every_variant_is_clean(name: str, arch: int, block: int) -> None:
 
 
 @pytest.mark.full
-@pytest.mark.parametrize("size", [64, 80, 96, 128, 192, 256])
-@pytest.mark.parametrize("stored", [BF16, DType.F8E4M3, DType.I8])
-def test_other_sizes_and_stores_are_clean(size: int, stored: DType) -> None:
+@pytest.mark.parametrize("arch", [89, 90])
+@pytest.mark.parametrize(
+    ("size", "stored"),
+    [
+        (64, DType.F8E4M3),
+        (80, BF16),
+        (96, BF16),
+        (128, DType.F8E4M3),
+        (128, DType.I8),
+        (192, BF16),
+        (256, DType.F8E4M3),
+    ],
+)
+def test_other_sizes_and_stores_are_clean(size: int, stored: DType, arch: int) -> None:
     case = Case(LayerState(8, size, 128 if size == 192 else size, stored), 32, BF16)
-    for arch in (89, 90):
-        kernel = kernel_of(case, arch)
-        for variant in distinct(kernel):
-            check_clean(kernel, variant, arch)
+    kernel = kernel_of(case, arch)
+    for variant in (kernel.variants[0], kernel.variants[-1]):
+        check_clean(kernel, variant, arch)
 
 
 @pytest.mark.full
