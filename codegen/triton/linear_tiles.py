@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 
 from graphopt.ir.dtype import DType
 
@@ -26,10 +27,10 @@ HOPPER = 90
 # Rows of a large step, and tiles for a bucket that are worth timing.
 _MANY, _ALTERNATIVES = 4096, 2
 # The least columns of x that a program takes where K is split.
-_LEAST_K = 512
+_LEAST_K = 256
 # What a byte of x costs, which the cache has, where one of the weight costs 1; and what another
-# part of K does. Guesses: no device has been asked.
-_X_COST, _SPLIT_COST = 0.3, 0.02
+# part of K does, and the speed of smaller steps. Guesses: no device has been asked.
+_X_COST, _SPLIT_COST, _SHALLOW = 0.3, 0.02, 0.95
 # Blocks of columns for each multiprocessor from which on K is not split.
 _ENOUGH = 4
 
@@ -119,11 +120,8 @@ def few_tiles(size: Size) -> tuple[Few, ...]:
 
 def _few(size: Size, rows: int) -> Few:
     """The cut whose programs are spread most evenly over the device."""
-    depth = 128 if size.dtype is not DType.F32 else 32
-    while depth > 16 and depth // 2 >= size.k:
-        depth //= 2
     found: list[tuple[float, Few]] = []
-    for columns in (64, 32, 16):
+    for depth, columns in product(_depths(size), (64, 32, 16)):
         own = columns // size.parts if size.parts in (1, 2, 4) else 16
         if own < 16 or (own >= 2 * size.width and own > 16):
             continue
@@ -132,6 +130,14 @@ def _few(size: Size, rows: int) -> Few:
             one = Few(rows, own, depth, split, _stages(size, rows, own, depth))
             found.append((_evenness(size, one, blocks * split), one))
     return max(found, key=lambda pair: pair[0])[1]
+
+
+def _depths(size: Size) -> list[int]:
+    """Columns of x in one step: fewer where more would be mostly padding."""
+    first = 32 if size.dtype is DType.F32 else 128
+    while first > 16 and first // 2 >= size.k:
+        first //= 2
+    return [first, first // 2] if first > 64 else [first]
 
 
 def _splits(k: int, depth: int) -> list[int]:
@@ -145,7 +151,8 @@ def _evenness(size: Size, one: Few, programs: int) -> float:
     even = programs / (rounds * size.processors)
     enough = min(1.0, programs / (2 * size.processors))
     own = 1.0 + _X_COST * one.rows / (one.columns * size.parts)
-    return even * enough * (1.0 - _SPLIT_COST * (one.split - 1)) / own
+    shallow = 1.0 if one.depth != 64 else _SHALLOW
+    return shallow * even * enough * (1.0 - _SPLIT_COST * (one.split - 1)) / own
 
 
 def _stages(size: Size, rows: int, columns: int, depth: int) -> int:

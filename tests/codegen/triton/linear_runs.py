@@ -48,6 +48,17 @@ def expected(graph: Graph, given: Tensors) -> tuple[torch.Tensor, ...]:
     return Interpreter(widen(graph), weights).run(inputs)
 
 
+def alone(graph: Graph, region: Region) -> Graph:
+    """The nodes of a region as a graph, with the region's operands and results."""
+    return Graph(
+        "region",
+        tuple(value for value in region.inputs if not value.is_weight),
+        tuple(value for value in region.inputs if value.is_weight),
+        tuple(graph.nodes[place] for place in region.nodes),
+        region.outputs,
+    )
+
+
 class Launch:
     """A kernel's memory, which outlives a run: the workspace too."""
 

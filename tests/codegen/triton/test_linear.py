@@ -19,12 +19,39 @@ from graphopt.ledger import Verdict
 from graphopt.region import Region, make_region
 from tests.codegen.cpp import linear_cases
 from tests.codegen.cpp.linear_cases import AFTER, BEFORE, WHOLE_ROWS, After, Before, linear_case
+from tests.passes.models import lowered
 
 from .linear_shapes import KINDS, MODELS, shape_case
 
 T, R = sym("T"), sym("R")
 TOLERANCE = {DType.F32: 1e-5, DType.BF16: 1e-2, DType.F16: 2e-3}
 FUSED = [after for after in AFTER if after not in WHOLE_ROWS]
+# Families whose linear maps differ, and others where there is time.
+SOME = ("llama",)
+REST = [
+    pytest.param(name, marks=pytest.mark.full)
+    for name in [
+        "gpt2",
+        "gemma2",
+        "gemma3",
+        "qwen3",
+        "mixtral",
+        "phi",
+        "phi3",
+        "gpt_oss",
+        "deepseek_v3",
+        "olmo2",
+        "cohere",
+        "granite",
+        "stablelm",
+        "falcon",
+        "opt",
+        "bloom",
+        "mistral",
+        "starcoder2",
+        "gpt_neox",
+    ]
+]
 ROWS = (1, 3, 17, 61, 83)
 
 
@@ -182,6 +209,16 @@ class TestNumbers:
             kernel = made(case, arch)
             check(*case, kernel, {"T": rows}, 1e-2)
 
+    @pytest.mark.parametrize("name", [*SOME, *REST])
+    def test_families(self, name: str) -> None:
+        """The linear maps of small decoders as their passes leave them."""
+        from .linear_runs import alone, check
+
+        for graph, region, kernel in region_kernels(name):
+            for rows in (5, 67):
+                env = dict.fromkeys(("T", "R", "S", "P"), rows)
+                check(alone(graph, region), region, kernel, env, 1e-2, seed=rows)
+
     def test_large_rows_of_f16(self) -> None:
         """What is normed may be too large for the type before it is."""
         from .linear_runs import Launch, expected, operands_of
@@ -194,6 +231,23 @@ class TestNumbers:
         (want,) = expected(graph, given)
         (got,) = Launch(kernel, env).results(graph, region, kernel.variant(env), given, env)
         assert (got.float() - want).norm() <= 2e-3 * want.norm()
+
+
+def region_kernels(name: str) -> list[tuple[Graph, Region, TritonKernel]]:
+    """The distinct kernels of a small decoder's linear maps."""
+    found = lowered(name)
+    kernels = {}
+    for region in found.regions:
+        if region.family == "linear":
+            kernel = made((found.graph, region))
+            kernels[kernel.name] = (found.graph, region, kernel)
+    return list(kernels.values())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [*SOME, *REST])
+def test_every_family_has_kernels(name: str) -> None:
+    assert region_kernels(name)
 
 
 def kernel_launches(kernel: TritonKernel) -> list[Variant]:

@@ -45,6 +45,13 @@ def test_few_rows_fill_the_device(n: int, k: int) -> None:
         assert -(-n // one.columns) * one.split >= 132
 
 
+def test_small_models_fill_the_device_too() -> None:
+    for n, k in ((1152, 896), (896, 896), (896, 4864)):
+        size = Size(n, 1, k, DType.BF16, True, 90)
+        one = few_tiles(size)[0]
+        assert -(-n // one.columns) * one.split >= 100, (n, k, one)
+
+
 def test_wide_products_are_not_split() -> None:
     for one in few_tiles(Size(128256, 1, 4096, DType.BF16, False, 90)):
         assert one.split == 1
