@@ -47,6 +47,7 @@ ALONG = frozenset({"softmax", "log_softmax", "argmax"})
 ANCHORS = {
     "linear": "linear",
     "quantized_linear": "linear",
+    "fp8_linear": "linear",
     "attention": "attention",
     "kv_write": "heads",
     "latent_write": "heads",

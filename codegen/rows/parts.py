@@ -23,7 +23,7 @@ from .access import Access, contiguous
 from .views import viewed
 
 Part = tuple[int, int, int]  # start, stop and step of the columns
-ANCHORS = ("linear", "quantized_linear")
+ANCHORS = ("linear", "quantized_linear", "fp8_linear")
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ loaded, integers are multiplied, and both scales come after the sum over a group
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from graphopt.errors import IRError
 from graphopt.gpu_packing import CHUNK_ROWS, GpuPacking
@@ -31,6 +31,7 @@ from .anchor import Anchored, Prologue
 from .expression import TYPES
 from .functions import functions_for
 from .kernel import TritonKernel, Variant, named_kernel
+from .quant_split import Work
 from .quant_tiles import Product, Tile, product_tiles
 from .quant_unpack import unpacking
 
@@ -84,7 +85,8 @@ def _kernel(anchored: Anchored, packing: GpuPacking, arch: int) -> TritonKernel:
     anchor = anchored.anchor
     _check(anchored, anchor)
     rounds = not bool_of(anchor.attrs, "weight_only")
-    product = Product(packing, anchored.dtype, arch, rounds=rounds)
+    is_plain = anchored.plain is not None
+    product = Product(packing, anchored.dtype, arch, rounds=rounds, is_plain=is_plain)
     tiles = product_tiles(product)
     prologue = anchored.prologue(is_even=packing.columns % (packing.group * packing.halves) == 0)
     widest = max(one.columns for one in tiles)
@@ -93,7 +95,9 @@ def _kernel(anchored: Anchored, packing: GpuPacking, arch: int) -> TritonKernel:
         tile = prologue.tile.removesuffix(f".to({TYPES[anchored.dtype]})")
         prologue = replace(prologue, tile=tile)
     store = [*anchored.scale(prologue), *anchored.epilogue(is_even=is_even)]
-    work = _Work(packing.part_chunks[0], tiles, len(anchored.accumulators) + len(prologue.sums))
+    work = Work(
+        packing.part_chunks[0] * CHUNK_ROWS, tiles, len(anchored.accumulators) + len(prologue.sums)
+    )
     text = _text(anchored, packing, prologue, store, work, rounds=rounds)
     variants = [_variant(one, packing, anchored.symbol) for one in tiles]
     pointers: list[DType | None] = [buffer.dtype for buffer in anchored.buffers.values()]
@@ -128,40 +132,12 @@ def _check(anchored: Anchored, anchor: Node) -> None:
         raise RefusedError("the scales of its weight are not f16", scales)
 
 
-@dataclass(frozen=True, slots=True)
-class _Work:
-    """The memory in which programs that share columns leave their sums.
-
-    Attributes:
-        chunks: of one part of the weight.
-        tiles: how K is split.
-        sums: tiles that a program leaves; sums of rows take one too.
-    """
-
-    chunks: int
-    tiles: Sequence[Tile]
-    sums: int
-
-    @property
-    def partials(self) -> int:
-        """Bytes before the sums: a counter for each block of columns."""
-        blocks = [self.chunks * CHUNK_ROWS // one.columns for one in self.tiles if one.split > 1]
-        return -(-4 * max(blocks, default=0) // 128) * 128
-
-    @property
-    def nbytes(self) -> int:
-        """All bytes."""
-        tile = 4 * self.chunks * self.sums * CHUNK_ROWS
-        found = [tile * one.split * one.rows for one in self.tiles if one.split > 1]
-        return self.partials + max(found) if found else 0
-
-
 def _text(
     anchored: Anchored,
     packing: GpuPacking,
     prologue: Prologue,
     store: Sequence[str],
-    work: _Work,
+    work: Work,
     *,
     rounds: bool,
 ) -> str:

@@ -33,12 +33,14 @@ class Product:
         dtype: of the rows.
         arch: such as 90.
         rounds: whether the rows are rounded too, and integers are multiplied.
+        is_plain: whether the rows are in memory as they are, not computed as they are loaded.
     """
 
     packing: GpuPacking
     dtype: DType
     arch: int
     rounds: bool
+    is_plain: bool = True
 
     @property
     def processors(self) -> int:
@@ -83,6 +85,8 @@ def product_tiles(product: Product) -> tuple[Tile, ...]:
 def _few(product: Product, rows: int) -> Tile:
     packing, parts = product.packing, len(product.packing.parts)
     columns = CHUNK_ROWS if rows * parts <= 16 else CHUNK_ROWS // 2
+    if not product.is_plain and (product.rounds or rows * parts > 8):
+        columns = CHUNK_ROWS // 2  # what makes the rows takes registers too
     steps = _steps(product, columns)
     step = columns * packing.group * parts
     step += rows * packing.group * packing.halves * product.dtype.nbytes
@@ -95,29 +99,42 @@ def _few(product: Product, rows: int) -> Tile:
 
 
 def _steps(product: Product, columns: int) -> int:
-    """Steps of one program, so that programs which load together fill the device evenly."""
+    """Steps of one program."""
     packing = product.packing
     blocks = packing.part_chunks[0] * CHUNK_ROWS // columns
-    slots = product.processors * _RESIDENT
+    depth = packing.group * packing.halves
+    return _split(blocks, packing.steps, depth, product.processors * _RESIDENT)
 
-    def worth(steps: int) -> float:
-        split = -(-packing.steps // steps)
+
+def _split(blocks: int, steps: int, depth: int, slots: int) -> int:
+    """Steps of one program, so that programs which load together fill the device evenly.
+
+    Args:
+        blocks: of columns.
+        steps: of all of K.
+        depth: columns of x in one step.
+        slots: programs that the device runs at once.
+    """
+
+    def worth(each: int) -> float:
+        split = -(-steps // each)
         programs = blocks * split
         rounds = -(-programs // slots)
-        even = packing.steps / (split * steps)
+        even = steps / (split * each)
         return even * programs / (rounds * slots) * (1.0 - _SPLIT_COST * (split - 1))
 
     if blocks >= 2 * slots:
-        return packing.steps
-    least = min(packing.steps, max(1, -(-512 // (packing.group * packing.halves))))
-    offered = [one for one in range(least, packing.steps + 1) if -(-packing.steps // one) <= 16]
-    return max(offered, key=worth)
+        return steps
+    least = min(steps, max(1, -(-512 // depth)))
+    return max((n for n in range(least, steps + 1) if -(-steps // n) <= 16), key=worth)
 
 
 def _many(product: Product) -> tuple[Tile, ...]:
     packing = product.packing
     is_even, parts = packing.part_chunks[0] % 2 == 0, len(packing.parts)
     stages = 2 if packing.group == 128 else 3
+    if product.rounds and not product.is_plain:  # what makes the rows, and rounds them, takes most
+        return (Tile(None, 32, CHUNK_ROWS, 8, stages, is_left=True, steps=packing.steps),)
     if product.arch >= _HOPPER:
         columns = 2 * CHUNK_ROWS if is_even and parts == 1 else CHUNK_ROWS
         return (
@@ -125,3 +142,33 @@ def _many(product: Product) -> tuple[Tile, ...]:
             Tile(None, 128, columns, 8, stages),
         )
     return (Tile(None, 64, CHUNK_ROWS, 4, stages, is_left=True, steps=packing.steps),)
+
+
+def fp8_tiles(
+    width: int, parts: int, k: int, depth: int, arch: int, *, is_plain: bool = True
+) -> tuple[Tile, ...]:
+    """Tiles of a product in fp8 by how many rows there are; the last for any number.
+
+    Args:
+        width: columns of one part of the product.
+        parts: that are computed side by side.
+        k: what is summed over.
+        depth: columns of x in one step.
+        arch: such as 90.
+        is_plain: whether the rows are in memory as they are.
+    """
+    steps = -(-k // depth)
+    slots = PROCESSORS[max((one for one in PROCESSORS if one <= arch), default=80)] * _RESIDENT
+    each = _split(-(-width // CHUNK_ROWS), steps, depth, slots)
+    split = -(-steps // each)
+    few = [
+        Tile(rows, rows, CHUNK_ROWS, 4, 4, is_left=True, split=split, steps=each)
+        for rows in (16, 32)
+    ]
+    columns = CHUNK_ROWS * (2 if parts == 1 and arch >= _HOPPER else 1)
+    if not is_plain:  # what makes the rows, and rounds them, takes the registers
+        return (*few, Tile(None, 64, CHUNK_ROWS, 8, 2, is_left=True, steps=steps))
+    many = [Tile(64, 64, CHUNK_ROWS, 4, 3, is_left=True, steps=steps)]
+    rows = 128 if arch >= _HOPPER else 64
+    many.append(Tile(None, rows, columns, columns // 16, 2, is_left=True, steps=steps))
+    return (*few, *(one for one in many if one.below is None or arch >= _HOPPER))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from graphopt.codegen.triton.quant_tiles import Product, product_tiles
+from graphopt.codegen.triton.quant_tiles import Product, fp8_tiles, product_tiles
 from graphopt.gpu_packing import CHUNK_ROWS, GROUPS, GpuPacking
 from graphopt.ir.dtype import DType
 
@@ -33,6 +33,36 @@ def test_all_of_a_weight_is_taken_once(
             else:
                 assert one.split == 1
                 assert arch >= 90
+
+
+@pytest.mark.parametrize("arch", [89, 90])
+@pytest.mark.parametrize("is_plain", [True, False])
+@pytest.mark.parametrize("depth", [32, 128])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_all_of_a_weight_in_fp8_is_taken_once(
+    shape: tuple[int, int], depth: int, is_plain: bool, arch: int
+) -> None:
+    width, k = shape
+    for parts in (1, 2):
+        tiles = fp8_tiles(width, parts, k, depth, arch, is_plain=is_plain)
+        bounds = [1 << 30 if one.below is None else one.below for one in tiles]
+        assert bounds == sorted(set(bounds))
+        assert tiles[-1].below is None
+        steps = -(-k // depth)
+        assert all((one.split - 1) * one.steps < steps <= one.split * one.steps for one in tiles)
+
+
+def test_rows_that_are_made_take_room() -> None:
+    packing = GpuPacking.whole(4096, 4096, 8, 64)
+    for rounds in (True, False):
+        plain, made = (
+            product_tiles(Product(packing, DType.BF16, 90, rounds=rounds, is_plain=is_plain))
+            for is_plain in (True, False)
+        )
+        assert max(one.rows * one.columns for one in made) <= max(
+            one.rows * one.columns for one in plain
+        )
+        assert sum(one.columns for one in made) < sum(one.columns for one in plain)
 
 
 def test_few_columns_are_split_and_many_are_not() -> None:
