@@ -1,11 +1,11 @@
-"""Norms, rotary positions, routers, and writes of keys and values."""
+"""Norms and rotary positions."""
 
 from __future__ import annotations
 
 import pytest
 
 from ..cpp.row_cases import EVERY_ISA, check_all
-from .layers_graphs import norms, ropes, routers, writes
+from .layers_graphs import norms, ropes
 
 
 @pytest.mark.parametrize("isa", EVERY_ISA)
@@ -16,13 +16,3 @@ def test_norms(isa: str) -> None:
 @pytest.mark.parametrize("isa", EVERY_ISA)
 def test_rope(isa: str) -> None:
     check_all(ropes(), isa)
-
-
-@pytest.mark.parametrize("isa", EVERY_ISA)
-def test_router(isa: str) -> None:
-    check_all(routers(), isa)
-
-
-@pytest.mark.parametrize("isa", EVERY_ISA)
-def test_writes(isa: str) -> None:
-    check_all(writes(), isa)
