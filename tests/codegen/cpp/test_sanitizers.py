@@ -29,13 +29,14 @@ ADDRESS = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all")
 # Threads of the standard library, for ThreadSanitizer does not see how those of libgomp wait.
 THREAD = ("-fsanitize=thread", "-DGOPT_STD_THREADS")
 TOLERANCE = {DType.F32: 1e-4, DType.BF16: 5e-2}
+ROUNDED = 5e-2  # where rows are rounded, and a number may lie between two steps
 MODELS = [
     ("llama", DType.F32, None),
     ("llama", DType.BF16, "int8"),
     ("llama", DType.BF16, "int4"),
     ("gpt_oss", DType.BF16, None),
-    ("gpt_oss", DType.BF16, "int8"),
-    ("mixtral", DType.BF16, "int4"),
+    ("gpt_oss", DType.F32, "int8"),
+    ("mixtral", DType.F32, "int4"),
     ("deepseek_v3", DType.F32, None),
 ]
 
@@ -68,13 +69,13 @@ def steps() -> list[StepInputs]:
 def test_no_access_out_of_bounds(name: str, dtype: DType, quantize: str | None, isa: str) -> None:
     program = Program(lowered(name, dtype, quantize), isa, ADDRESS)
     for threads in (1, 3):
-        check(program, threads, TOLERANCE[dtype])
+        check(program, threads, ROUNDED if quantize else TOLERANCE[dtype])
 
 
 @pytest.mark.parametrize(("name", "dtype", "quantize"), MODELS)
 def test_no_race(name: str, dtype: DType, quantize: str | None) -> None:
     program = Program(lowered(name, dtype, quantize), ISAS[0], THREAD)
-    check(program, 3, TOLERANCE[dtype])
+    check(program, 3, ROUNDED if quantize else TOLERANCE[dtype])
 
 
 def check(program: Program, threads: int, tolerance: float) -> None:
