@@ -91,6 +91,20 @@ STEPS: tuple[Step, ...] = (
         10,
         f"{PYTHON} -m benchmarks.gpu --variants --no-compiled-peers --out {OUT}/variants.json",
     ),
+    Step(
+        "artifact",
+        "a checkpoint compiles for this kind of GPU; another checkpoint's path does as well",
+        10,
+        f"{PYTHON} -m graphopt compile examples/demo-llama -o {OUT}/demo.gopt --target cuda:sm_90",
+        ("torch", "triton", "transformers", "accelerate", "safetensors", "click"),
+    ),
+    Step(
+        "tune",
+        "the fastest way to run each of that artifact's kernels",
+        10,
+        f"{PYTHON} -m graphopt tune {OUT}/demo.gopt -o {OUT}/tuned",
+        ("torch", "triton", "cuda.bindings", "click"),
+    ),
 )
 
 Run = Callable[[Sequence[str], float], int]

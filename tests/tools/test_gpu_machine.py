@@ -6,9 +6,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import click
 import pytest
 
 from benchmarks.gpu.__main__ import options_of
+from graphopt.cli.main import cli
 from tools.gpu_machine import STEPS, Step, command_of, listed, main, missing, run_here
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -23,6 +25,9 @@ def test_commands_are_those_that_there_are(step: Step) -> None:
         options = options_of(command[3:])
         assert options.out.parent == Path("results")
         assert options.minutes < step.minutes + 1
+    elif command[2] == "graphopt":
+        assert command[3] in cli.list_commands(click.Context(cli))
+        assert not [word for word in command if "OUT" in word]
     else:
         paths = [word for word in command[3:] if word.startswith("tests/")]
         assert paths
