@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -17,7 +17,10 @@ from graphopt.ir.reference import torch_dtype
 from graphopt.ir.shape import evaluate
 from graphopt.ir.types import TensorType
 from graphopt.ir.widen import widen
+from graphopt.ledger import Verdict
 from graphopt.region import Region
+from tests.codegen.cpp.row_cases import region_graph
+from tests.passes.models import lowered
 
 GUARD = 64  # elements after each result and workspace that must stay as they are
 
@@ -29,6 +32,20 @@ class RegionCase:
     graph: Graph
     region: Region
     kernel: TritonKernel
+
+
+def family_cases(
+    name: str, family: str, maker: Callable[[Graph, Region], TritonKernel | Verdict]
+) -> list[RegionCase]:
+    """The regions of one kernel family in a small decoder, each as a graph of its own."""
+    found = lowered(name)
+    cases: dict[str, RegionCase] = {}
+    for region in found.regions:
+        if region.family == family:
+            kernel = maker(found.graph, region)
+            assert isinstance(kernel, TritonKernel), kernel
+            cases[kernel.name] = RegionCase(region_graph(found.graph, region), region, kernel)
+    return list(cases.values())
 
 
 def random_operands(

@@ -24,7 +24,7 @@ from graphopt.ir.types import TensorType
 from graphopt.ledger import Verdict
 from graphopt.region import make_region
 
-from .region_run import RegionCase, check, interpreted, random_operands
+from .region_run import RegionCase, check, family_cases, interpreted, random_operands
 
 TOLERANCE = {DType.F32: 1e-5, DType.BF16: 1e-2, DType.F16: 2e-3}
 
@@ -184,6 +184,20 @@ def test_a_token_is_the_same_whatever_else_is_in_the_step() -> None:
     alone = {**given_, **{name: given_[name][17:18] for name in ("x", "ids", "shares")}}
     (one,) = interpreted(case, variant, alone, {"T": 1, "R": 1})
     assert torch.equal(one[0], whole[17])
+
+
+@pytest.mark.interpreted
+@pytest.mark.full
+@pytest.mark.parametrize("name", ["deepseek_v3", "gpt_oss", "mixtral", "qwen3_moe", "aria_text"])
+def test_real_families(name: str) -> None:
+    real = family_cases(name, "experts", experts_kernel)
+    assert real
+    for case in real:
+        for tokens in (1, 5):
+            env = {"T": tokens, "R": 1}
+            given_ = random_operands(case, env, torch.Generator().manual_seed(tokens))
+            for variant in case.kernel.variants:
+                check(case, variant, given_, env, TOLERANCE[DType.BF16])
 
 
 def test_steps_run_the_variant_for_their_tokens() -> None:

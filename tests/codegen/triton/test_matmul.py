@@ -22,7 +22,7 @@ from graphopt.ir.types import TensorType
 from graphopt.ledger import Verdict
 from graphopt.region import Region, make_region
 
-from .region_run import RegionCase, check, random_operands
+from .region_run import RegionCase, check, family_cases, random_operands
 
 T, R = sym("T"), sym("R")
 TOLERANCE = {DType.F32: 1e-5, DType.BF16: 4e-3, DType.F16: 6e-4}
@@ -136,6 +136,20 @@ def test_kernels_agree_with_the_interpreter(
     given_ = random_operands(case, env, torch.Generator().manual_seed(seed))
     variant = case.kernel.variants[min(place, len(case.kernel.variants) - 1)]
     check(case, variant, given_, env, TOLERANCE[dtype])
+
+
+@pytest.mark.interpreted
+@pytest.mark.full
+@pytest.mark.parametrize("name", ["deepseek_v3", "minicpm3", "llama4_text"])
+def test_real_families(name: str) -> None:
+    real = family_cases(name, "matmul", matmul_kernel)
+    assert real
+    for case in real:
+        for tokens in (1, 5):
+            env = {"T": tokens, "R": 1}
+            given_ = random_operands(case, env, torch.Generator().manual_seed(tokens))
+            for variant in case.kernel.variants:
+                check(case, variant, given_, env, 1e-2)
 
 
 def test_steps_run_the_variant_for_their_rows() -> None:
