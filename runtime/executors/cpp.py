@@ -36,6 +36,7 @@ from ..plan_check import check_plan
 from ..threads import ForkGuard, Pinning, limit_spinning, place_threads, this_machine
 from ..weight_check import check_weights
 from .native_sampler import NativeSampler
+from .plan_numbers import PlanNumbers
 from .slots import Sizes, Slots, aligned, as_f32
 from .weight_memory import MMAP, place_weights
 
@@ -83,7 +84,7 @@ class _Call:
     inputs: tuple[tuple[int, str], ...]
 
 
-class CppExecutor:
+class CppExecutor(PlanNumbers):
     """Runs the compiled pieces of an artifact on the CPU.
 
     Args:
@@ -99,8 +100,9 @@ class CppExecutor:
     def __init__(
         self, artifact: Artifact, *, threads: int | None = None, weights: str = MMAP
     ) -> None:
-        self._plan = plan = artifact.plan
         ForkGuard.check()
+        plan = artifact.plan
+        super().__init__(plan)
         placement = place_threads(threads, this_machine())
         self._threads = placement.threads
         limit_spinning()  # before libgomp is loaded with the kernels
@@ -133,26 +135,6 @@ class CppExecutor:
         self._places: dict[tuple[Kind, int], int] = {}
         # Pointers of every call for steps of one layout, and the arena they point into.
         self._pointers: dict[tuple[int, ...], tuple[int, list[Pointers]]] = {}
-
-    @property
-    def block_size(self) -> int:
-        """KV slots in a block."""
-        return self._plan.block_size
-
-    @property
-    def bytes_per_block(self) -> int:
-        """Bytes of a block over all layers."""
-        return self._plan.bytes_per_block
-
-    @property
-    def vocab_size(self) -> int:
-        """Columns of the logits."""
-        return self._plan.limits.vocab_size
-
-    @property
-    def max_rows(self) -> int:
-        """Most rows of logits in one step."""
-        return self._plan.limits.max_rows
 
     def allocate(self, num_blocks: int) -> None:
         """Take memory for ``num_blocks`` KV blocks.

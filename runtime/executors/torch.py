@@ -27,6 +27,7 @@ from graphopt.region import make_region
 from ..executor import F32, Sampled, SamplingInputs, StepInputs
 from ..plan_check import check_plan
 from ..sampler import sample
+from .plan_numbers import PlanNumbers
 
 # Below both, a step runs on one thread. A second one saves a tenth of the time on an idle machine,
 # and costs most of it where another process wants its core, since the two wait for each other some
@@ -51,7 +52,7 @@ class _Call:
     run: Callable[[list[Any], dict[str, int]], list[Any]]
 
 
-class TorchExecutor:
+class TorchExecutor(PlanNumbers):
     """Runs the ``torch`` steps of an artifact on the CPU.
 
     Args:
@@ -68,7 +69,7 @@ class TorchExecutor:
             raise ArtifactError(
                 "the plan has steps that PyTorch cannot run", got=", ".join(sorted(foreign))
             )
-        self._plan = plan
+        super().__init__(plan)
         self._state: PagedState | None = None
         graph = parse_graph(artifact.graph_text())
         verify(graph)
@@ -77,26 +78,6 @@ class TorchExecutor:
         self._calls = tuple(self._prepare(graph, weights, step) for step in plan.steps())
         self._weight_elements = sum(tensor.numel() for tensor in weights.values())
         self._small = sum(tensor.nbytes for tensor in weights.values()) < SMALL_WEIGHT_BYTES
-
-    @property
-    def block_size(self) -> int:
-        """KV slots in a block."""
-        return self._plan.block_size
-
-    @property
-    def bytes_per_block(self) -> int:
-        """Bytes of a block over all layers."""
-        return self._plan.bytes_per_block
-
-    @property
-    def vocab_size(self) -> int:
-        """Columns of the logits."""
-        return self._plan.limits.vocab_size
-
-    @property
-    def max_rows(self) -> int:
-        """Most rows of logits in one step."""
-        return self._plan.limits.max_rows
 
     def allocate(self, num_blocks: int) -> None:
         """Take memory for ``num_blocks`` KV blocks.

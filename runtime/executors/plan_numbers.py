@@ -1,0 +1,36 @@
+"""The numbers that an engine asks an executor for, which the plan says."""
+
+from __future__ import annotations
+
+from graphopt.plan import Plan
+
+
+class PlanNumbers:
+    """What every executor of a plan has.
+
+    Args:
+        plan: what is run.
+    """
+
+    def __init__(self, plan: Plan) -> None:
+        self._plan = plan
+
+    @property
+    def block_size(self) -> int:
+        """KV slots in a block."""
+        return self._plan.block_size
+
+    @property
+    def bytes_per_block(self) -> int:
+        """Bytes of a block over all layers."""
+        return self._plan.bytes_per_block
+
+    @property
+    def vocab_size(self) -> int:
+        """Columns of the logits."""
+        return self._plan.limits.vocab_size
+
+    @property
+    def max_rows(self) -> int:
+        """Most rows of logits in one step."""
+        return self._plan.limits.max_rows
