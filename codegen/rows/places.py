@@ -73,6 +73,31 @@ def whole(scalar: str, *args: Tree | int) -> Apply:
     return Apply(scalar, given, DType.I64, "int")
 
 
+def divided(access: Access, by: int) -> tuple[Access, Access] | None:
+    """The quotient and the rest of a position, if both grow linearly; None if not."""
+    if not isinstance(access.offset, int):
+        return None
+    most = access.offset % by
+    high: list[Dim] = []
+    low: list[Dim] = []
+    for size, stride in zip(access.shape, access.strides, strict=True):
+        if not isinstance(stride, int):
+            return None
+        if stride % by == 0:
+            high, low = [*high, stride // by], [*low, 0]
+        elif isinstance(size, int) and stride > 0:
+            high, low = [*high, 0], [*low, stride]
+            most += (size - 1) * stride
+        else:
+            return None
+    if most >= by:
+        return None
+    return (
+        Access(access.shape, tuple(high), access.offset // by),
+        Access(access.shape, tuple(low), access.offset % by),
+    )
+
+
 def both(a: Tree | None, b: Tree | None) -> Tree | None:
     """Where two conditions hold; None for everywhere."""
     if a is None or b is None:

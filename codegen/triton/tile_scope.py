@@ -7,9 +7,8 @@ powers of two, and what lies outside is neither loaded nor stored, and has no pa
 
 from __future__ import annotations
 
-import operator
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from graphopt.ir.dtype import DType
@@ -30,6 +29,7 @@ from ..rows.tree import (
     walk,
 )
 from .expression import TYPES, WIDE, Term, dim_text, literal, triton_expression
+from .tile_known import known, simple
 
 # Most elements of a row that a reduction holds at once; longer rows are taken in parts.
 MOST_ELEMENTS = 1 << 14
@@ -41,15 +41,6 @@ KEY = "key"
 _KEPT = (KEY, "power", "score")
 # What spreads a term over more axes.
 _SPREAD = re.compile(r"\[:(, :)*(, None)+\]$")
-# Expressions of places that are worked out here if the places are known.
-_KNOWN: Mapping[str, Callable[[int, int], int | bool]] = {
-    "a >= b": operator.ge,
-    "a < b": operator.lt,
-    "a == b": operator.eq,
-    "a and b": lambda a, b: bool(a and b),
-    "floor_div(a, b)": operator.floordiv,
-    "remainder(a, b)": operator.mod,
-}
 # The term that changes nothing, and what adds a tile to another, and up along an axis.
 _FOLDS = {
     "sum": ("0", "{} + {}", "tl.sum({}, {}{})"),
@@ -203,7 +194,7 @@ class Scope:
 
     def term(self, tree: Tree) -> Term:
         """The Triton of a tree; loads, reductions and what is used twice get a name."""
-        tree = self._simple(tree)
+        tree = simple(tree, self.depends)
         if isinstance(tree, Number):
             return literal(tree.value, tree.kind)
         key = self.key(tree)
@@ -282,44 +273,16 @@ class Scope:
         text = self.place(tree.access)
         return Term(text, "int", level=7 if text.isidentifier() else 4)
 
-    def _simple(self, tree: Tree) -> Tree:
-        """A choice or a condition without what is known of it on this tile."""
-        if (known := self._known(tree)) is not None:
-            return Number(known, tree.kind)
-        if isinstance(tree, Apply) and tree.scalar in ("where(a, b, c)", "a and b"):
-            first = self._known(tree.args[0])
-            if tree.scalar == "a and b":
-                if self._known(tree.args[1]):
-                    return self._simple(tree.args[0])
-                return tree if first is None else self._simple(tree.args[1])
-            if first is not None:
-                return self._simple(tree.args[1 if first else 2])
-        return tree
-
-    def _known(self, tree: Tree) -> int | bool | None:
-        """What a place or a condition is, where it is the same everywhere."""
-        match tree:
-            case Number(value=int() as value):
-                return value
-            case Position() if not self.depends(tree) and isinstance(tree.access.offset, int):
-                return tree.access.offset
-            case Apply(scalar=scalar) if scalar in _KNOWN:
-                a, b = map(self._known, tree.args)
-                if scalar == "a and b" and (a is False or b is False):
-                    return False
-                return None if a is None or b is None else _KNOWN[scalar](a, b)
-        return None
-
     def _load(self, leaf: Leaf) -> Term:
         dtype = leaf.buffer.dtype
         if dtype is None or dtype not in TYPES:
             raise RefusedError(f"nothing is computed in {dtype}", leaf.buffer.name)
         mask = self.mask(self.depends(leaf))
         other = {"float": "0.0", "int": "0", "bool": "False"}[leaf.kind]
-        known = None if leaf.holds is None else self._known(leaf.holds)
-        if known is False:
+        constant = None if leaf.holds is None else known(leaf.holds, self.depends)
+        if constant is False:
             return Term(other, leaf.kind, is_number=True)
-        if leaf.holds is not None and known is None:
+        if leaf.holds is not None and constant is None:
             holds = self.term(leaf.holds).within(4)
             mask = f"{mask} & {holds}" if mask else holds
         masked = f", mask={mask}, other={other}" if mask else ""
@@ -332,7 +295,10 @@ class Scope:
 
     def address(self, leaf: Leaf) -> str:
         """The pointers to an element."""
-        terms = [f"{self.term(index).factor} * {_factor(by)}" for index, by in leaf.indices]
+        terms = [
+            self.term(index).text if by == 1 else f"{self.term(index).factor} * {_factor(by)}"
+            for index, by in leaf.indices
+        ]
         place = self.place(leaf.access, terms)
         return f"{leaf.buffer.name} + {place if place.isidentifier() else f'({place})'}"
 

@@ -7,7 +7,16 @@ from itertools import product
 import pytest
 
 from graphopt.codegen.rows.access import Access, contiguous
-from graphopt.codegen.rows.places import along, assembled, at, computed, position, reshaped, whole
+from graphopt.codegen.rows.places import (
+    along,
+    assembled,
+    at,
+    computed,
+    divided,
+    position,
+    reshaped,
+    whole,
+)
 from graphopt.codegen.rows.shape import narrow
 from graphopt.codegen.rows.tree import (
     Apply,
@@ -125,3 +134,20 @@ def test_another_shape() -> None:
     for old, new in (((T, 4), (4, T)), ((T, 4), (T * 4,)), ((2, T, 4), (T, 2, 4))):
         with pytest.raises(RefusedError, match="takes rows apart"):
             reshaped(Leaf(X, contiguous(old)), old, new)
+
+
+@pytest.mark.parametrize("by", [2, 3, 4, 8])
+def test_quotients_that_are_places(by: int) -> None:
+    linear = 0
+    for strides, offset in product(((8, 1), (4, 2), (12, 3), (1, 8)), (0, 4, 5)):
+        access = Access((5, 4), strides, offset)
+        found = divided(access, by)
+        if found is None:
+            continue
+        linear += 1
+        for place in product(range(5), range(4)):
+            want = divmod(_place(access, place), by)
+            assert (_place(found[0], place), _place(found[1], place)) == want
+    assert linear
+    assert divided(Access((T, 4), (1, 4)), by) is None
+    assert divided(Access((T, 2), (8, 1), 4), 4) is not None
