@@ -85,7 +85,7 @@ def product_tiles(product: Product) -> tuple[Tile, ...]:
 def _few(product: Product, rows: int) -> Tile:
     packing, parts = product.packing, len(product.packing.parts)
     columns = CHUNK_ROWS if rows * parts <= 16 else CHUNK_ROWS // 2
-    if not product.is_plain and (product.rounds or rows * parts > 8):
+    if not product.is_plain and (product.rounds or rows > 8):
         columns = CHUNK_ROWS // 2  # what makes the rows takes registers too
     steps = _steps(product, columns)
     step = columns * packing.group * parts
@@ -136,9 +136,10 @@ def _many(product: Product) -> tuple[Tile, ...]:
     if product.rounds and not product.is_plain:  # what makes the rows, and rounds them, takes most
         return (Tile(None, 32, CHUNK_ROWS, 8, stages, is_left=True, steps=packing.steps),)
     if product.arch >= _HOPPER:
+        warps = 4 if product.is_plain or parts == 1 else 8
         columns = 2 * CHUNK_ROWS if is_even and parts == 1 else CHUNK_ROWS
         return (
-            Tile(64, 64, CHUNK_ROWS, 4, stages),
+            Tile(64, 64, CHUNK_ROWS, warps, stages),
             Tile(None, 128, columns, 8, stages),
         )
     return (Tile(None, 64, CHUNK_ROWS, 4, stages, is_left=True, steps=packing.steps),)
