@@ -6,9 +6,11 @@ from .case import Case
 from .cases_attention import real_attention, small_attention
 from .cases_linear import (
     real_experts,
+    real_fp8,
     real_linear,
     real_quantized,
     small_experts,
+    small_fp8,
     small_linear,
     small_quantized,
 )
@@ -23,6 +25,7 @@ def small_cases() -> list[Case]:
         *small_linear(),
         *small_attention(),
         *small_quantized(),
+        *small_fp8(),
         *small_experts(),
         *small_sampling(),
     ]
@@ -34,6 +37,7 @@ def real_cases() -> list[Case]:
         *real_linear(),
         *real_attention(),
         *real_quantized(),
+        *real_fp8(),
         *real_experts(),
         *real_rows(),
         *real_sampling(),

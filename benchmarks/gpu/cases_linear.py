@@ -66,6 +66,18 @@ def real_quantized() -> Iterator[Case]:
     yield quantized(4096, 14336, 4096, 8, 128, weight_only=False)
 
 
+def small_fp8() -> Iterator[Case]:
+    """Few rows and many."""
+    for rows in (1, 17, 65):
+        yield fp8(rows, 128, 256)
+
+
+def real_fp8() -> Iterator[Case]:
+    """A decode, and a prefill."""
+    for rows in (1, 64, 4096):
+        yield fp8(rows, 14336, 4096)
+
+
 def small_experts() -> Iterator[Case]:
     """A few experts, and tokens that leave some without work."""
     for tokens in (1, 3, 17):
@@ -128,6 +140,19 @@ def quantized(
         peers=others,
         flops=2.0 * rows * n * k,
         nbytes=n * k * bits / 8 + 2 * n * -(-k // group) + 2 * rows * (n + k),
+    )
+
+
+def fp8(rows: int, n: int, k: int, block: int = 128) -> Case:
+    """A linear map in f8e4m3."""
+    fills: Mapping[str, Callable[[Wanted], Tensor]] = {
+        "scales": lambda wanted: wanted.normal().abs() * float(k**-0.5),
+    }
+    region = RegionCase(graphs.fp8_linear(n, k, block), "fp8", {"T": rows}, fills)
+    return region.case(
+        f"fp8 {rows} x {n} x {k}, blocks of {block}",
+        peers={"torch.mm bf16": peers.unscaled_mm(block)},
+        flops=2.0 * rows * n * k,
     )
 
 

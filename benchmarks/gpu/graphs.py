@@ -152,6 +152,16 @@ def quantized_linear(
     return b.finish(b.one("quantized_linear", b.input("x", T, k), *weights, **attrs))
 
 
+def fp8_linear(n: int, k: int, block: int, dtype: DType = BF16) -> Graph:
+    """A linear map in f8e4m3, with scales of blocks."""
+    b = _Builder("fp8", dtype)
+    weights = (
+        b.weight("weight", n, k, dtype=DType.F8E4M3),
+        b.weight("scales", -(-n // block), -(-k // block), dtype=F32),
+    )
+    return b.finish(b.one("fp8_linear", b.input("x", T, k), *weights, block=block))
+
+
 def attention(
     heads: int,
     kv_heads: int,

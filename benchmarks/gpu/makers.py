@@ -22,6 +22,7 @@ MAKERS: Mapping[str, tuple[str, str]] = {
     "heads": ("rows", "rows_kernel"),
     "linear": ("linear", "linear_kernel"),
     "quantized": ("quant_linear", "quant_linear_kernel"),
+    "fp8": ("quant_fp8", "fp8_linear_kernel"),
     "attention": ("attention", "attention_kernel"),
     "experts": ("experts", "experts_kernel"),
     "matmul": ("matmul", "matmul_kernel"),

@@ -147,6 +147,19 @@ def dequantized_mm(work: Work) -> Callable[[], Tensor]:
     return lambda: torch.mm(x, weight.T)
 
 
+def unscaled_mm(block: int) -> Peer:
+    """The library's product with the weight of blocks in 16 bits."""
+
+    def make(work: Work) -> Callable[[], Tensor]:
+        x, q = work.tensors["x"], work.tensors["weight"]
+        scales = work.tensors["scales"].repeat_interleave(block, 0)[: q.shape[0]]
+        weight = q.float() * scales.repeat_interleave(block, 1)[:, : q.shape[1]]
+        narrow = weight.to(x.dtype)
+        return lambda: torch.mm(x, narrow.T)
+
+    return make
+
+
 def int4_mm(group: int) -> Peer:
     """PyTorch's product of bf16 rows with a weight of four bits."""
 
