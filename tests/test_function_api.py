@@ -210,6 +210,23 @@ def test_buffers_that_a_module_writes(caplog: pytest.LogCaptureFixture) -> None:
     assert not warned(caplog)
 
 
+def test_a_number_is_a_size_whatever_was_traced_before(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """PyTorch may not have found out that it is not negative."""
+    monkeypatch.setattr("graphopt.frontend.module._never_negative", lambda size: False)
+    eager, written = Memory(), Memory()
+    compiled = graphopt.compile(written)
+    for at, count in ((3, 2), (2, 3), (5, 2)):
+        x = torch.randn(count, 4)
+        with torch.no_grad():
+            torch.testing.assert_close(compiled(x, at), eager(x, at))
+    assert not warned(caplog)
+    with torch.no_grad():  # the graph was for sizes, so another one is asked for
+        x = torch.randn(2, 4)
+        torch.testing.assert_close(compiled(x, -4), eager(x, -4))
+
+
 def test_running_statistics_are_kept(caplog: pytest.LogCaptureFixture) -> None:
     eager = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4))
     trained = copy.deepcopy(eager)

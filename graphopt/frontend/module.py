@@ -391,11 +391,23 @@ class _FunctionTranslator(Translator):
     def _name_sizes(self) -> dict[str, tuple[int, int | None]]:
         """Names the symbols that arguments tell: ``T`` the first, then ``n1``, ``n2``, ..."""
         told: dict[str, tuple[int, int | None]] = {}
+        made_of = {
+            symbol
+            for node in self.traced.graph.nodes
+            for value in pytree.tree_leaves(node.meta.get("val"))
+            if isinstance(value, torch.Tensor)
+            for _, size in _sizes_of(value)
+            for symbol in size.node.expr.free_symbols
+        }
         for index, node in enumerate(self.placeholders):
             for dim, size in _sizes_of(node.meta["val"]):
                 expression = size.node.expr
-                if expression.is_Symbol and _never_negative(size):
-                    told.setdefault(str(expression), (index, dim))
+                if not expression.is_Symbol or str(expression) in told:
+                    continue
+                # Whether PyTorch has found out by now depends on what it traced before, so it is
+                # asked of what sizes are made of; the answer guards the graph.
+                if _never_negative(size) or (expression in made_of and bool(size >= 0)):
+                    told[str(expression)] = (index, dim)
         names = {symbol: f"n{n}" if n else "T" for n, symbol in enumerate(told)}
         self.sizes = Sizes(names)
         return {names[symbol]: place for symbol, place in told.items()}
@@ -417,7 +429,7 @@ class _FunctionTranslator(Translator):
                 self.inputs.append((name, index))
             elif isinstance(fake, int):
                 self.define(node, fake)
-            elif isinstance(fake, torch.SymInt) and _never_negative(fake):
+            elif isinstance(fake, torch.SymInt) and self.sizes.tells(fake):
                 size = self.sizes.dim(fake)
                 self.define(node, size)
                 sizes.append((name, size))

@@ -37,6 +37,15 @@ class Sizes:
             return self._known[expression]
         raise TraceError("a size is not an integer", got=repr(size))
 
+    def tells(self, size: torch.SymInt) -> bool:
+        """Whether all that a size is made of has a name, and PyTorch knows it to be 0 or more."""
+        expression = size.node.expr
+        if expression.is_Symbol:
+            return str(expression) in self._names
+        known = size.node.shape_env.bound_sympy(expression)
+        named = all(str(symbol) in self._names for symbol in expression.free_symbols)
+        return named and bool(known.lower >= 0)
+
     def shape(self, tensor: torch.Tensor) -> tuple[Dim, ...]:
         """The shape of a (fake) tensor."""
         return tuple(self.dim(size) for size in tensor.shape)

@@ -54,3 +54,12 @@ def test_a_size_of_other_origin_is_refused() -> None:
 
 def test_a_shape_translates() -> None:
     assert Sizes({}).shape(torch.zeros(2, 3)) == (2, 3)
+
+
+def test_a_size_is_told_if_all_of_it_is() -> None:
+    size, sizes = symbolic()
+    assert sizes.tells(size)
+    assert sizes.tells(size * 2 + 1)
+    assert not sizes.tells(size - 100)
+    assert not Sizes({}).tells(size)
+    assert not Sizes({}).tells(size * 2)
