@@ -225,7 +225,11 @@ def _tiles(heads: Heads, arch: int) -> tuple[_Tile, _Tile, _Tile]:
             return _Tile(16, 64, 4, 3), _Tile(64, 64, 4, 3), _Tile(128, 64, 8, 3)
         return _Tile(16, 64, 4, 3), _Tile(64, 32, 4, 3), _Tile(64, 32, 4, 3)
     if wide <= 256:
-        return _Tile(16, 32, 4, 3), _Tile(64, 32, 8, 3), _Tile(64, 32, 8, 3)
+        # What is cast after it is loaded takes registers, and so does a key in two parts.
+        few = _Tile(16, 16 if heads.stored.nbytes < 2 else 32, 4, 3)
+        is_split = len(parts_of_size(heads.key_size)) > 1
+        many = _Tile(64, 16 if is_split and not is_large else 32, 8, 3)
+        return few, many, many
     if is_large:
         return _Tile(16, 64, 8, 3), _Tile(32, 32, 8, 3), _Tile(32, 32, 8, 3)
     return _Tile(16, 16, 4, 3), _Tile(32, 16, 8, 2), _Tile(32, 16, 8, 2)
