@@ -18,14 +18,14 @@ import argparse
 import resource
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 
 from benchmarks.peers import report
 from benchmarks.peers.catalogue import Peer, shape_folder
 from benchmarks.peers.client import Client, PeerError
 from benchmarks.peers.mix import random_prompts
-from benchmarks.peers.rounds import Contender, Sample, Timing, rows_of, take
+from benchmarks.peers.rounds import Contender, Sample, Timing, take
 from benchmarks.peers.session import Entrant, Session, Sizes, add_options, checked, prepared, tell
 from benchmarks.peers.work import Work, bound_s, work_of
 from benchmarks.rates import Meter, Reading
@@ -219,17 +219,12 @@ def main() -> None:
     options = parse()
     benchmark = Benchmark(options)
     benchmark.run()
-    rows = rows_of(benchmark.samples)
-    console = report.console()
-    for phase in options.phase:
-        per_s = "s" if phase == "start" else "tokens"
-        console.print(report.speed_table(rows, benchmark.lengths.title(phase), per_s))
-    console.print(report.entrant_table(benchmark.entrants))
-    names = ("shape", "threads", "rounds", "context", "steps", "batch", "prefill")
-    settings = {name: getattr(options, name) for name in names}
-    name = options.name or f"decode-{options.shape}"
-    path = report.write(name, settings, benchmark.entrants, rows, benchmark.samples)
-    print(f"written to {path}")
+    phases = {
+        benchmark.lengths.title(phase): "s" if phase == "start" else "tokens"
+        for phase in options.phase
+    }
+    settings = asdict(benchmark.lengths)
+    report.tell_and_keep(options, "decode", phases, settings, benchmark.entrants, benchmark.samples)
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from benchmarks.peers import report
 from benchmarks.peers.catalogue import shape_folder
 from benchmarks.peers.client import Client, PeerError
 from benchmarks.peers.mix import RUNNING, Mix, request_mix
-from benchmarks.peers.rounds import Sample, Timing, rows_of, take
+from benchmarks.peers.rounds import Sample, Timing, take
 from benchmarks.peers.session import Entrant, Session, Sizes, add_options, checked, prepared, tell
 from benchmarks.peers.work import bound_s, least_steps, work_of
 from benchmarks.rates import Meter, Reading
@@ -116,17 +116,11 @@ def main() -> None:
     options = parse()
     benchmark = Benchmark(options)
     benchmark.run()
-    rows = rows_of(benchmark.samples)
-    console = report.console()
-    console.print(report.speed_table(rows, benchmark.title, "output tokens"))
-    console.print(report.entrant_table(benchmark.entrants))
-    names = ("shape", "threads", "rounds", "requests", "running", "seed")
-    settings = {name: getattr(options, name) for name in names}
+    settings = {name: getattr(options, name) for name in ("requests", "running", "seed")}
     settings["prompt_tokens"] = [len(prompt) for prompt in benchmark.mix.prompts]
     settings["output_tokens"] = benchmark.mix.outputs
-    name = options.name or f"serve-{options.shape}"
-    path = report.write(name, settings, benchmark.entrants, rows, benchmark.samples)
-    print(f"written to {path}")
+    phases = {benchmark.title: "output tokens"}
+    report.tell_and_keep(options, "serve", phases, settings, benchmark.entrants, benchmark.samples)
 
 
 if __name__ == "__main__":

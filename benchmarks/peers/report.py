@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -11,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.harness import write_results
-from benchmarks.peers.rounds import Row, Sample
+from benchmarks.peers.rounds import Row, Sample, rows_of
 from benchmarks.peers.session import Entrant, same_first_tokens
 
 WIDTH = 150
@@ -107,3 +108,32 @@ def write(
         "samples": [asdict(one) | {"rate": one.rate} for one in samples],
     }
     return write_results(f"cpu/{name}", content)
+
+
+def tell_and_keep(
+    options: argparse.Namespace,
+    kind: str,
+    phases: Mapping[str, str],
+    settings: Mapping[str, Any],
+    entrants: Sequence[Entrant],
+    samples: Sequence[Sample],
+) -> None:
+    """Print what a benchmark found, and keep everything.
+
+    Args:
+        options: of the command line; the file is called ``kind`` and the shape without a name.
+        kind: ``decode`` or ``serve``.
+        phases: titles of what was measured, and what is counted in each.
+        settings: beside the shape, threads and rounds.
+        entrants: who took part.
+        samples: every timing.
+    """
+    rows = rows_of(samples)
+    out = console()
+    for phase, per_s in phases.items():
+        out.print(speed_table(rows, phase, per_s))
+    out.print(entrant_table(entrants))
+    common = {name: getattr(options, name) for name in ("shape", "threads", "rounds")}
+    name = options.name or f"{kind}-{options.shape}"
+    path = write(name, {**common, **settings}, entrants, rows, samples)
+    print(f"written to {path}")
