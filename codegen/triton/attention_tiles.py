@@ -219,7 +219,7 @@ def _tiles(heads: Heads, arch: int) -> tuple[_Tile, _Tile, _Tile]:
     if wide <= 64:
         if is_large:
             return _Tile(16, 64, 4, 3), _Tile(64, 64, 4, 3), _Tile(128, 64, 8, 3)
-        return _Tile(16, 64, 4, 3), _Tile(64, 32, 4, 3), _Tile(128, 64, 8, 2)
+        return _Tile(16, 64, 4, 3), _Tile(64, 32, 4, 2), _Tile(128, 64, 8, 2)
     if wide <= 128:
         if is_large:
             return _Tile(16, 64, 4, 3), _Tile(64, 64, 4, 3), _Tile(128, 64, 8, 3)
