@@ -223,8 +223,9 @@ def _triton_backend(
     from graphopt.codegen.triton.autotune import tuned_for
     from graphopt.codegen.triton.backend import TritonBackend
 
-    backend = TritonBackend(graph, regions, gpu.block_size)
-    tuned = tuned_for(int(target.arch.removeprefix("sm_")))
+    arch = int(target.arch.removeprefix("sm_"))
+    backend = TritonBackend(graph, regions, gpu.block_size, arch)
+    tuned = tuned_for(arch)
     backend.compile(target.arch, gpu.most, tuned, progress=gpu.progress)
     return backend
 

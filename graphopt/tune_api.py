@@ -201,7 +201,8 @@ class _Session:
         disabled = frozenset(artifact.manifest["factors"].get("disabled_passes", "").split(", "))
         target = Target.parse(artifact.plan.target)
         regions = fuse_regions(self._graph, cost_model(target), PassContext(), disabled)
-        self._backend = TritonBackend(self._graph, regions, artifact.plan.block_size)
+        arch = int(target.arch.removeprefix("sm_"))
+        self._backend = TritonBackend(self._graph, regions, artifact.plan.block_size, arch)
         nodes = {region.nodes: region for region in regions}
         self._regions: dict[str, Region] = {}
         for step in artifact.plan.steps():

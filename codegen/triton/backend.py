@@ -77,6 +77,7 @@ class TritonBackend:
         graph: what the regions compute.
         regions: all of them.
         block_size: slots in a block of state.
+        arch: the GPU to choose tiles for, such as 90.
 
     Attributes:
         layouts: how weights have to lie in memory, by name; the others lie row after row.
@@ -84,10 +85,13 @@ class TritonBackend:
 
     name = TRITON
 
-    def __init__(self, graph: Graph, regions: Sequence[Region], block_size: int) -> None:
+    def __init__(
+        self, graph: Graph, regions: Sequence[Region], block_size: int, arch: int = 90
+    ) -> None:
         self.layouts: Mapping[str, Layout] = {}
         self._graph = graph
         self._block_size = block_size
+        self._arch = arch
         self._made = {region: self._make(graph, region) for region in regions}
         self._stateless = self._why_stateless()
         self._compiled: dict[str, _Compiled] = {}
@@ -206,7 +210,9 @@ class TritonBackend:
             if maker is None:
                 return refuse(f"no template yet computes {ops}")
             if region.family == "attention":
-                return maker(graph, region, self._block_size)
+                return maker(graph, region, self._block_size, arch=self._arch)
+            if region.family == "linear":
+                return maker(graph, region, arch=self._arch)
             return maker(graph, region)
         except Exception as error:
             if os.environ.get(STRICT):

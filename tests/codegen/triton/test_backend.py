@@ -24,7 +24,7 @@ from graphopt.ir.graph import Graph
 from graphopt.ir.shape import sym
 from graphopt.ir.types import StateType, TensorType
 from graphopt.launch import LaunchKernel
-from graphopt.ledger import refuse
+from graphopt.ledger import Verdict, refuse
 from graphopt.plan import TRITON, Piece, Step
 from graphopt.region import FAMILIES, Region, make_region
 from tests.codegen.triton.kernels import copy_kernel
@@ -220,7 +220,7 @@ def test_a_family_without_a_template_says_so(
 
 
 def test_a_defect_costs_a_kernel_and_fails_our_tests(monkeypatch: pytest.MonkeyPatch) -> None:
-    def defect(*_: object) -> None:
+    def defect(*_: object, **__: object) -> None:
         raise IndexError("list index out of range")
 
     monkeypatch.setattr(module, "_maker", lambda graph, region: defect)
@@ -239,19 +239,23 @@ def test_state_has_kernels_for_all_or_for_none(monkeypatch: pytest.MonkeyPatch) 
         for region in found.regions
         if any(isinstance(value.type, StateType) for value in region.inputs)
     ]
-    sizes: list[int] = []
+    asked: list[tuple[int, int]] = []
+
+    def refused(graph: Graph, region: Region, block_size: int, *, arch: int) -> Verdict:
+        asked.append((block_size, arch))
+        return refuse("not today")
 
     def maker(graph: Graph, region: Region) -> Any:
         if region.family == "attention":
-            return lambda graph, region, block_size: sizes.append(block_size) or refuse("not today")
-        return lambda graph, region: copy_kernel(title=region.name)
+            return refused
+        return lambda graph, region, **_: copy_kernel(title=region.name)
 
     monkeypatch.setattr(module, "_maker", maker)
     compiler = Compiler()
     monkeypatch.setattr(module, "build_all", compiler)
-    backend = TritonBackend(found.graph, found.regions, 32)
-    backend.compile("sm_90", {})
-    assert set(sizes) == {32}
+    backend = TritonBackend(found.graph, found.regions, 32, 80)
+    backend.compile("sm_80", {})
+    assert set(asked) == {(32, 80)}
     for region in found.regions:
         verdict = backend.claims(found.graph, region)
         assert verdict.accepted == (region not in states), region.name
