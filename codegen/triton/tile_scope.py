@@ -558,7 +558,7 @@ def power_of_two(size: int) -> int:
 
 def bound_of(size: int, block: int) -> str:
     """What indices of a padded axis are below; empty if it is not padded."""
-    return "" if size % block == 0 else str(size)
+    return "" if size and size % block == 0 else str(size)
 
 
 def _factor(size: Dim) -> str:

@@ -12,12 +12,13 @@ how many are greater.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from graphopt.ir.dtype import DType
 from graphopt.ir.graph import Node
-from graphopt.ir.ops_spec import bool_of, float_of, int_of, str_of
+from graphopt.ir.ops_spec import bool_of, float_of, int_of, ints_of, str_of
 from graphopt.ir.shape import Dim
 from graphopt.ir.types import TensorType
 
@@ -374,7 +375,28 @@ def _quantized_embed(lowering: Lowering, node: Node) -> Sequence[Tree]:
     return (index.scaled(apply("cast(a, f32) * b", number, scale), node),)
 
 
+def _extreme(op: str) -> Lower:
+    """The greatest or the least, and NaN where there is one: tiles leave those out."""
+
+    def lower(lowering: Lowering, node: Node) -> Sequence[Tree | Assembly]:
+        (found,) = reduce.TABLE[op](lowering, node)
+        value, dims = node.inputs[0], ints_of(node.attrs, "dims")
+        type_ = type_of(value)
+        if not type_.dtype.is_float or not dims or isinstance(found, Assembly):
+            return (found,)
+        x = lowering.tree(value)
+        none = TensorType(DType.BOOL, type_.shape)
+        is_nan = apply("a != b", x, x, dtype=DType.BOOL)
+        any_nan = reduced(lowering, is_nan, none, dims, "any", node.output)
+        nan = Number(math.nan, "float")
+        return (apply("where(a, b, c)", reduce.kept(node, any_nan, dims), nan, found),)
+
+    return lower
+
+
 TABLE: Mapping[str, Lower] = {
+    "amax": _extreme("amax"),
+    "amin": _extreme("amin"),
     "argmax": _argmax,
     "topk": _topk,
     "sort": _sort,

@@ -40,6 +40,20 @@ def test_equal_numbers_and_what_is_none(largest: bool) -> None:
 
 
 @pytest.mark.interpreted
+@pytest.mark.parametrize("op", ["amax", "amin"])
+def test_a_reduction_passes_nan_on(op: str) -> None:
+    lines = torch.randn(3, 37)
+    lines[1, 5] = math.nan
+    lines[2] = -math.inf
+    case = made(operation(op, [TensorType(F32, (T, 37))], dims=(1,)))
+    found = torch.zeros(3)
+    for variant in case.kernel.variants:
+        run(case.kernel, variant, [lines, found], {"T": 3})
+        want = getattr(torch, op)(lines, dim=1)
+        torch.testing.assert_close(found, want, equal_nan=True, rtol=0, atol=0)
+
+
+@pytest.mark.interpreted
 def test_many_of_a_line_and_long_lines() -> None:
     check_all(
         [
