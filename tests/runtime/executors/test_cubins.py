@@ -225,7 +225,8 @@ def as_bindings(monkeypatch: pytest.MonkeyPatch, fake: object) -> None:
 def test_without_bindings_a_driver_or_a_device_it_says_which(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setitem(sys.modules, "cuda", None)
+    for module in ("cuda", "cuda.bindings"):
+        monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(MachineError, match="none here") as caught:
         open_driver()
     assert caught.value.next == "pip install cuda-bindings"
