@@ -164,6 +164,12 @@ def chosen(few: bool) -> list[tuple[Before, After, DType]]:
     return [*diagonal, *((one, FUSED[6], DType.BF16) for one in BEFORE)]
 
 
+def name_of(one: tuple[Before, After, DType]) -> str:
+    """What a case is called."""
+    before, after, dtype = one
+    return f"{before.__name__}-{after.__name__}-{dtype}"
+
+
 @pytest.mark.interpreted
 class TestNumbers:
     @staticmethod
@@ -175,12 +181,12 @@ class TestNumbers:
             env = {"T": rows, "R": rows}
             check(graph, region, kernel, env, TOLERANCE[one[2]], seed=seed)
 
-    @pytest.mark.parametrize("one", chosen(few=True), ids=str)
+    @pytest.mark.parametrize("one", chosen(few=True), ids=name_of)
     def test_some(self, one: tuple[Before, After, DType]) -> None:
         self.agrees(one, 1)
 
     @pytest.mark.full
-    @pytest.mark.parametrize("one", chosen(few=False), ids=str)
+    @pytest.mark.parametrize("one", chosen(few=False), ids=name_of)
     def test_every(self, one: tuple[Before, After, DType]) -> None:
         self.agrees(one, 2)
 

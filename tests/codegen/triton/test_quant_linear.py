@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import product
+
 import pytest
 
 from graphopt.codegen.triton.kernel import TritonKernel
@@ -224,13 +226,17 @@ def test_resources(kind: str, bits: int, group: int, arch: int, weight_only: boo
     gate("qwen3-8b", kind, bits, group, arch, weight_only=weight_only)
 
 
+# Each bits, group and meaning on each GPU and with each kind of product, not all with all.
+EVERY = [
+    (kind, bits, group, arch, weight_only)
+    for place, (bits, group) in enumerate(product((4, 8), (32, 64, 128)))
+    for turn, (arch, weight_only) in enumerate(product((80, 89, 90), (True, False)))
+    for kind in (KINDS[(place + turn) % len(KINDS)],)
+]
+
+
 @pytest.mark.full
-@pytest.mark.parametrize("weight_only", [True, False])
-@pytest.mark.parametrize("arch", [80, 89, 90])
-@pytest.mark.parametrize(
-    ("bits", "group"), [(4, 32), (4, 64), (4, 128), (8, 32), (8, 64), (8, 128)]
-)
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("kind", "bits", "group", "arch", "weight_only"), EVERY)
 @pytest.mark.parametrize("model", ["qwen3-8b", "llama-3.1-8b"])
 def test_all_resources(
     model: str, kind: str, bits: int, group: int, arch: int, weight_only: bool
