@@ -178,7 +178,8 @@ def many_tiles(size: Size) -> tuple[Many, ...]:
             found.pop()
         found.append((below, tuple(ranked)))
     tiles = [_many(size, below, shape) for below, ranked in found for shape in ranked]
-    if _kind(size) == "descriptors":
+    # Warps that load for others want a loop: with one step Triton's pass for it fails.
+    if _kind(size) == "descriptors" and size.k > _SPECIAL.depth:
         tiles.append(_many(size, None, _SPECIAL))
     return tuple(tiles)
 

@@ -100,10 +100,11 @@ def sampler(dtype: DType, vocab: int) -> TritonKernel | Verdict:
         least_temperature=LEAST_TEMPERATURE,
     )
     rows = sym("R")
-    chunk = min(_CHUNK, max(TILE, power_of_two(vocab)))
+    chunk = min(_CHUNK, max(2 * TILE, power_of_two(vocab)))
+    warps = _WARPS * chunk // _CHUNK  # as many numbers for each thread
     then = (
         Variant("KERNEL_NAME_weigh", {}, (rows, tiles)),
-        Variant("KERNEL_NAME_choose", {"CHUNK": chunk}, (rows,), num_warps=_WARPS),
+        Variant("KERNEL_NAME_choose", {"CHUNK": chunk}, (rows,), num_warps=warps),
     )
     prepare = Variant("KERNEL_NAME_prepare", {"LIST": _LISTED}, (rows, tiles), then=then)
     return named_kernel(
