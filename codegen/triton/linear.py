@@ -323,8 +323,9 @@ def _many_variant(one: Many, plan: _Plan, rows: Dim, symbol: str) -> Variant:
     if not plan.is_filled:
         return many
     fill = {"BLOCK_M": 1, "BLOCK_K": _fill_block(plan.size.k)}
+    warps = max(1, min(4, fill["BLOCK_K"] // 256))  # each thread loads eight numbers at once
     then = replace(many, below={})
-    return Variant("KERNEL_NAME_rows", fill, (rows,), below, 4, 2, then=(then,))
+    return Variant("KERNEL_NAME_rows", fill, (rows,), below, warps, 2, then=(then,))
 
 
 def _fill_block(k: int) -> int:
