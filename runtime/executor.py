@@ -17,6 +17,8 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from graphopt.errors import UsageError
+
 I32 = npt.NDArray[np.int32]
 I64 = npt.NDArray[np.int64]
 U64 = npt.NDArray[np.uint64]
@@ -119,7 +121,7 @@ class SamplingInputs:
         seeds: u64[R], the request's seed.
         streams: u64[R], the number of the sample within its request.
         counters: u64[R], the number of the token within its sample. A row's random number depends
-            on these three alone.
+            on these three alone; they are there if `temperature` is.
         num_logprobs: i64[R], -1 for none, else how many of the most likely tokens to report besides
             the chosen one; None for none anywhere.
     """
@@ -138,6 +140,16 @@ class SamplingInputs:
     streams: U64 | None = None
     counters: U64 | None = None
     num_logprobs: I64 | None = None
+
+    def randomness(self) -> tuple[U64, U64, U64]:
+        """Seeds, streams and counters, which rows with a temperature have.
+
+        Raises:
+            UsageError: they are missing.
+        """
+        if self.seeds is None or self.streams is None or self.counters is None:
+            raise UsageError("rows have a temperature, and no seeds, streams and counters")
+        return self.seeds, self.streams, self.counters
 
     def slice(self, start: int, stop: int) -> SamplingInputs:
         """The parameters of rows ``start`` to ``stop``."""

@@ -172,10 +172,7 @@ def _softmax(work: F32) -> F64:
 
 def _draw(work: F32, inputs: SamplingInputs, rows: I64) -> I64:
     """One token per row, i64[len(rows)], by inverting the distribution at a random number."""
-    if inputs.seeds is None or inputs.streams is None or inputs.counters is None:
-        numbers = np.zeros(len(rows))
-    else:
-        numbers = uniform(inputs.seeds[rows], inputs.streams[rows], inputs.counters[rows])
+    numbers = uniform(*(one[rows] for one in inputs.randomness()))
     sums = np.cumsum(_softmax(work), axis=1)
     total = sums[:, -1]
     # Rounding must not lift the point to the total, which no partial sum exceeds.

@@ -28,7 +28,7 @@ def sampling_inputs(batch: Batch) -> SamplingInputs:
     return SamplingInputs(
         num_rows,
         targets=_targets(parts),
-        temperature=_floats([one.temperature for one in params], 0.0, rows),
+        temperature=_floats([one.temperature for one in params], 0.0, rows) if random else None,
         top_k=_top_k(params, rows) if random else None,
         top_p=_floats([one.top_p for one in params], 1.0, rows) if random else None,
         min_p=_floats([one.min_p for one in params], 0.0, rows) if random else None,

@@ -33,8 +33,7 @@ _LISTED = 256
 _CHUNK, _WARPS = 4096, 16
 
 # What the kernel is given, in order: SamplingInputs, where every row has every parameter, and a row
-# without a list has an empty one; then what it gives, see Sampled. A stream below zero means that
-# the random number is 0.
+# without a list has an empty one; then what it gives, see Sampled.
 OPERANDS: Mapping[str, DType] = {
     "targets": DType.I64,
     "temperatures": DType.F32,

@@ -139,7 +139,7 @@ class NativeSampler:
                 twice, and all are in 0..V.
 
         Raises:
-            UsageError: an array has another type or shape than it should.
+            UsageError: an array has another type or shape than it should, or is missing.
         """
         rows = inputs.num_rows
         if rows > self._max_rows:
@@ -184,6 +184,8 @@ class NativeSampler:
             array = getattr(inputs, name)
             if array is not None:
                 setattr(args, name, _address(name, array, dtype, rows))
+        if inputs.temperature is not None:
+            inputs.randomness()
         for name in ("bias", "allowed", "banned"):
             ragged = getattr(inputs, name)
             if ragged is not None:

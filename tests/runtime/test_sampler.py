@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers.generation import logits_process as hf
 
+from graphopt.errors import UsageError
 from graphopt.runtime.executor import Penalties, Ragged, RowStatus, SamplingInputs
 from graphopt.runtime.sampler import _filter, _penalize, _softmax, sample
 
@@ -339,3 +340,8 @@ def test_the_ends_of_the_interval_choose_nothing_impossible(monkeypatch, number,
         logits = f32(-np.inf, scale, -np.inf, scale / 3, -np.inf)[None]
         inputs = SamplingInputs(1, temperature=f32(1.0), **randomness(1))
         assert sample(logits, inputs).token_ids[0] == expected
+
+
+def test_a_temperature_without_seeds_is_refused():
+    with pytest.raises(UsageError, match="no seeds"):
+        sample(logits_for(1), SamplingInputs(1, temperature=f32(1.0)))

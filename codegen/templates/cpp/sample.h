@@ -46,7 +46,7 @@ struct SampleArgs {
   const float* min_p;
   Lists bias, allowed, banned, seen;
   const float *repetition, *presence, *frequency;  // not null if `seen` is not
-  const uint64_t *seeds, *streams, *counters;      // all three or none
+  const uint64_t *seeds, *streams, *counters;      // not null if `temperature` is not
   const int64_t* num_logprobs;
   int64_t most;  // columns of top_ids and top_logprobs
   int64_t* token_ids;
@@ -284,7 +284,7 @@ inline Bound filter(Group& group, const SampleArgs& args, int64_t r, const Row<f
 inline int64_t draw(Group& group, const SampleArgs& args, int64_t r, const Row<float>& row,
                     float peak, Bound bound) {
   const double total = sum_row(group, row, peak, bound);
-  const double number = args.seeds ? uniform(args.seeds[r], args.streams[r], args.counters[r]) : 0;
+  const double number = uniform(args.seeds[r], args.streams[r], args.counters[r]);
   const double point = std::min(number * total, std::nextafter(total, 0.0));
   double sum = 0;
   int64_t tile = 0;

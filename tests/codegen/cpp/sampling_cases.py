@@ -98,9 +98,8 @@ def random_inputs(rng: np.random.Generator, rows: int, vocab: int) -> SamplingIn
     f32, i64 = np.float32, np.int64
     seen = random_lists(rng, rows, vocab, 0, 4)
     np.floor(seen.values, out=seen.values)
-    seeded = rng.random() < 0.9
     many = (vocab, vocab + 3) if vocab < 3000 else ()
-    numbers = rng.integers(0, 2**40, (3, rows)).astype(np.uint64) if seeded else (None,) * 3
+    numbers = rng.integers(0, 2**40, (3, rows)).astype(np.uint64)
     return SamplingInputs(
         rows,
         targets=one_of(0.2, (-1, -1, 0, vocab - 1, vocab // 2), i64),
@@ -120,7 +119,7 @@ def random_inputs(rng: np.random.Generator, rows: int, vocab: int) -> SamplingIn
         allowed=random_lists(rng, rows, vocab) if rng.random() < 0.3 else None,
         banned=random_lists(rng, rows, vocab) if rng.random() < 0.3 else None,
         seeds=numbers[0],
-        streams=numbers[1] & np.uint64(0xFF) if seeded else None,
+        streams=numbers[1] & np.uint64(0xFF),
         counters=numbers[2],
         num_logprobs=one_of(0.4, (-1, 0, 1, 5, 20, *many), i64),
     )
@@ -165,9 +164,7 @@ def on_a_bound(logits: F32, inputs: SamplingInputs, tie: float = TIE) -> bool:
         if np.abs(sums - float(inputs.top_p[0])).min() < tie:
             return True
     sums = np.cumsum(_probabilities(_filter(work, inputs, zero)))
-    if inputs.seeds is None or inputs.streams is None or inputs.counters is None:
-        return False
-    number = uniform(inputs.seeds, inputs.streams, inputs.counters)[0]
+    number = uniform(*inputs.randomness())[0]
     return bool(np.abs(sums - number).min() < tie)
 
 

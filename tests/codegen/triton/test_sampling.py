@@ -86,7 +86,6 @@ def operands(inputs: SamplingInputs) -> dict[str, Any]:
     seen = lists(inputs.penalties.seen if inputs.penalties else None)
     bias, allowed, banned = map(lists, (inputs.bias, inputs.allowed, inputs.banned))
     penalties = inputs.penalties
-    seeded = inputs.seeds is not None
     values = [
         column(inputs.targets, -1, np.int64),
         column(inputs.temperature, 0, np.float32),
@@ -101,7 +100,7 @@ def operands(inputs: SamplingInputs) -> dict[str, Any]:
         column(penalties and penalties.presence, 0, np.float32),
         column(penalties and penalties.frequency, 0, np.float32),
         column(inputs.seeds, 0, np.int64),
-        column(inputs.streams, 0 if seeded else -1, np.int64),
+        column(inputs.streams, 0, np.int64),
         column(inputs.counters, 0, np.int64),
         column(inputs.num_logprobs, -1, np.int64),
     ]
@@ -123,14 +122,9 @@ def test_tokens_are_those_of_numpy(vocab: int) -> None:
     assert sum(check(seed, 3, vocab) for seed in range(4 if vocab < 1000 else 2)) == 0
 
 
-# Seed 106 finds a row of temperature 0.1 whose token is not the one that NumPy takes.
-OTHER = pytest.mark.xfail(strict=True, reason="another token than NumPy's in one row")
-SEEDS = [*range(100, 106), pytest.param(106, marks=OTHER), 107]
-
-
 @pytest.mark.interpreted
 @pytest.mark.full
-@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("seed", range(100, 130))
 def test_tokens_of_many_kinds(seed: int) -> None:
     for vocab in SIZES:
         assert check(seed, 4, vocab) <= 1

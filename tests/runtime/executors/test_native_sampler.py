@@ -120,6 +120,7 @@ def test_a_row_that_is_not_sound_says_so_alone(sampler):
     ("parameters", "message"),
     [
         ({"temperature": np.ones(ROWS)}, r"temperature.*\n.*float64.*\n.*float32"),
+        ({"temperature": np.ones(ROWS, np.float32)}, "no seeds"),
         ({"top_k": np.ones(2 * ROWS, np.int64)[::2]}, "contiguous"),
         ({"num_logprobs": np.ones(ROWS + 1, np.int64)}, "num_logprobs"),
         ({"bias": lists([1], [2])}, r"bias.starts"),
