@@ -3,7 +3,7 @@
 ::
 
     manifest.json          schema, target, dtype, model, versions, cache key, digests of every file
-    manifest.json.sha256   digest of the manifest
+    manifest.json.blake3   digest of the manifest
     plan.json  graph.ir  ledger.json
     weights/weights-0000.safetensors …
     kernels/avx512.so …    compiled kernels, one file for each instruction set, and their sources
@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import errno
 import glob
-import hashlib
 import json
 import mmap
 import os
@@ -34,6 +33,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from blake3 import blake3
 
 from graphopt.artifact_files import (
     KernelFiles,
@@ -53,7 +53,7 @@ from graphopt.safetensors_io import MappedFile, Weights, private_map, write_stre
 
 ARTIFACT_SCHEMA = 1
 MANIFEST = "manifest.json"
-MANIFEST_DIGEST = "manifest.json.sha256"
+MANIFEST_DIGEST = "manifest.json.blake3"
 PLAN, GRAPH, LEDGER = "plan.json", "graph.ir", "ledger.json"
 GENERATION = "generation_config.json"
 MAX_WEIGHT_FILE_BYTES = 4 << 30
@@ -143,7 +143,7 @@ def _write_files(folder: Path, contents: Contents) -> None:
         file = folder / name
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_bytes(data)
-        digests[name] = _digest(file)
+        digests[name] = _entry(file)
     arrays = iter(contents.weight_arrays)
     for number, specs in enumerate(_in_files(contents.weights)):
         name = f"weights/weights-{number:04d}.safetensors"
@@ -153,7 +153,7 @@ def _write_files(folder: Path, contents: Contents) -> None:
             write_stream(stream, specs, (next(arrays) for _ in specs))
             stream.flush()
             os.fsync(stream.fileno())
-        digests[name] = _digest(file)
+        digests[name] = _entry(file)
     model = contents.model
     manifest = _json(
         {
@@ -178,8 +178,8 @@ def _write_files(folder: Path, contents: Contents) -> None:
 
 def _seal(manifest: bytes) -> bytes:
     """Digest of the manifest, and digest of that line, so that damage to either is told apart."""
-    line = hashlib.sha256(manifest).hexdigest().encode()
-    return line + b"\n" + hashlib.sha256(line).hexdigest().encode() + b"\n"
+    line = _digest(manifest)
+    return f"{line}\n{_digest(line.encode())}\n".encode()
 
 
 def _in_files(specs: Sequence[TensorSpec]) -> Iterator[list[TensorSpec]]:
@@ -203,12 +203,17 @@ def _json(data: object) -> bytes:
     return (json.dumps(data, indent=1, ensure_ascii=False) + "\n").encode()
 
 
-def _digest(file: Path) -> dict[str, Any]:
+def _digest(data: bytes | memoryview) -> str:
+    """In hex; BLAKE3, as each start checks every byte of the weights and SHA-256 takes longer."""
+    return blake3(data).hexdigest()
+
+
+def _entry(file: Path) -> dict[str, Any]:
     chunks = []
     with file.open("rb") as stream:
         while chunk := stream.read(DIGEST_CHUNK_BYTES):
-            chunks.append(hashlib.sha256(chunk).hexdigest())
-    return {"bytes": file.stat().st_size, "sha256": chunks}
+            chunks.append(_digest(chunk))
+    return {"bytes": file.stat().st_size, "blake3": chunks}
 
 
 def is_artifact(path: Path) -> bool:
@@ -455,7 +460,7 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
         raise damaged(folder, MANIFEST_DIGEST, "the file is missing")
     data, stored = load(folder, MANIFEST), load(folder, MANIFEST_DIGEST)
     line, _, check = stored.partition(b"\n")
-    if check != hashlib.sha256(line).hexdigest().encode() + b"\n":
+    if check != f"{_digest(line)}\n".encode():
         raise damaged(folder, MANIFEST_DIGEST, "its second line is not the digest of its first")
     if stored != _seal(data):
         raise damaged(folder, MANIFEST, f"its digest is not the one in {MANIFEST_DIGEST}")
@@ -502,12 +507,12 @@ def _check_digests(folder: Path, files: Mapping[str, Any]) -> dict[str, mmap.mma
         name, number, digest = job
         chunk = slice(number * DIGEST_CHUNK_BYTES, (number + 1) * DIGEST_CHUNK_BYTES)
         with memoryview(maps[name] if name in maps else load(folder, name)) as data:
-            return None if hashlib.sha256(data[chunk]).hexdigest() == digest else name
+            return None if _digest(data[chunk]) == digest else name
 
     jobs = [
         (name, number, digest)
         for name, row in files.items()
-        for number, digest in enumerate(row["sha256"])
+        for number, digest in enumerate(row["blake3"])
     ]
     try:
         with ThreadPoolExecutor() as pool:

@@ -52,7 +52,7 @@ def _file_fault(name: str, row: object) -> str | None:
     if path.is_absolute() or ".." in path.parts or not path.parts or "\0" in name:
         return f"it names a file outside the artifact: {name!r}"
     size = row.get("bytes") if isinstance(row, dict) else None
-    digests = row.get("sha256") if isinstance(row, dict) else None
+    digests = row.get("blake3") if isinstance(row, dict) else None
     if not isinstance(size, int) or isinstance(size, bool) or size < 0:
         return f"it gives no size of {name}"
     if not isinstance(digests, list) or not all(isinstance(one, str) for one in digests):

@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM
 
 import graphopt
 from graphopt import api
-from graphopt.artifact import _seal
+from graphopt.artifact import _entry, _seal
 from graphopt.errors import (
     ArtifactError,
     CapacityError,
@@ -100,18 +100,14 @@ def test_verification_agrees_in_every_dtype(checkpoint: Path, tmp_path: Path) ->
 
 def reseal(path: Path, name: str, data: bytes) -> None:
     """Change a file of an artifact and make the manifest agree with it."""
-    import hashlib
     import json
 
     (path / name).write_bytes(data)
     manifest = json.loads((path / "manifest.json").read_text())
-    manifest["files"][name] = {
-        "bytes": len(data),
-        "sha256": [hashlib.sha256(data).hexdigest()],
-    }
+    manifest["files"][name] = _entry(path / name)
     text = json.dumps(manifest).encode()
     (path / "manifest.json").write_bytes(text)
-    (path / "manifest.json.sha256").write_bytes(_seal(text))
+    (path / "manifest.json.blake3").write_bytes(_seal(text))
 
 
 def test_verification_finds_a_wrong_graph(checkpoint: Path, tmp_path: Path) -> None:

@@ -237,7 +237,7 @@ def test_a_manifest_cannot_point_outside(written: Path) -> None:
     manifest = written / "manifest.json"
     data = manifest.read_bytes().replace(b'"plan.json"', b'"../plan.json"')
     manifest.write_bytes(data)
-    (written / "manifest.json.sha256").write_bytes(artifact_module._seal(data))
+    (written / "manifest.json.blake3").write_bytes(artifact_module._seal(data))
     with pytest.raises(ArtifactError, match=r"damaged: manifest\.json"):
         read_artifact(written)
 
@@ -247,11 +247,11 @@ def reseal(folder: Path, change: Callable[[dict[str, Any]], object] = lambda _: 
     manifest = folder / "manifest.json"
     data = json.loads(manifest.read_text())
     for name in data["files"]:
-        data["files"][name] = artifact_module._digest(folder / name)
+        data["files"][name] = artifact_module._entry(folder / name)
     change(data)
     text = json.dumps(data).encode()
     manifest.write_bytes(text)
-    (folder / "manifest.json.sha256").write_bytes(artifact_module._seal(text))
+    (folder / "manifest.json.blake3").write_bytes(artifact_module._seal(text))
 
 
 @pytest.mark.parametrize("content", [b"", b"[" * 200_000, b"[5]", b"{", b"\xff\xfe", b"null"])
@@ -279,7 +279,7 @@ def test_a_graph_that_is_no_text_is_refused(written: Path) -> None:
 @pytest.mark.parametrize("data", [b"[]", b"5", b"[" * 200_000, b"", b"\xff"])
 def test_a_manifest_that_is_no_object_is_refused(written: Path, data: bytes) -> None:
     (written / "manifest.json").write_bytes(data)
-    (written / "manifest.json.sha256").write_bytes(artifact_module._seal(data))
+    (written / "manifest.json.blake3").write_bytes(artifact_module._seal(data))
     with pytest.raises(ArtifactError, match=r"manifest\.json"):
         read_artifact(written)
 
