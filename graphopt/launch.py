@@ -8,8 +8,9 @@
 
 A kernel takes its pointers, then its sizes as 32-bit integers, then two pointers of Triton's own:
 memory for descriptors, ``global_bytes`` for each program, and one that nothing uses. Of the
-variants the first that fits a step's sizes is run: its launches, in order. ``to_json`` and
-``from_json`` are inverse.
+variants the first that fits a step's sizes is run: its launches, in order; where a library was
+measured to be faster there are none, and PyTorch computes the step. ``to_json`` and ``from_json``
+are inverse.
 """
 
 from __future__ import annotations
@@ -22,8 +23,10 @@ from graphopt.errors import ArtifactError, IRError, UsageError
 from graphopt.ir.dtype import DType
 from graphopt.ir.shape import Dim, evaluate, parse_dim, symbols
 
-LAUNCH_SCHEMA = 1
+LAUNCH_SCHEMA = 2
 LAUNCH, TEXT = "launch.json", "kernel.py"
+# Who computes a step at sizes for which nothing is launched.
+LIBRARY = "PyTorch"
 # Of every pointer that a kernel takes, in bytes.
 ALIGNMENT = 16
 # What a grid may have along x, y and z.
@@ -86,11 +89,13 @@ class LaunchVariant:
         below: the sizes that it is for: each at most as large as this.
         launches: what is launched on the same arguments, one after the other.
         origin: who chose it: the model, or a measurement, and on what.
+        library: whether PyTorch computes such steps, with its libraries; nothing is launched then.
     """
 
     below: Mapping[str, int]
     launches: tuple[Launch, ...]
     origin: str = ""
+    library: bool = False
 
     def fits(self, sizes: Mapping[str, int]) -> bool:
         """Whether it is for a step of these sizes."""
@@ -140,12 +145,14 @@ class LaunchKernel:
         )
 
     def summary(self) -> list[str]:
-        """What each variant takes of a GPU, a line for each launch."""
+        """What each variant takes of a GPU, a line for each launch, or for the library."""
         return [
-            f"{self.arch}, {variant.bucket}: {launch.taken()}"
+            f"{self.arch}, {variant.bucket}: {taken}"
             + (f", {variant.origin}" if variant.origin else "")
             for variant in self.variants
-            for launch in variant.launches
+            for taken in (
+                [LIBRARY] if variant.library else [one.taken() for one in variant.launches]
+            )
         ]
 
     def to_json(self) -> dict[str, Any]:
@@ -185,6 +192,7 @@ def _variant_to_json(one: LaunchVariant) -> dict[str, Any]:
     return {
         "below": dict(one.below),
         "origin": one.origin,
+        "library": one.library,
         "launches": [_launch_to_json(launch) for launch in one.launches],
     }
 
@@ -228,9 +236,10 @@ def _variant_from_json(row: Mapping[str, Any], known: set[str]) -> LaunchVariant
     if not below.keys() <= known:
         raise ValueError(f"bounds on unknown sizes: {sorted(below)}")
     launches = tuple(_launch_from_json(one, known) for one in row["launches"])
-    if not launches:
-        raise ValueError("a variant that launches nothing")
-    return LaunchVariant(below, launches, _text(row["origin"]))
+    library = row["library"]
+    if not isinstance(library, bool) or library == bool(launches):
+        raise ValueError("a variant is what it launches, or the library")
+    return LaunchVariant(below, launches, _text(row["origin"]), library)
 
 
 def _launch_from_json(row: Mapping[str, Any], known: set[str]) -> Launch:

@@ -62,7 +62,9 @@ def test_every_variant_that_a_step_can_reach_is_there(artifact: Artifact) -> Non
         for count, sequences, pages in product(tokens, (1, 32, 33), (1, blocks)):
             rows = min(count, limits.max_rows)
             sizes = {"T": count, "S": sequences, "R": rows, "P": pages}
-            for launch in kernel.variant(sizes).launches:
+            variant = kernel.variant(sizes)
+            assert variant.library != bool(variant.launches)
+            for launch in variant.launches:
                 code = artifact.cubin(name, launch.file)
                 assert code.startswith(b"\x7fELF")
                 assert launch.symbol.encode() in code

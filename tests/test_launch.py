@@ -37,6 +37,7 @@ KERNEL = LaunchKernel(
     64 * T + 16,
     (
         LaunchVariant({"T": 16, "P": 4}, (LAUNCH, replace(LAUNCH, file="1.cubin"))),
+        LaunchVariant({"T": 512, "P": 4}, (), "faster on NVIDIA H200", library=True),
         LaunchVariant({}, (replace(LAUNCH, file="2.cubin"),), "measured on NVIDIA H200"),
     ),
 )
@@ -48,11 +49,19 @@ def test_it_reads_what_it_writes() -> None:
 
 def test_the_first_variant_that_fits_runs() -> None:
     assert KERNEL.variant({"T": 16, "S": 1, "P": 4}) is KERNEL.variants[0]
-    assert KERNEL.variant({"T": 16, "S": 1, "P": 5}) is KERNEL.variants[1]
+    assert KERNEL.variant({"T": 17, "S": 1, "P": 4}) is KERNEL.variants[1]
+    assert KERNEL.variant({"T": 16, "S": 1, "P": 5}) is KERNEL.variants[2]
     assert LAUNCH.counts({"T": 17}) == (2, 4, 1)
     assert LAUNCH.counts({"T": 0}) == (0, 4, 1)
-    assert [one.bucket for one in KERNEL.variants] == ["P<=4 and T<=16", "any"]
+    assert [one.bucket for one in KERNEL.variants] == ["P<=4 and T<=16", "P<=4 and T<=512", "any"]
     assert bucket_name({}) == "any"
+
+
+def test_a_summary_has_a_line_for_each_launch_and_for_the_library() -> None:
+    first, second, library, last = KERNEL.summary()
+    assert first == second == f"sm_90, P<=4 and T<=16: {LAUNCH.taken()}"
+    assert library == "sm_90, P<=4 and T<=512: PyTorch, faster on NVIDIA H200"
+    assert last == f"sm_90, any: {LAUNCH.taken()}, measured on NVIDIA H200"
 
 
 def test_a_step_beyond_all_bounds_is_refused() -> None:
@@ -78,7 +87,7 @@ VARIANT, FIRST = ("variants", 0), ("variants", 0, "launches", 0)
 @pytest.mark.parametrize(
     "damage",
     [
-        change("schema", to=2),
+        change("schema", to=1),
         change("pointers", to=["bf16", None, "bf16"]),
         change("pointers", to=["b16"]),
         change("workspace", to="T +"),
@@ -87,6 +96,10 @@ VARIANT, FIRST = ("variants", 0), ("variants", 0, "launches", 0)
         change("sizes", to=[1]),
         change("variants", to=3),
         change(*VARIANT, "launches", to=[]),
+        change(*VARIANT, "library", to=True),
+        change(*VARIANT, "library", to=[]),
+        change(*VARIANT, "library", to=0),
+        change("variants", 1, "library", to=False),
         change(*VARIANT, "below", to={"Q": 3}),
         change(*VARIANT, "below", to={"T": -3}),
         change(*FIRST, "file", to="../0.cubin"),

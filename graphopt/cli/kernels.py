@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from graphopt.launch import bucket_name
+from graphopt.launch import LIBRARY, bucket_name
 
 if TYPE_CHECKING:
     from graphopt.artifact import Artifact
@@ -59,9 +59,23 @@ def kernels_json(artifact: Artifact) -> list[dict[str, Any]]:
 def launch_rows(kernels: Sequence[dict[str, Any]]) -> list[tuple[object, ...]]:
     """The rows of a table of what each variant of the kernels for a GPU takes."""
     return [
+        (*taken, variant["origin"])
+        for row in kernels
+        if "launch" in row
+        for variant in row["launch"]["variants"]
+        for taken in _taken(variant)
+    ]
+
+
+def _taken(variant: dict[str, Any]) -> list[tuple[object, ...]]:
+    """What each launch of a variant takes; nothing known of the library's."""
+    bucket = bucket_name(variant["below"])
+    if variant["library"]:
+        return [(LIBRARY, bucket, *[""] * (len(LAUNCH_COLUMNS) - 3))]
+    return [
         (
             launch["symbol"],
-            bucket_name(variant["below"]),
+            bucket,
             ", ".join(f"{name}={value}" for name, value in launch["constants"].items()),
             launch["warps"],
             launch["stages"],
@@ -69,11 +83,7 @@ def launch_rows(kernels: Sequence[dict[str, Any]]) -> list[tuple[object, ...]]:
             launch["spill_bytes"],
             launch["shared_bytes"],
             launch["programs"],
-            variant["origin"],
         )
-        for row in kernels
-        if "launch" in row
-        for variant in row["launch"]["variants"]
         for launch in variant["launches"]
     ]
 

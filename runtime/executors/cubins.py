@@ -20,7 +20,7 @@ from typing import Any, Protocol
 from graphopt.artifact import Artifact
 from graphopt.errors import ArtifactError, GraphoptError, MachineError, UsageError
 from graphopt.ir.shape import evaluate
-from graphopt.launch import ALIGNMENT, MOST_PROGRAMS, Launch, LaunchKernel
+from graphopt.launch import ALIGNMENT, LIBRARY, MOST_PROGRAMS, Launch, LaunchKernel
 from graphopt.plan import TRITON, Plan
 from graphopt.target import Target
 
@@ -244,14 +244,22 @@ class KernelSet:
             stream: where to; PyTorch's current one if None.
 
         Raises:
-            UsageError: there is no such kernel, or an argument does not fit it.
+            UsageError: there is no such kernel, PyTorch computes steps of these sizes, or an
+                argument does not fit it.
             MachineError: the driver refuses the launch.
         """
         one = self._kernels.get(name)
         if one is None:
             raise UsageError("no such kernel", got=name, expected=", ".join(self._kernels))
-        given = self._arguments(one, pointers, sizes)
         variant = one.kernel.variant(sizes)
+        if variant.library:
+            raise UsageError(
+                f"{LIBRARY} computes steps of these sizes, and nothing is launched for them",
+                where=f"{name}, {variant.bucket}",
+                got=", ".join(f"{size}={count}" for size, count in sorted(sizes.items())),
+                next=f"run the step's nodes through {LIBRARY}, as steps of backend torch are run",
+            )
+        given = self._arguments(one, pointers, sizes)
         place = one.kernel.variants.index(variant)
         where = self._driver.CUstream(self._memory.current_stream() if stream is None else stream)
         for function in one.functions[place]:

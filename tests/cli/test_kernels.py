@@ -104,10 +104,13 @@ def test_what_each_variant_takes_of_a_gpu(run: Run, for_a_gpu: Path) -> None:
     assert found[0]["launch"] == KERNEL.to_json()
     rows = launch_rows(found)
     first = ("norm_few", "P<=4 and T<=16", "BLOCK=64", 4, 3, 40, 0, 4096, 12, "")
-    assert rows == [first, first, ("norm_few", "any", *first[2:-1], "measured on NVIDIA H200")]
+    library = ("PyTorch", "P<=4 and T<=512", *[""] * 7, "faster on NVIDIA H200")
+    last = ("norm_few", "any", *first[2:-1], "measured on NVIDIA H200")
+    assert rows == [first, first, library, last]
     text = run("inspect", for_a_gpu, "--kernels").stdout
     assert "registers" in text
     assert "measured on NVIDIA H200" in text
+    assert "PyTorch" in text
     assert launch_rows(kernels_json(read_artifact(for_a_gpu))[:0]) == []
 
 
@@ -118,5 +121,6 @@ def test_a_text_for_a_gpu_begins_with_what_it_takes(run: Run, for_a_gpu: Path) -
         "# sm_90, P<=4 and T<=16: norm_few, 128 threads of 40 registers, 4096 bytes shared, "
         "12 programs on a multiprocessor"
     )
-    assert len(lines) == 4
+    assert lines[2] == "# sm_90, P<=4 and T<=512: PyTorch, faster on NVIDIA H200"
+    assert len(lines) == 5
     assert "1 for sm_90" in run("inspect", for_a_gpu).stdout

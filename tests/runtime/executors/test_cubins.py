@@ -269,3 +269,19 @@ def test_it_imports_neither_triton_nor_pytorch() -> None:
         [sys.executable, "-c", program], capture_output=True, text=True, check=True
     )
     assert done.stdout.strip() == "[]"
+
+
+def test_what_the_library_computes_is_not_launched() -> None:
+    fake, memory = driver(), FakeMemory()
+    few, many = KERNEL.variants
+    library = replace(few, below={"T": 512}, launches=(), library=True)
+    kernels = kernel_set(fake, memory, replace(KERNEL, variants=(few, library, many)))
+    kernels.reserve({"T": 600, "S": 4})
+    kernels.launch("norm", [0x1000, 0x2000], {"T": 3, "S": 1})
+    kernels.launch("norm", [0x1000, 0x2000], {"T": 600, "S": 1})
+    launched = list(fake.launched)
+    with pytest.raises(UsageError, match="PyTorch computes steps of these sizes") as caught:
+        kernels.launch("norm", [0x1000, 0x2000], {"T": 17, "S": 1})
+    assert caught.value.where == "norm, T<=512"
+    assert caught.value.got == "S=1, T=17"
+    assert fake.launched == launched
