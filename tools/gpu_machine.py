@@ -96,14 +96,14 @@ STEPS: tuple[Step, ...] = (
         "a checkpoint compiles for this kind of GPU; another checkpoint's path does as well",
         10,
         f"{PYTHON} -m graphopt compile examples/demo-llama -o {OUT}/demo.gopt --target cuda:sm_90",
-        ("torch", "triton", "transformers", "accelerate", "safetensors", "click"),
+        ("torch", "triton", "transformers", "accelerate", "safetensors", "click", "blake3"),
     ),
     Step(
         "tune",
         "the fastest way to run each of that artifact's kernels",
         10,
         f"{PYTHON} -m graphopt tune {OUT}/demo.gopt -o {OUT}/tuned",
-        ("torch", "triton", "cuda.bindings", "click"),
+        ("torch", "triton", "cuda.bindings", "click", "blake3"),
     ),
 )
 
