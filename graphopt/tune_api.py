@@ -4,12 +4,13 @@
 
 Each kernel is made again from the artifact's graph, its candidates are compiled, those that cannot
 be fast are left out, and the others run on random numbers in a step of typical sizes for each
-bucket. The fastest goes into a table that the compiler reads the next time.
+bucket. Where PyTorch's libraries can compute the same, they take turns with the fastest. What was
+found goes into a table that the compiler reads the next time.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -24,7 +25,7 @@ from graphopt.ir.graph import Graph, Value
 from graphopt.ir.parser import parse_graph
 from graphopt.ir.shape import evaluate
 from graphopt.ir.types import StateType, TensorType
-from graphopt.launch import LaunchKernel
+from graphopt.launch import LIBRARY, LaunchKernel
 from graphopt.plan import TRITON, Plan
 from graphopt.progress import ProgressFn, silent
 from graphopt.region import Region, base_of
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
 TOKENS, CONTEXT = 8192, 4096
 # A bucket for at most so many tokens is that of decoding, one token of each sequence.
 DECODING = 64
+Work = Callable[[], None]
 
 
 class Device(Protocol):
@@ -59,7 +61,11 @@ class Device(Protocol):
 
     def clear(self) -> None: ...  # noqa: D102
 
-    def micros(self, work: Any) -> float: ...  # noqa: D102
+    def micros(self, works: Sequence[Work]) -> Sequence[tuple[float, float]]: ...  # noqa: D102
+
+    def library(  # noqa: D102
+        self, graph: Graph, region: Region, addresses: Sequence[int], sizes: Mapping[str, int]
+    ) -> Work | None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +79,7 @@ class Timing:
         candidates: how many were timed.
         micros: microseconds of the fastest; None if none was timed.
         pick_micros: of the model's pick.
+        library_micros: of PyTorch for the same; None where it cannot take the kernel's place.
         least_micros: what the GPU's rates allow.
         chosen: the fastest, in words; or why nothing was timed.
     """
@@ -83,6 +90,7 @@ class Timing:
     candidates: int
     micros: float | None
     pick_micros: float | None
+    library_micros: float | None
     least_micros: float | None
     chosen: str
 
@@ -245,27 +253,33 @@ class _Session:
         sizes = typical_sizes(self._plan, bucket.below)
         pointers = self._operands(region, sizes)
         if isinstance(pointers, str):
-            return Timing(kernel.name, bucket.name, sizes, 0, None, None, None, pointers), None
+            return _untimed(kernel, bucket, sizes, pointers), None
         arch = self._device.arch
         candidates = candidates_of(bucket)
         requests = [Request(kernel, one) for one in candidates]
         outcomes = build_all(requests, int(arch.removeprefix("sm_")), progress=self._progress)
         built = [one if isinstance(one, tuple) else None for one in outcomes]
-        micros: dict[int, float] = {}
-        for place in worth_timing(candidates, built):
+
+        def timed(place: int, *others: Work) -> Sequence[tuple[float, float]]:
             launched, codes = compiled_kernel(kernel, arch, candidates[place], built[place] or ())
-            micros[place] = self._micros(launched, codes, pointers, sizes)
+            return self._micros(launched, codes, pointers, sizes, *others)
+
+        micros = {place: timed(place)[0][0] for place in worth_timing(candidates, built)}
         if not micros:
-            why = "no candidate runs on this GPU"
-            return Timing(kernel.name, bucket.name, sizes, 0, None, None, None, why), None
+            return _untimed(kernel, bucket, sizes, "no candidate runs on this GPU"), None
         best = min(micros, key=lambda place: (micros[place], place))
+        library_micros = None
+        if (library := self._library(region, pointers, sizes)) is not None:
+            (kernel_micros, _), took = timed(best, library)
+            # PyTorch is not captured, so that the device waits where its host takes longer.
+            micros[best], library_micros = kernel_micros, round(max(took), 2)
         gpu = gpu_of_name(self._device.name)
         known = {**sizes, "context": sizes["P"] * self._plan.block_size}
         least = work_of(self._graph, region).seconds(gpu, known) * 1e6 if gpu else None
         chosen = candidates[best]
+        choice = choice_of(kernel, chosen, sizes, micros[best], least or 0.0, library_micros)
         words = [f"{name}={value}" for name, value in chosen.constants.items()]
         words += [f"{chosen.num_warps} warps", f"{chosen.num_stages} stages"]
-        choice = choice_of(kernel, chosen, sizes, micros[best], least or 0.0)
         timing = Timing(
             kernel.name,
             bucket.name,
@@ -273,10 +287,20 @@ class _Session:
             len(micros),
             round(micros[best], 2),
             round(micros[0], 2) if 0 in micros else None,
+            library_micros,
             None if least is None else round(least, 4),
-            ", ".join(words),
+            LIBRARY if choice.is_library else ", ".join(words),
         )
         return timing, choice
+
+    def _library(
+        self, region: Region, pointers: list[int], sizes: Mapping[str, int]
+    ) -> Work | None:
+        from graphopt.codegen.triton.autotune import has_library
+
+        if not has_library(region):
+            return None
+        return self._device.library(self._graph, region, pointers, sizes)
 
     def _micros(
         self,
@@ -284,7 +308,9 @@ class _Session:
         codes: Mapping[str, bytes],
         pointers: list[int],
         sizes: Mapping[str, int],
-    ) -> float:
+        *others: Work,
+    ) -> Sequence[tuple[float, float]]:
+        """How long a kernel takes, and others in turns with it, on the device and on the host."""
         from graphopt.runtime.executors.cubins import KernelSet
 
         device = self._device
@@ -293,7 +319,7 @@ class _Session:
         )
         try:
             kernels.reserve(sizes)
-            return device.micros(lambda: kernels.launch(kernel.name, pointers, sizes))
+            return device.micros([lambda: kernels.launch(kernel.name, pointers, sizes), *others])
         finally:
             kernels.close()
 
@@ -337,6 +363,10 @@ class _Session:
             self._device.noise(kept.dtype, max(8, slots * kept.heads * size))
             for size in (kept.key_size, kept.value_size)
         ]
+
+
+def _untimed(kernel: TritonKernel, bucket: Bucket, sizes: Mapping[str, int], why: str) -> Timing:
+    return Timing(kernel.name, bucket.name, sizes, 0, None, None, None, None, why)
 
 
 _NUMPY: Mapping[DType, type[np.generic]] = {DType.I64: np.int64, DType.I32: np.int32}

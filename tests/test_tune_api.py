@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,9 @@ from graphopt.codegen.triton.autotune import read_tuned
 from graphopt.codegen.triton.worker import Built
 from graphopt.errors import ArtifactError, MachineError, UsageError
 from graphopt.ir.dtype import DType
+from graphopt.ir.graph import Graph
 from graphopt.ledger import refuse
+from graphopt.region import Region
 from graphopt.tune_api import step_inputs, tune_artifact, typical_sizes
 from tests.checkpoints import save_tiny
 from tests.runtime.executors.fake_driver import FakeDriver, FakeMemory
@@ -50,7 +52,7 @@ class Signatures(dict[str, str]):
 
 @dataclass
 class FakeDevice:
-    """Two warps are fastest, and fewer stages."""
+    """Two warps are fastest, and fewer stages; PyTorch has a time of its own."""
 
     name: str = "NVIDIA H200"
     arch: str = "sm_90"
@@ -59,6 +61,8 @@ class FakeDevice:
     arrays: list[npt.NDArray[np.generic]] = field(default_factory=list)
     alive: int = 0
     timed: list[str] = field(default_factory=list)
+    library_micros: tuple[float, float] | None = None
+    asked: set[str] = field(default_factory=set)
 
     def put(self, array: npt.NDArray[np.generic]) -> int:
         self.arrays.append(array)
@@ -71,14 +75,26 @@ class FakeDevice:
     def clear(self) -> None:
         self.alive = 0
 
-    def micros(self, work: Callable[[], None]) -> float:
+    def micros(self, works: Sequence[Callable[[], None]]) -> list[tuple[float, float]]:
+        return [self._took(work) for work in works]
+
+    def _took(self, work: Callable[[], None]) -> tuple[float, float]:
         before = len(self.driver.launched)
         work()
+        if len(self.driver.launched) == before:
+            assert self.library_micros is not None
+            return self.library_micros
         loaded = [given[0] for name, *given in self.driver.calls if name == "cuModuleLoadData"]
-        assert len(self.driver.launched) > before
         name, warps, stages = loaded[-1].decode().split()
         self.timed.append(name)
-        return abs(int(warps) - 2) * 10.0 + int(stages)
+        return abs(int(warps) - 2) * 10.0 + int(stages), 1e9
+
+    def library(
+        self, graph: Graph, region: Region, addresses: Sequence[int], sizes: Mapping[str, int]
+    ) -> Callable[[], None] | None:
+        assert len(addresses) == len(region.inputs) + len(region.outputs)
+        self.asked.add(region.family)
+        return None if self.library_micros is None else lambda: None
 
 
 @pytest.fixture(autouse=True)
@@ -125,6 +141,33 @@ def test_the_fastest_is_kept_and_taken(
     assert {one.origin for one in variants} == {"measured on NVIDIA H200"}
     reasons = {one.reason for one in again.ledger().entries if one.rule == "backend:triton"}
     assert all(reason.startswith("sm_90: measured on NVIDIA H200 for ") for reason in reasons)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("took", [(0.5, 0.25), (0.25, 0.5), (0.25, 100.0)])
+def test_a_library_that_is_faster_is_kept_and_called(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, took: tuple[float, float]
+) -> None:
+    artifact = compiled(checkpoint, tmp_path / "one.gopt")
+    device = FakeDevice(library_micros=took)
+    found = tune_artifact(artifact.path, folder=tmp_path / "tuned", only="linear", device=device)
+    assert device.asked == {"linear"}
+    wins = max(took) < 1.0
+    for one in found.timings:
+        assert one.library_micros == max(took)
+        assert (one.chosen == "PyTorch") == wins
+    tuned = read_tuned("NVIDIA H200", tmp_path / "tuned")
+    monkeypatch.setattr("graphopt.codegen.triton.autotune.tuned_for", lambda arch: tuned)
+    again = compiled(checkpoint, tmp_path / "two.gopt")
+    names = {one.kernel for one in found.timings}
+    variants = [one for name in names for one in again.launch(name).variants]
+    assert variants
+    assert all(one.library == wins for one in variants)
+    told = "measured on NVIDIA H200" + f": PyTorch {max(took)} µs, the kernel " * wins
+    assert all(one.origin.startswith(told) for one in variants)
+    ledger = [one for one in again.ledger().entries if one.rule == "backend:triton"]
+    assert any(one.reason.startswith(f"sm_90: {told}") for one in ledger)
+    assert ("PyTorch, measured on" in (again.path / "report.html").read_text()) == wins
 
 
 @pytest.mark.slow

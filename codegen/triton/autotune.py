@@ -2,8 +2,10 @@
 
 ``codegen/tuned/GPU.json`` says, by kernel family, types and shapes, and bucket of sizes, which
 function ran with which constants and options, how long it took, and how long it would have to take
-at least. What is measured is the maker's alternatives, each also with more or fewer warps and
-stages, as far as the resource report lets them run well.
+at least. Of regions around a product it also says how long PyTorch took for the same, with its
+libraries: where that is clearly less, the plan calls PyTorch. What is measured is the maker's
+alternatives, each also with more or fewer warps and stages, as far as the resource report lets them
+run well.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ from graphopt.errors import ArtifactError, MachineError
 from graphopt.ir.graph import Graph, Value
 from graphopt.ir.ops_spec import int_of
 from graphopt.ir.types import StateType
+from graphopt.launch import LIBRARY
 from graphopt.region import Region
 
 from .buckets import Bucket
@@ -28,10 +31,15 @@ from .roofline import GPUS, key_of_name
 from .worker import Built
 
 TUNED = Path(__file__).parent.parent / "tuned"
-TUNED_SCHEMA = 1
+TUNED_SCHEMA = 2
 # Candidates of one bucket that are timed at most, and the fewest and most warps and stages.
 MOST_CANDIDATES = 16
 WARPS, STAGES = (1, 16), (1, 6)
+# Families of regions that a library may compute, if they have no state.
+LIBRARY_FAMILIES = ("linear", "matmul", "experts")
+# A library is called where it takes at most this part of the kernel's time: two measurements of the
+# same differ by some percent, and what PyTorch computes is not captured.
+WORTH = 0.95
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +69,7 @@ class Choice:
         sizes: of the step that was timed.
         micros: microseconds that it took.
         least_micros: what the machine's rates allow.
+        library_micros: that PyTorch took, in turns with it; None where it was not asked.
     """
 
     function: str
@@ -70,6 +79,18 @@ class Choice:
     sizes: Mapping[str, int]
     micros: float
     least_micros: float
+    library_micros: float | None = None
+
+    @property
+    def is_library(self) -> bool:
+        """Whether PyTorch was so much faster that it is called."""
+        return self.library_micros is not None and self.library_micros <= WORTH * self.micros
+
+    def origin(self, gpu: str) -> str:
+        """Who chose it, in words."""
+        if not self.is_library:
+            return f"measured on {gpu}"
+        return f"measured on {gpu}: {LIBRARY} {self.library_micros} µs, the kernel {self.micros} µs"
 
     def of(self, kernel: TritonKernel, bucket: Bucket) -> Variant | None:
         """The variant that it chose, if ``bucket`` still has it among its candidates."""
@@ -85,8 +106,9 @@ def choice_of(
     sizes: Mapping[str, int],
     micros: float,
     least_micros: float,
+    library_micros: float | None = None,
 ) -> Choice:
-    """A measurement of ``variant``."""
+    """A measurement of ``variant``, and of a library for the same."""
     return Choice(
         _short(kernel, variant),
         dict(variant.constants),
@@ -95,7 +117,15 @@ def choice_of(
         dict(sizes),
         round(micros, 2),
         round(least_micros, 4),
+        None if library_micros is None else round(library_micros, 2),
     )
+
+
+def has_library(region: Region) -> bool:
+    """Whether a library may compute a region: it can read no state."""
+    values = (*region.inputs, *region.outputs)
+    has_state = any(isinstance(value.type, StateType) for value in values)
+    return region.family in LIBRARY_FAMILIES and not has_state
 
 
 def _short(kernel: TritonKernel, variant: Variant) -> str:

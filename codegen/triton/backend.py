@@ -8,7 +8,8 @@ write it have kernels or none has.
 
 A defect of a maker costs a region its kernel, not the user the artifact: the ledger says so. Where
 ``GRAPHOPT_STRICT`` is set, as in our tests, it is raised. A variant that does not fit a GPU gives
-way to the next one, and a kernel of which none is left costs its regions theirs.
+way to the next one, and a kernel of which none is left costs its regions theirs. Where a library
+was measured to be faster, nothing is compiled: PyTorch computes steps of those sizes.
 """
 
 from __future__ import annotations
@@ -34,9 +35,10 @@ from graphopt.region import Region
 from ..cpp.backend import STRICT
 from ..rows.parts import anchor_of
 from .ahead import Outcome, Request, build_all
-from .autotune import Tuned, key_of
+from .autotune import Choice, Tuned, has_library, key_of
 from .buckets import Bucket, buckets_of, reachable
 from .kernel import TritonKernel, Variant
+from .loop import loop_kernels
 from .worker import Built
 
 # The module and the function in it that make the kernels of a family.
@@ -93,6 +95,7 @@ class TritonBackend:
         self._block_size = block_size
         self._arch = arch
         self._made = {region: self._make(graph, region) for region in regions}
+        self._loop = loop_kernels(graph, block_size)
         self._stateless = self._why_stateless()
         self._compiled: dict[str, _Compiled] = {}
 
@@ -124,6 +127,9 @@ class TritonBackend:
                 continue
             if self.claims(self._graph, region).accepted:
                 kernels[made.name] = _Choosing(made, self._graph, region, most, tuned)
+        for name, one in self._loop.items():
+            if isinstance(one, TritonKernel):
+                kernels[name] = _Choosing(one, self._graph, None, most, None)
         while wanted := [one for kernel in kernels.values() for one in kernel.wanted()]:
             outcomes = build_all(wanted, number, jobs=jobs, progress=progress)
             for request, outcome in zip(wanted, outcomes, strict=True):
@@ -144,8 +150,15 @@ class TritonBackend:
             return made
         if self._stateless is not None and _has_state(region):
             return self._stateless
-        compiled = self._compiled.get(made.name)
-        return accept(compiled.note if compiled else "")
+        return accept(self._note(made.name))
+
+    @property
+    def loop(self) -> Mapping[str, Verdict]:
+        """Whether there is each of the kernels between a decoder's steps, by name."""
+        return {
+            name: one if isinstance(one, Verdict) else accept(self._note(name))
+            for name, one in self._loop.items()
+        }
 
     def emit(self, graph: Graph, region: Region) -> str:
         """The kernel's name; its files are part of what ``files`` gives."""
@@ -181,15 +194,15 @@ class TritonBackend:
         return self._compiled[name].kernel
 
     def sources(self, pieces: Sequence[Piece]) -> dict[str, str]:
-        """The text of each kernel of ``pieces``, by name."""
+        """The text of each kernel of ``pieces`` and of those between steps, by name."""
         texts: dict[str, str] = {}
-        for one in self._made.values():
+        for one in (*self._made.values(), *self._loop.values()):
             if isinstance(one, TritonKernel):
                 texts.setdefault(one.name, one.text)  # the first one's is what was compiled
         return {name: texts[name] for name in self._used(pieces)}
 
     def files(self, pieces: Sequence[Piece]) -> dict[str, bytes]:
-        """The files of each kernel of ``pieces``, by their place among the kernels'."""
+        """The files of those kernels, by their place among all kernels'."""
         files: dict[str, bytes] = {}
         for name, text in self.sources(pieces).items():
             files[f"{name}/{TEXT}"] = text.encode()
@@ -201,7 +214,12 @@ class TritonBackend:
 
     def _used(self, pieces: Sequence[Piece]) -> list[str]:
         steps = [step for piece in pieces for step in piece.steps if step.backend == self.name]
-        return list(dict.fromkeys(step.kernel for step in steps))
+        between = [name for name, verdict in self.loop.items() if verdict.accepted]
+        return list(dict.fromkeys([*(step.kernel for step in steps), *between]))
+
+    def _note(self, name: str) -> str:
+        compiled = self._compiled.get(name)
+        return compiled.note if compiled else ""
 
     def _make(self, graph: Graph, region: Region) -> TritonKernel | Verdict:
         ops = ", ".join(dict.fromkeys(graph.nodes[place].op for place in region.nodes))
@@ -220,6 +238,8 @@ class TritonBackend:
             return refuse(f"the code generator failed: {type(error).__name__}: {error}")
 
     def _drop(self, name: str, verdict: Verdict) -> None:
+        if name in self._loop:
+            self._loop[name] = verdict
         for region, made in self._made.items():
             if isinstance(made, TritonKernel) and made.name == name:
                 self._made[region] = verdict
@@ -242,7 +262,7 @@ class _Choosing:
         self,
         kernel: TritonKernel,
         graph: Graph,
-        region: Region,
+        region: Region | None,
         most: Mapping[str, int],
         tuned: Tuned | None,
     ) -> None:
@@ -253,11 +273,14 @@ class _Choosing:
         self._tuned = tuned
         self._dropped: list[str] = []
         self._buckets: list[Bucket] = []
-        self._measured: dict[str, Variant] = {}
+        self._measured: dict[str, tuple[Choice, Variant]] = {}
+        self._libraries: set[str] = set()  # names of the buckets that they compute
         for bucket in buckets_of(kernel.variants):
-            choice = tuned.find(key_of(kernel, graph, region, bucket)) if tuned else None
+            choice = tuned.find(key_of(kernel, graph, region, bucket)) if tuned and region else None
             if choice and (measured := choice.of(kernel, bucket)):
-                self._measured[bucket.name] = measured
+                self._measured[bucket.name] = choice, measured
+                if choice.is_library and region and has_library(region):
+                    self._libraries.add(bucket.name)
                 bucket = Bucket(bucket.below, (measured, *bucket.candidates))
             self._buckets.append(bucket)
 
@@ -265,13 +288,13 @@ class _Choosing:
         """What has to be compiled next."""
         if self.refused is not None:
             return []
-        chosen = [one for bucket in self._reached() for one in bucket.candidates]
+        chosen = [one for bucket in self._launched() for one in bucket.candidates]
         fresh = {repr(one): one for one in chosen if repr(one) not in self.built}
         return [Request(self._kernel, one) for one in fresh.values()]
 
     def settle(self) -> None:
         """Give up buckets of which nothing runs; larger bounds take their sizes."""
-        for bucket in self._reached():
+        for bucket in self._launched():
             if self.refused is None and self._pick(bucket) is None:
                 why = self._why_not(bucket)
                 if bucket is self._buckets[-1]:
@@ -286,13 +309,17 @@ class _Choosing:
         variants: list[LaunchVariant] = []
         said: dict[str, list[str]] = {}
         for bucket in self._reached():
+            choice, measured = self._measured.get(bucket.name, (None, None))
+            by_measuring = choice.origin(self._tuned.gpu) if choice and self._tuned else ""
+            if bucket.name in self._libraries:
+                variants.append(LaunchVariant(dict(bucket.below), (), by_measuring, library=True))
+                said.setdefault(by_measuring, []).append(bucket.name)
+                continue
             picked = self._pick(bucket)
             if picked is None:
                 raise CompileError("a kernel is not settled", where=self._kernel.name)
             variant, built = picked
-            origin = MODELS_PICK
-            if self._tuned and variant == self._measured.get(bucket.name):
-                origin = f"measured on {self._tuned.gpu}"
+            origin = by_measuring if variant == measured else MODELS_PICK
             launches = []
             for launch, one in zip(variant.launches, built, strict=True):
                 file = files.setdefault(one.code, f"{len(files)}.cubin")
@@ -308,6 +335,9 @@ class _Choosing:
 
     def _reached(self) -> tuple[Bucket, ...]:
         return reachable(self._buckets, self._most)
+
+    def _launched(self) -> tuple[Bucket, ...]:
+        return tuple(one for one in self._reached() if one.name not in self._libraries)
 
     def _pick(self, bucket: Bucket) -> tuple[Variant, tuple[Built, ...]] | None:
         """The first candidate without problems, else the first that can be launched at all."""

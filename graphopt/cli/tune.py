@@ -14,7 +14,7 @@ from .progress import ProgressReport
 if TYPE_CHECKING:
     from graphopt.tune_api import Timing
 
-COLUMNS = ("kernel", "sizes", "timed", "fastest", "model's pick", "least", "chosen")
+COLUMNS = ("kernel", "sizes", "timed", "fastest", "model's pick", "PyTorch", "least", "chosen")
 
 
 @click.command(short_help="Time an artifact's kernels on the GPU that is here.")
@@ -32,7 +32,8 @@ COLUMNS = ("kernel", "sizes", "timed", "fastest", "model's pick", "least", "chos
 def command(artifact: str, *, only: str, output: str | None, as_json: bool) -> None:
     """Time the candidates of ARTIFACT's kernels on the GPU that is here, and keep the fastest.
 
-    The next compilation for this kind of GPU takes them; the ledger says where it did.
+    PyTorch is timed beside them where it can compute the same. The next compilation for this kind
+    of GPU takes what was found; the ledger says where it did.
 
     Example: graphopt tune model.gopt --only attention
     """
@@ -43,11 +44,11 @@ def command(artifact: str, *, only: str, output: str | None, as_json: bool) -> N
     if as_json:
         print_json({**asdict(found), "file": str(found.file)})
         return
-    print_table(COLUMNS, [_row(one) for one in found.timings], right=range(2, 6))
+    print_table(COLUMNS, [_row(one) for one in found.timings], right=range(2, 7))
     print_rows([("gpu", found.gpu), ("table", str(found.file))])
 
 
 def _row(one: Timing) -> tuple[object, ...]:
-    times = (one.micros, one.pick_micros, one.least_micros)
+    times = (one.micros, one.pick_micros, one.library_micros, one.least_micros)
     texts = ["" if micros is None else f"{micros:.2f} µs" for micros in times]
     return (one.kernel, one.bucket, one.candidates or "", *texts, one.chosen)

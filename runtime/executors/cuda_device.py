@@ -2,21 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Mapping, Sequence
 from statistics import median
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from graphopt.ir.dtype import DType
+from graphopt.ir.graph import Graph, Value
+from graphopt.ir.shape import evaluate
+from graphopt.ir.types import TensorType
+from graphopt.region import Region
 
 from .cubins import TorchMemory, device_arch, open_driver
 
-# Work is timed so often, after so often without a clock.
+# All works are timed so often, in turns, after so often without a clock.
 REPETITIONS, WARMUPS = 30, 3
 # Written before each repetition, so that nothing is found in the cache; larger than any GPU's.
 FLUSH_BYTES = 256 << 20
+Work = Callable[[], None]
+
+
+class Took(NamedTuple):
+    """Microseconds, in the median: on the device, and on the host until the device has it all."""
+
+    device: float
+    host: float
 
 
 class CudaDevice:
@@ -32,7 +45,7 @@ class CudaDevice:
         import torch
 
         self._torch = torch
-        self._kept: list[Any] = []
+        self._kept: dict[int, Any] = {}
         self._flush = torch.empty(FLUSH_BYTES, dtype=torch.uint8, device="cuda")
 
     @property
@@ -47,8 +60,7 @@ class CudaDevice:
 
     def put(self, array: npt.NDArray[np.generic]) -> int:
         """The address of a copy of ``array``, which lives until ``clear``."""
-        self._kept.append(self._torch.from_numpy(array).to("cuda"))
-        return int(self._kept[-1].data_ptr())
+        return self._keep(self._torch.from_numpy(array).to("cuda"))
 
     def noise(self, dtype: DType, count: int) -> int:
         """The address of ``count`` random numbers; of bytes for types that hold none."""
@@ -58,25 +70,83 @@ class CudaDevice:
         else:
             nbytes = count * dtype.nbytes
             numbers = torch.randint(0, 256, (nbytes,), dtype=torch.uint8, device="cuda")
-        self._kept.append(numbers)
-        return int(numbers.data_ptr())
+        return self._keep(numbers)
 
     def clear(self) -> None:
         """Give back what ``put`` and ``noise`` took."""
         self._kept.clear()
 
-    def micros(self, work: Callable[[], None]) -> float:
-        """Microseconds that ``work`` takes on the device, in the median."""
+    def micros(self, works: Sequence[Work]) -> list[Took]:
+        """How long each of ``works`` takes, in turns, so that what changes meets them all."""
         cuda = self._torch.cuda
         for _ in range(WARMUPS):
-            work()
-        marks = []
+            for work in works:
+                work()
+        marks: list[list[tuple[Any, Any, float]]] = [[] for _ in works]
         for _ in range(REPETITIONS):
-            self._flush.zero_()
-            start, end = cuda.Event(enable_timing=True), cuda.Event(enable_timing=True)
-            start.record()
-            work()
-            end.record()
-            marks.append((start, end))
+            for work, found in zip(works, marks, strict=True):
+                self._flush.zero_()
+                start, end = cuda.Event(enable_timing=True), cuda.Event(enable_timing=True)
+                start.record()
+                before = time.perf_counter()
+                work()
+                seconds = time.perf_counter() - before
+                end.record()
+                found.append((start, end, seconds))
         cuda.synchronize()
-        return float(median(start.elapsed_time(end) * 1e3 for start, end in marks))
+        return [
+            Took(
+                float(median(start.elapsed_time(end) * 1e3 for start, end, _ in found)),
+                float(median(seconds * 1e6 for _, _, seconds in found)),
+            )
+            for found in marks
+        ]
+
+    def library(
+        self, graph: Graph, region: Region, addresses: Sequence[int], sizes: Mapping[str, int]
+    ) -> Work | None:
+        """What computes a region without state through PyTorch; None if PyTorch cannot.
+
+        Args:
+            graph: what the region is of.
+            region: what is computed.
+            addresses: of its operands, then of its results, as ``put`` and ``noise`` gave them.
+            sizes: of the step.
+        """
+        from graphopt.ir.reference import prepare
+
+        values = (*region.inputs, *region.outputs)
+        given = {
+            value: self._tensor(value, address, sizes)
+            for value, address in zip(values, addresses, strict=True)
+        }
+        nodes = [graph.nodes[place] for place in region.nodes]
+        steps = [(node, prepare(node, device="cuda")) for node in nodes]
+
+        def run() -> None:
+            found = dict(given)
+            with self._torch.inference_mode():
+                for node, compute in steps:
+                    results = compute([found[value] for value in node.inputs], dict(sizes))
+                    found.update(zip(node.outputs, results, strict=True))
+                for value in region.outputs:
+                    given[value].copy_(found[value])
+
+        try:
+            run()
+        except (RuntimeError, TypeError):
+            return None  # an operator that PyTorch lacks for a type, or too little memory
+        return run
+
+    def _keep(self, numbers: Any) -> int:
+        address = int(numbers.data_ptr())
+        self._kept[address] = numbers
+        return address
+
+    def _tensor(self, value: Value, address: int, sizes: Mapping[str, int]) -> Any:
+        """A value whose numbers are at an address."""
+        if not isinstance(value.type, TensorType):
+            raise TypeError(f"{value} is no tensor")
+        shape = [evaluate(size, sizes) for size in value.type.shape]
+        dtype = getattr(self._torch, value.type.dtype.torch_name)
+        return self._kept[address].view(dtype).view(shape)

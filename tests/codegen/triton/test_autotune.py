@@ -15,6 +15,7 @@ from graphopt.codegen.triton.autotune import (
     Tuned,
     candidates_of,
     choice_of,
+    has_library,
     read_tuned,
     shape_of,
     tuned_for,
@@ -35,7 +36,8 @@ BUILT = Built(b"a", "f", 128, 0, 0, 1, 40, 0, 12, 3, 0, False, ())
 
 
 def test_it_reads_what_it_wrote(tmp_path: Path) -> None:
-    tuned = Tuned("NVIDIA H200", {KEY: CHOICE})
+    beside = replace(CHOICE, library_micros=3.0)
+    tuned = Tuned("NVIDIA H200", {KEY: CHOICE, replace(KEY, bucket="any"): beside})
     file = write_tuned(tuned, tmp_path / "tuned")
     assert file.name == "nvidia_h200.json"
     assert read_tuned("NVIDIA H200", tmp_path / "tuned") == tuned
@@ -85,6 +87,24 @@ def test_a_choice_is_a_candidate_with_other_options() -> None:
     assert choice.of(kernel, bucket) == replace(few, num_warps=8)
     assert replace(choice, constants={"BLOCK": 1}).of(kernel, bucket) is None
     assert replace(choice, function="_gone").of(kernel, bucket) is None
+
+
+@pytest.mark.parametrize(
+    ("micros", "called"), [(None, False), (120.0, False), (99.0, False), (95.0, True), (50.0, True)]
+)
+def test_a_library_is_called_where_it_is_clearly_faster(micros: float | None, called: bool) -> None:
+    choice = replace(CHOICE, micros=100.0, library_micros=micros)
+    assert choice.is_library == called
+    told = f"measured on gpu: PyTorch {micros} µs, the kernel 100.0 µs"
+    assert choice.origin("gpu") == (told if called else "measured on gpu")
+
+
+def test_libraries_compute_products_without_state() -> None:
+    found = {one.family: has_library(one) for one in lowered("llama").regions}
+    assert found["linear"]
+    assert not any(found[family] for family in ("attention", "heads", "gather"))
+    regions = [one for one in lowered("llama").regions if one.family == "attention"]
+    assert not has_library(replace(regions[0], family="linear"))
 
 
 def test_a_shape_says_what_is_read_and_made() -> None:

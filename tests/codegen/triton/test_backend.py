@@ -183,6 +183,50 @@ def test_what_was_measured_is_taken_and_said(monkeypatch: pytest.MonkeyPatch) ->
     assert backend.claims(graph, region).reason == "sm_90: the model's pick for T<=16, any"
 
 
+def test_what_a_library_computes_faster_is_not_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    backend, graph, region, kernel = backend_of(monkeypatch, [FEW, OTHER, MANY])
+    few, many = buckets_of(kernel.variants)
+    faster = choice_of(kernel, few.candidates[0], {"T": 8}, 100.0, 1.5, 80.0)
+    tuned = Tuned("NVIDIA H200", {key_of(kernel, graph, region, few): faster})
+    compiler = Compiler()
+    monkeypatch.setattr(module, "build_all", compiler)
+    # No library computes a region of this family.
+    backend.compile("sm_90", {}, tuned)
+    assert not any(one.library for one in backend.launch(kernel.name).variants)
+    monkeypatch.setattr(module, "has_library", lambda region: True)
+    compiler.asked.clear()
+    backend.compile("sm_90", {}, tuned)
+    assert compiler.asked == [["_many"]]
+    said = "measured on NVIDIA H200: PyTorch 80.0 µs, the kernel 100.0 µs"
+    assert backend.claims(graph, region).reason == (
+        f"sm_90: {said} for T<=16; the model's pick for any"
+    )
+    first, last = backend.launch(kernel.name).variants
+    assert (dict(first.below), first.launches, first.library) == ({"T": 16}, (), True)
+    assert (first.origin, last.library) == (said, False)
+    files = backend.files(pieces_of(backend, graph, [region]))
+    place = f"{kernel.name}/sm_90"
+    assert {name for name in files if name.endswith(".cubin")} == {f"{place}/0.cubin"}
+    written = LaunchKernel.from_json(json.loads(files[f"{place}/launch.json"]))
+    assert written == backend.launch(kernel.name)
+    # A measurement beside a kernel that is gone says nothing of this one.
+    gone = {key: replace(choice, function="_gone") for key, choice in tuned.choices.items()}
+    backend.compile("sm_90", {}, Tuned("NVIDIA H200", gone))
+    assert not any(one.library for one in backend.launch(kernel.name).variants)
+    # All of its sizes.
+    every = {
+        key_of(kernel, graph, region, one): choice_of(
+            kernel, one.candidates[0], {"T": 8}, 100.0, 1.5, 80.0
+        )
+        for one in (few, many)
+    }
+    compiler.asked.clear()
+    backend.compile("sm_90", {}, Tuned("NVIDIA H200", every))
+    assert compiler.asked == []
+    assert all(one.library for one in backend.launch(kernel.name).variants)
+    assert backend.claims(graph, region).reason == f"sm_90: {said} for T<=16, any"
+
+
 def test_equal_regions_share_a_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
     graph, regions = small(3)
     backend = TritonBackend(graph, regions, 16)
@@ -285,6 +329,7 @@ def test_every_variant_that_a_plan_can_reach_is_there(
             sizes = {"T": tokens, "S": 1, "R": min(tokens, 64), "P": blocks}
             expected, found = kernel.variant(sizes), written.variant(sizes)
             assert dict(found.below) == dict(expected.below)
+            assert not found.library  # nothing was measured
             for launch, wanted in zip(found.launches, expected.launches, strict=True):
                 assert launch.symbol == wanted.function
                 assert dict(launch.constants) == dict(wanted.constants)

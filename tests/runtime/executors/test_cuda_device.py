@@ -11,7 +11,12 @@ import pytest
 import torch
 
 from graphopt.errors import MachineError
+from graphopt.ir.builder import GraphBuilder
 from graphopt.ir.dtype import DType
+from graphopt.ir.graph import Graph
+from graphopt.ir.shape import sym
+from graphopt.ir.types import TensorType
+from graphopt.region import make_region
 from graphopt.runtime.executors import cuda_device
 from graphopt.runtime.executors.cubins import TorchMemory
 from graphopt.runtime.executors.cuda_device import REPETITIONS, WARMUPS, CudaDevice
@@ -35,6 +40,13 @@ class Event:
         return end.number / 1000
 
 
+def product_of() -> Graph:
+    b = GraphBuilder("mlp")
+    x = b.input("x", TensorType(DType.BF16, (sym("T"), 16)))
+    w = b.weight("w", TensorType(DType.BF16, (24, 16)))
+    return b.finish([b.one("gelu", [b.one("linear", [x, w])])])
+
+
 @pytest.fixture
 def device(monkeypatch: pytest.MonkeyPatch) -> CudaDevice:
     monkeypatch.setattr(Event, "made", 0)
@@ -54,6 +66,7 @@ def device(monkeypatch: pytest.MonkeyPatch) -> CudaDevice:
         empty=lambda count, **_: torch.empty(16, dtype=torch.uint8),
         randn=on_cpu(torch.randn),
         randint=on_cpu(torch.randint),
+        inference_mode=torch.inference_mode,
         from_numpy=lambda array: SimpleNamespace(to=lambda place: torch.from_numpy(array)),
         **{name: getattr(torch, name) for name in names},
     )
@@ -75,18 +88,61 @@ def test_numbers_live_until_they_are_given_back(device: CudaDevice) -> None:
         device.noise(DType.I8, 100),
     ]
     assert all(addresses)
-    assert [one.nbytes for one in device._kept] == [64, 200, 100, 100]
+    assert [one.nbytes for one in device._kept.values()] == [64, 200, 100, 100]
+    assert list(device._kept) == addresses
     device.clear()
-    assert device._kept == []
+    assert device._kept == {}
 
 
-def test_work_is_timed_after_it_was_warmed_up(device: CudaDevice) -> None:
-    done: list[int] = []
-    micros = device.micros(lambda: done.append(Event.made))
-    assert len(done) == WARMUPS + REPETITIONS
-    assert done[:WARMUPS] == [0] * WARMUPS
-    # The ends have even numbers up to twice the repetitions.
-    assert micros == REPETITIONS + 1
+def test_works_take_turns_after_they_were_warmed_up(
+    device: CudaDevice, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = SimpleNamespace(now=0.0)
+    monkeypatch.setattr("time.perf_counter", lambda: clock.now)
+    done: list[tuple[str, int]] = []
+
+    def slow() -> None:
+        clock.now += 5e-6
+        done.append(("slow", Event.made))
+
+    fast, other = device.micros([lambda: done.append(("fast", Event.made)), slow])
+    assert [name for name, _ in done] == ["fast", "slow"] * (WARMUPS + REPETITIONS)
+    assert [made for _, made in done[: 2 * WARMUPS]] == [0] * 2 * WARMUPS
+    # Their ends are 2, 6, 10, .. and 4, 8, 12, ..
+    assert (fast.device, other.device) == (2 * REPETITIONS, 2 * REPETITIONS + 2)
+    assert fast.host == 0.0
+    assert other.host == pytest.approx(5.0)
+
+
+def test_pytorch_computes_a_region_on_the_numbers_that_are_there(
+    device: CudaDevice, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "torch", torch)  # its operators look for it
+    graph = product_of()
+    region = make_region(graph, [0, 1], family="linear", name="linear")
+    sizes = {"T": 5}
+    addresses = [device.noise(DType.BF16, count) for count in (80, 24 * 16, 120)]
+    a, weight, out = device._kept.values()
+    work = device.library(graph, region, addresses, sizes)
+    assert work is not None
+    out.fill_(float("nan"))
+    work()
+    expected = torch.nn.functional.gelu(a.view(5, 16) @ weight.view(24, 16).T)
+    torch.testing.assert_close(out.view(5, 24), expected)
+
+
+def test_what_pytorch_refuses_is_no_contender(
+    device: CudaDevice, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def short_of_memory(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setitem(sys.modules, "torch", torch)
+    monkeypatch.setattr(torch.nn.functional, "linear", short_of_memory)
+    graph = product_of()
+    region = make_region(graph, [0, 1], family="linear", name="linear")
+    addresses = [device.noise(DType.BF16, count) for count in (80, 24 * 16, 120)]
+    assert device.library(graph, region, addresses, {"T": 5}) is None
 
 
 def test_without_a_gpu_pytorch_is_named() -> None:
