@@ -17,11 +17,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from graphopt.artifact import Artifact
 from graphopt.errors import ArtifactError, GraphoptError, MachineError, UsageError
 from graphopt.ir.shape import evaluate
 from graphopt.launch import ALIGNMENT, LIBRARY, MOST_PROGRAMS, Launch, LaunchKernel
-from graphopt.plan import TRITON, Plan
+from graphopt.plan import Plan
 from graphopt.target import Target
 
 BINDINGS = "cuda-bindings"
@@ -84,7 +83,7 @@ def open_driver() -> Any:
         (status,) = driver.cuInit(0)
         if status != driver.CUresult.CUDA_SUCCESS:
             raise _no_gpu(f"the driver answers {_name_of(driver, status)}", _USE_CPU)
-        count = _checked(driver, "cuDeviceGetCount", driver.cuDeviceGetCount())
+        count = checked(driver, "cuDeviceGetCount", driver.cuDeviceGetCount())
     except (RuntimeError, OSError) as error:  # what the bindings raise where libcuda is missing
         raise _no_gpu(f"no driver: {error}", _USE_CPU) from error
     if not count:
@@ -119,9 +118,9 @@ def demand_device(plan: Plan) -> None:
 def device_arch(driver: Any, device: int = 0) -> str:
     """The architecture of a device, such as ``sm_90``."""
     names = driver.CUdevice_attribute
-    handle = _checked(driver, "cuDeviceGet", driver.cuDeviceGet(device))
+    handle = checked(driver, "cuDeviceGet", driver.cuDeviceGet(device))
     major, minor = (
-        _checked(driver, "cuDeviceGetAttribute", driver.cuDeviceGetAttribute(name, handle))
+        checked(driver, "cuDeviceGetAttribute", driver.cuDeviceGetAttribute(name, handle))
         for name in (
             names.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR,
             names.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR,
@@ -200,19 +199,6 @@ class KernelSet:
             self.close()
             raise
 
-    @classmethod
-    def of(cls, artifact: Artifact, driver: Any, memory: Memory) -> KernelSet:
-        """The kernels that an artifact's plan launches.
-
-        Raises:
-            ArtifactError: one is missing or damaged, or is for another GPU.
-        """
-        steps = [step for step in artifact.plan.steps() if step.backend == TRITON]
-        kernels = {name: artifact.launch(name) for name in dict.fromkeys(s.kernel for s in steps)}
-        for arch in {kernel.arch for kernel in kernels.values()}:
-            check_arch(driver, arch)
-        return cls(kernels, artifact.cubin, driver, memory)
-
     def workspace_bytes(self, sizes: Mapping[str, int]) -> int:
         """Bytes that all workspaces take if no step is larger than ``sizes``."""
         return sum(evaluate(one.kernel.workspace, sizes) for one in self._kernels.values())
@@ -283,7 +269,13 @@ class KernelSet:
                 one.address,
                 0,
             )
-            _checked(self._driver, f"cuLaunchKernel of {launch.symbol}", answer)
+            checked(self._driver, f"cuLaunchKernel of {launch.symbol}", answer)
+
+    def workspaces(self) -> Mapping[str, int]:
+        """Where what each kernel keeps lies now: its workspace, and its memory for descriptors."""
+        shared = {f"the workspace of {n}": one.workspace for n, one in self._kernels.items()}
+        rest = {f"descriptors of {name}": place for name, (place, _) in self._scratch.items()}
+        return {**{name: place for name, place in shared.items() if place}, **rest}
 
     def close(self) -> None:
         """Unload everything. May be called twice."""
@@ -362,7 +354,7 @@ class KernelSet:
     ) -> Any:
         code = read(kernel.name, launch.file)
         answer = self._driver.cuModuleLoadData(code)
-        module = _checked(self._driver, f"loading {kernel.name}/{launch.file}", answer)
+        module = checked(self._driver, f"loading {kernel.name}/{launch.file}", answer)
         self._modules.append(module)
         return module
 
@@ -383,11 +375,11 @@ class KernelSet:
                 most.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES,
                 launch.shared_bytes,
             )
-            _checked(self._driver, f"{launch.shared_bytes} shared bytes", answer)
+            checked(self._driver, f"{launch.shared_bytes} shared bytes", answer)
         return handle
 
 
-def _checked(driver: Any, what: str, answer: Sequence[Any]) -> Any:
+def checked(driver: Any, what: str, answer: Sequence[Any]) -> Any:
     """The result of a call.
 
     Raises:

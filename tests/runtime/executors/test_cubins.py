@@ -285,3 +285,12 @@ def test_what_the_library_computes_is_not_launched() -> None:
     assert caught.value.where == "norm, T<=512"
     assert caught.value.got == "S=1, T=17"
     assert fake.launched == launched
+
+
+def test_what_kernels_keep_is_told() -> None:
+    fake, memory = driver(), FakeMemory()
+    kernels = kernel_set(fake, memory)
+    assert kernels.workspaces() == {}
+    kernels.reserve({"T": 100, "S": 4})
+    kept = {"the workspace of norm": 1 << 20, "descriptors of norm": (1 << 20) + 768}
+    assert kernels.workspaces() == kept

@@ -1,0 +1,92 @@
+"""Bytes on their way between the host and a GPU, through memory that the GPU can reach by itself.
+
+A copy of pageable memory makes the host wait for the device. So bytes are put into one of several
+pinned buffers, and the copy from there is given to the stream; a buffer is used again when its last
+copy is finished, which by then it most often is.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from .cubins import checked
+
+Bytes = npt.NDArray[np.uint8]
+
+# Of each buffer, and how many there are: a step's inputs fit into one, and eight steps may be
+# under way; weights go through all of them in turn.
+BUFFER_BYTES, BUFFERS = 1 << 20, 8
+
+
+class Pinned:
+    """Copies to and from a device, on one stream.
+
+    Args:
+        driver: such as ``open_driver`` gives; its context is current.
+        stream: of that driver.
+
+    Raises:
+        MachineError: there is no pinned memory.
+    """
+
+    def __init__(self, driver: Any, stream: Any) -> None:
+        self._driver = driver
+        self._stream = stream
+        self._next = 0
+        self._events: list[Any] = []
+        total = BUFFER_BYTES * (BUFFERS + 1)
+        self._address = int(checked(driver, "pinned memory", driver.cuMemHostAlloc(total, 0)))
+        raw = (ctypes.c_uint8 * total).from_address(self._address)
+        whole = np.ctypeslib.as_array(raw)
+        self._buffers = [whole[n * BUFFER_BYTES :][:BUFFER_BYTES] for n in range(BUFFERS + 1)]
+        untimed = driver.CUevent_flags.CU_EVENT_DISABLE_TIMING
+        for _ in range(BUFFERS):
+            made = driver.cuEventCreate(int(untimed))
+            self._events.append(checked(driver, "an event", made))
+
+    def write(self, address: int, array: npt.NDArray[Any]) -> None:
+        """Put an array's bytes on the device; it may change afterwards."""
+        given = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+        for start in range(0, len(given), BUFFER_BYTES):
+            self._write_part(address + start, given[start : start + BUFFER_BYTES])
+
+    def _write_part(self, address: int, part: Bytes) -> None:
+        driver, place = self._driver, self._next
+        self._next = (place + 1) % BUFFERS
+        # An event that was never recorded is one that happened.
+        checked(driver, "an earlier copy", driver.cuEventSynchronize(self._events[place]))
+        buffer = self._buffers[place]
+        buffer[: len(part)] = part
+        answer = driver.cuMemcpyHtoDAsync(address, buffer.ctypes.data, len(part), self._stream)
+        checked(driver, "a copy to the device", answer)
+        answer = driver.cuEventRecord(self._events[place], self._stream)
+        checked(driver, "recording an event", answer)
+
+    def read(self, address: int, nbytes: int) -> Bytes:
+        """A copy of bytes of the device, once all before on the stream is finished."""
+        found = np.empty(nbytes, dtype=np.uint8)
+        buffer = self._buffers[BUFFERS]
+        for start in range(0, nbytes, BUFFER_BYTES):
+            count = min(BUFFER_BYTES, nbytes - start)
+            answer = self._driver.cuMemcpyDtoHAsync(
+                buffer.ctypes.data, address + start, count, self._stream
+            )
+            checked(self._driver, "a copy from the device", answer)
+            answer = self._driver.cuStreamSynchronize(self._stream)
+            checked(self._driver, "what ran before", answer)
+            found[start : start + count] = buffer[:count]
+        return found
+
+    def close(self) -> None:
+        """Give the memory back; the stream has nothing left to do."""
+        events, self._events = self._events, []
+        self._buffers = []
+        for event in events:
+            self._driver.cuEventDestroy(event)
+        if self._address:
+            self._driver.cuMemFreeHost(self._address)
+        self._address = 0

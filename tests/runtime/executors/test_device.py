@@ -1,0 +1,25 @@
+"""What is placed on a device is aligned; the protocol is kept without PyTorch."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+from graphopt.launch import ALIGNMENT
+from graphopt.runtime.executors.device import DEVICE_ALIGNMENT, rounded
+
+
+def test_what_follows_is_aligned() -> None:
+    assert [rounded(n) for n in (0, 1, 255, 256, 257)] == [0, 256, 256, 256, 512]
+    assert DEVICE_ALIGNMENT % ALIGNMENT == 0
+
+
+def test_a_device_needs_no_pytorch_before_it_is_one() -> None:
+    program = (
+        "import sys, graphopt.runtime.executors.driver_device; "
+        "print(sorted({'torch', 'triton', 'cuda'} & sys.modules.keys()))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "[]"

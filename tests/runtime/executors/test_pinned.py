@@ -1,0 +1,61 @@
+"""Bytes reach the device as they were when they were given, however late the copy is made."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from graphopt.errors import MachineError
+from graphopt.runtime.executors.pinned import BUFFER_BYTES, BUFFERS, Pinned
+from tests.runtime.executors.memory_driver import MemoryDriver
+
+
+def memory(driver: MemoryDriver, nbytes: int) -> int:
+    return int(driver.cuMemAlloc(nbytes)[1])
+
+
+@pytest.mark.parametrize("count", [0, 1, 1000, BUFFER_BYTES, 3 * BUFFER_BYTES + 17])
+def test_there_and_back(count: int) -> None:
+    driver = MemoryDriver()
+    pinned = Pinned(driver, 77)
+    given = np.random.default_rng(count).integers(0, 256, count, dtype=np.uint8)
+    place = memory(driver, count + 1)
+    before = given.copy()
+    pinned.write(place, given)
+    given[:] = 0
+    np.testing.assert_array_equal(pinned.read(place, count), before)
+    assert driver.blocks[place][count] == 0xFF, "written past the end"
+
+
+def test_buffers_are_used_again_only_when_their_copy_is_finished() -> None:
+    driver = MemoryDriver()
+    pinned = Pinned(driver, 77)
+    place = memory(driver, 8 * 100)
+    for number in range(100):
+        pinned.write(place + 8 * number, np.array([number]))
+    assert len(driver.queue) == 2 * BUFFERS, "nobody waited longer than it takes"
+    assert pinned.read(place, 800).view(np.int64).tolist() == list(range(100))
+
+
+def test_any_array_is_taken() -> None:
+    driver = MemoryDriver()
+    pinned = Pinned(driver, 77)
+    place = memory(driver, 64)
+    pinned.write(place, np.arange(8, dtype=np.int32).reshape(2, 4).T)
+    assert pinned.read(place, 32).view(np.int32).tolist() == [0, 4, 1, 5, 2, 6, 3, 7]
+
+
+def test_a_copy_that_fails_says_so() -> None:
+    driver = MemoryDriver(failing=frozenset({"cuMemcpyHtoDAsync"}))
+    pinned = Pinned(driver, 77)
+    with pytest.raises(MachineError, match="a copy to the device"):
+        pinned.write(memory(driver, 8), np.array([1]))
+
+
+def test_it_is_closed_once() -> None:
+    driver = MemoryDriver()
+    pinned = Pinned(driver, 77)
+    pinned.close()
+    pinned.close()
+    assert driver.host == {}
+    assert [name for name, *_ in driver.calls].count("cuEventDestroy") == BUFFERS
