@@ -160,7 +160,7 @@ def form(
     if native and target.kind == "cpu":
         own = _cpp_backend(hoisted.graph, regions, context.ledger)
     elif native and gpu is not None:
-        own = _triton_backend(hoisted.graph, regions, target, gpu)
+        own = _triton_backend(hoisted.graph, regions, target, gpu, context.ledger)
     backends: list[Backend] = [*([own] if own else []), TorchBackend()]
     kernels = assign(hoisted.graph, regions, backends, context.ledger)
     clock.lap("kernels")
@@ -217,7 +217,7 @@ def _cpp_backend(graph: Graph, regions: Sequence[Region], ledger: Ledger) -> Cpp
 
 
 def _triton_backend(
-    graph: Graph, regions: Sequence[Region], target: Target, gpu: GpuOptions
+    graph: Graph, regions: Sequence[Region], target: Target, gpu: GpuOptions, ledger: Ledger
 ) -> TritonBackend:
     """The Triton backend, with cubins for the target."""
     from graphopt.codegen.triton.autotune import tuned_for
@@ -227,6 +227,8 @@ def _triton_backend(
     backend = TritonBackend(graph, regions, gpu.block_size, arch)
     tuned = tuned_for(arch)
     backend.compile(target.arch, gpu.most, tuned, progress=gpu.progress)
+    for name, verdict in backend.loop.items():
+        ledger.record(f"backend:{backend.name}", name, verdict)
     return backend
 
 

@@ -12,8 +12,10 @@ import pytest
 import graphopt
 from graphopt import api
 from graphopt.artifact import Artifact
+from graphopt.cli.kernels import kernels_json, launch_rows
 from graphopt.codegen.triton import ahead
 from graphopt.errors import ArtifactError, MachineError
+from graphopt.loop_kernels import LOOP_KERNELS
 from graphopt.plan import TRITON
 from graphopt.report.source import source_of
 from tests.checkpoints import save_tiny
@@ -49,19 +51,21 @@ def test_every_step_has_a_kernel(artifact: Artifact) -> None:
     assert artifact.plan.target == "cuda:sm_90"
     assert artifact.plan.backends() == {TRITON}
     entries = [one for one in artifact.ledger().entries if one.rule == "backend:triton"]
-    assert len(entries) == sum(1 for _ in artifact.plan.steps())
+    assert len(entries) == sum(1 for _ in artifact.plan.steps()) + len(LOOP_KERNELS)
     assert all(one.applied and one.reason.startswith("sm_90: ") for one in entries)
+    assert set(LOOP_KERNELS) < {one.where for one in entries}
 
 
 def test_every_variant_that_a_step_can_reach_is_there(artifact: Artifact) -> None:
     limits = artifact.plan.limits
     blocks = -(-limits.max_model_len // artifact.plan.block_size)
     tokens = sorted({n + more for n in (1, 4, 16, 32, 64, 512, 1024, 8192) for more in (-1, 0, 1)})
-    for name in {step.kernel for step in artifact.plan.steps()}:
+    assert set(LOOP_KERNELS) < artifact.launch_archs.keys()
+    for name in artifact.launch_archs:
         kernel = artifact.launch(name)
         for count, sequences, pages in product(tokens, (1, 32, 33), (1, blocks)):
             rows = min(count, limits.max_rows)
-            sizes = {"T": count, "S": sequences, "R": rows, "P": pages}
+            sizes = {"T": count, "S": sequences, "R": rows, "P": pages, "K": 20}
             variant = kernel.variant(sizes)
             assert variant.library != bool(variant.launches)
             for launch in variant.launches:
@@ -71,6 +75,16 @@ def test_every_variant_that_a_step_can_reach_is_there(artifact: Artifact) -> Non
                 assert min(launch.counts(sizes)) >= (1 if count else 0)
                 assert launch.spill_bytes == 0
                 assert launch.programs >= 1
+
+
+def test_the_kernels_between_steps_are_shown(artifact: Artifact) -> None:
+    found = {row["kernel"]: row for row in kernels_json(artifact)}
+    assert list(found)[-2:] == sorted(LOOP_KERNELS)
+    for name in LOOP_KERNELS:
+        assert found[name]["steps"] == 0
+        assert found[name]["launch"]["name"] == name
+    symbols = [one[0] for one in launch_rows(kernels_json(artifact))]
+    assert symbols[-4:] == ["advance", "sample_prepare", "sample_weigh", "sample_choose"]
 
 
 def test_the_report_says_what_kernels_take(artifact: Artifact) -> None:

@@ -117,11 +117,28 @@ def named_kernel(
     Raises:
         CompileError: there is no variant for some sizes.
     """
-    if not variants or variants[-1].below:
-        raise CompileError("a kernel has no variant for some sizes", where=title)
     facts = (_canonical(text), tuple(pointers), tuple(sizes), repr(variants), str(workspace))
     digest = hashlib.sha256(repr(facts).encode()).hexdigest()[:10]
     name = f"{re.sub(r'[^a-z0-9]+', '_', title.lower()).strip('_') or 'kernel'}_{digest}"
+    return kernel_called(name, text, pointers, sizes, variants, workspace=workspace)
+
+
+def kernel_called(
+    name: str,
+    text: str,
+    pointers: Sequence[DType | None],
+    sizes: Sequence[str],
+    variants: Sequence[Variant],
+    *,
+    workspace: Dim = 0,
+) -> TritonKernel:
+    """As :func:`named_kernel`, by a name that others know.
+
+    Raises:
+        CompileError: there is no variant for some sizes.
+    """
+    if not variants or variants[-1].below:
+        raise CompileError("a kernel has no variant for some sizes", where=name)
     return TritonKernel(
         name,
         text.replace(NAME, name),

@@ -11,14 +11,13 @@ depends on nothing but its row and that row's parameters, and is the same in eve
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from graphopt.ir.dtype import DType
 from graphopt.ir.shape import sym
 from graphopt.ledger import Verdict, refuse
+from graphopt.loop_kernels import SAMPLE, SAMPLE_OPERANDS, SAMPLE_RESULTS
 
 from ..render import render
-from .kernel import TritonKernel, Variant, named_kernel
+from .kernel import TritonKernel, Variant, kernel_called
 from .tile_scope import power_of_two
 
 # Below this the result is greedy; GREEDY_TEMPERATURE in runtime/sampling_params.py.
@@ -32,47 +31,12 @@ _LISTED = 256
 # Of a program that has a row: with 8 elements a thread nothing spills.
 _CHUNK, _WARPS = 4096, 16
 
-# What the kernel is given, in order: SamplingInputs, where every row has every parameter, and a row
-# without a list has an empty one; then what it gives, see Sampled.
-OPERANDS: Mapping[str, DType] = {
-    "targets": DType.I64,
-    "temperatures": DType.F32,
-    "top_ks": DType.I64,
-    "top_ps": DType.F32,
-    "min_ps": DType.F32,
-    "bias_starts": DType.I64,
-    "bias_tokens": DType.I64,
-    "bias_values": DType.F32,
-    "allowed_starts": DType.I64,
-    "allowed_tokens": DType.I64,
-    "banned_starts": DType.I64,
-    "banned_tokens": DType.I64,
-    "seen_starts": DType.I64,
-    "seen_tokens": DType.I64,
-    "seen_counts": DType.F32,
-    "repetition": DType.F32,
-    "presence": DType.F32,
-    "frequency": DType.F32,
-    "seeds": DType.I64,
-    "streams": DType.I64,
-    "counters": DType.I64,
-    "num_logprobs": DType.I64,
-}
-RESULTS: Mapping[str, DType] = {
-    "token_ids": DType.I64,
-    "status": DType.U8,
-    "logprobs": DType.F32,
-    "ranks": DType.I64,
-    "top_ids": DType.I64,
-    "top_logprobs": DType.F32,
-}
-
 
 def sampler(dtype: DType, vocab: int) -> TritonKernel | Verdict:
     """The sampler for logits of a type, or why there is none.
 
-    Its pointers are the logits, ``OPERANDS``, ``RESULTS`` and a workspace; its sizes ``R`` rows and
-    ``K`` columns of ``top_ids`` and ``top_logprobs``, at least as many as any row wants.
+    Its pointers are the logits, ``SAMPLE_OPERANDS``, ``SAMPLE_RESULTS`` and a workspace; its sizes
+    ``R`` rows and ``K`` columns of ``top_ids`` and ``top_logprobs``, as many as any row wants.
     """
     if dtype not in (DType.F32, DType.BF16, DType.F16):
         return refuse(f"no logits are in {dtype}")
@@ -84,7 +48,7 @@ def sampler(dtype: DType, vocab: int) -> TritonKernel | Verdict:
     text = render(
         "triton/sample.jinja",
         title=f"Tokens of {vocab} logits in {dtype.value} a row",
-        arguments=["logits", *OPERANDS, *RESULTS, "workspace", "K", "R"],
+        arguments=["logits", *SAMPLE_OPERANDS, *SAMPLE_RESULTS, "workspace", "K", "R"],
         records=records,
         row_bytes=row_bytes,
         vocab=vocab,
@@ -106,10 +70,10 @@ def sampler(dtype: DType, vocab: int) -> TritonKernel | Verdict:
         Variant("KERNEL_NAME_choose", {"CHUNK": chunk}, (rows,), num_warps=warps),
     )
     prepare = Variant("KERNEL_NAME_prepare", {"LIST": _LISTED}, (rows, tiles), then=then)
-    return named_kernel(
-        "sampler",
+    return kernel_called(
+        SAMPLE,
         text,
-        [dtype, *OPERANDS.values(), *RESULTS.values(), None],
+        [dtype, *SAMPLE_OPERANDS.values(), *SAMPLE_RESULTS.values(), None],
         ("K", "R"),
         [prepare],
         workspace=row_bytes * rows,

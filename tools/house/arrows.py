@@ -28,6 +28,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "kv_layout",
         "plan",
         "launch",
+        "loop_kernels",
         "plan_arguments",
         "arena",
         "manifest",

@@ -22,9 +22,10 @@ from graphopt.ir.builder import GraphBuilder
 from graphopt.ir.dtype import DType
 from graphopt.ir.graph import Graph
 from graphopt.ir.shape import sym
-from graphopt.ir.types import StateType, TensorType
+from graphopt.ir.types import LayerState, StateType, TensorType
 from graphopt.launch import LaunchKernel
 from graphopt.ledger import Verdict, refuse
+from graphopt.loop_kernels import LOOP_KERNELS
 from graphopt.plan import TRITON, Piece, Step
 from graphopt.region import FAMILIES, Region, make_region
 from tests.codegen.triton.kernels import copy_kernel
@@ -70,7 +71,8 @@ class Compiler:
             made = (
                 outcome if not isinstance(outcome, dict) else replace(BUILT, code=code, **outcome)
             )
-            found.append((made,) if isinstance(made, Built) else made)
+            many = len(request.variant.launches)
+            found.append((made,) * many if isinstance(made, Built) else made)
         return found
 
 
@@ -305,9 +307,51 @@ def test_state_has_kernels_for_all_or_for_none(monkeypatch: pytest.MonkeyPatch) 
         assert verdict.accepted == (region not in states), region.name
         if region in states:
             assert "not today" in verdict.reason
-    # What writes state is not even compiled.
+    # What writes state is not even compiled; what runs between the steps is.
     names = {region.name for region in found.regions if region not in states}
-    assert sum(map(len, compiler.asked)) == len({copy_kernel(title=name).name for name in names})
+    made = {copy_kernel(title=name).name for name in names}
+    assert sum(map(len, compiler.asked)) == len(made) + len(LOOP_KERNELS)
+
+
+def decoder() -> tuple[Graph, list[Region]]:
+    """A step with state and logits, and its only region."""
+    b = GraphBuilder("decoder")
+    b.input("kv", StateType("kv", (LayerState(1, 16, 16, DType.F32),)))
+    logits = b.one("gelu", [b.input("x", TensorType(DType.F32, (sym("R"), 1000)))])
+    graph = b.finish([logits])
+    return graph, [make_region(graph, [0], family="pointwise", name="gelu")]
+
+
+def test_what_runs_between_steps_is_compiled_with_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    graph, regions = decoder()
+    backend = TritonBackend(graph, regions, 16)
+    assert all(verdict.accepted for verdict in backend.loop.values())
+    monkeypatch.setattr(module, "build_all", Compiler())
+    backend.compile("sm_90", {"R": 64})
+    pieces = pieces_of(backend, graph, regions)
+    assert [*backend.sources(pieces)][1:] == list(LOOP_KERNELS)
+    files = backend.files(pieces)
+    for name in LOOP_KERNELS:
+        assert backend.loop[name].reason == "sm_90: the model's pick for any"
+        assert files[f"{name}/kernel.py"] == backend.sources(pieces)[name].encode()
+        written = LaunchKernel.from_json(json.loads(files[f"{name}/sm_90/launch.json"]))
+        assert written == backend.launch(name)
+        assert written.name == name
+
+
+def test_a_kernel_between_steps_that_does_not_run_is_left_out(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    graph, regions = decoder()
+    backend = TritonBackend(graph, regions, 16)
+    monkeypatch.setattr(module, "build_all", Compiler(prepare=refuse("ptxas died")))
+    backend.compile("sm_90", {})
+    assert backend.loop["sample"].reason == "its kernel does not run on this GPU: ptxas died"
+    assert backend.loop["advance"].accepted
+    files = backend.files(pieces_of(backend, graph, regions))
+    assert {name.split("/")[0] for name in files} & set(LOOP_KERNELS) == {"advance"}
+    with pytest.raises(CompileError, match="was not compiled"):
+        backend.launch("sample")
 
 
 @pytest.mark.slow

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from graphopt.codegen.triton.kernel import Variant, named_kernel
+from graphopt.codegen.triton.kernel import Variant, kernel_called, named_kernel
 from graphopt.errors import CompileError
 from graphopt.ir.dtype import DType
 from graphopt.ir.shape import sym
@@ -84,3 +84,12 @@ def test_a_grid_is_a_function_of_the_sizes() -> None:
 def test_some_variant_fits_every_step(variants: list[Variant]) -> None:
     with pytest.raises(CompileError, match="no variant for some sizes"):
         named_kernel("norm", TEXT, (), ("T",), variants)
+
+
+def test_a_name_that_others_know_stays_as_it_is() -> None:
+    every = Variant("KERNEL_NAME_all")
+    kernel = kernel_called("sample", "def KERNEL_NAME_all(): pass\n", (), ("R",), [every])
+    assert (kernel.name, kernel.text) == ("sample", "def sample_all(): pass\n")
+    assert kernel.variants[0].function == "sample_all"
+    with pytest.raises(CompileError, match="no variant for some sizes"):
+        kernel_called("sample", "", (), ("R",), [])

@@ -16,14 +16,13 @@ from graphopt.codegen.triton.resources import SHARED_BYTES, resources_of
 from graphopt.codegen.triton.sampling import (
     LEAST_TEMPERATURE,
     MOST_TOKENS,
-    OPERANDS,
-    RESULTS,
     sampler,
 )
 from graphopt.ir.dtype import DType
 from graphopt.ir.reference import torch_dtype
 from graphopt.ir.shape import evaluate
 from graphopt.ledger import Verdict
+from graphopt.loop_kernels import SAMPLE_OPERANDS, SAMPLE_RESULTS
 from graphopt.runtime.executor import F32, Ragged, Sampled, SamplingInputs
 from graphopt.runtime.sampler import sample
 from graphopt.runtime.sampling_params import GREEDY_TEMPERATURE
@@ -48,11 +47,11 @@ def sampled(logits: F32, inputs: SamplingInputs, dtype: DType = DType.F32) -> Sa
     kernel = kernel_of(vocab, dtype)
     most = 0 if inputs.num_logprobs is None else min(int(inputs.num_logprobs.max(initial=0)), vocab)
     given = {name: torch.from_numpy(one) for name, one in operands(inputs).items()}
-    assert list(given) == list(OPERANDS)
+    assert list(given) == list(SAMPLE_OPERANDS)
     for name, one in given.items():
-        assert one.dtype == torch_dtype(OPERANDS[name]), name
+        assert one.dtype == torch_dtype(SAMPLE_OPERANDS[name]), name
     results: dict[str, torch.Tensor] = {}
-    for name, type_ in RESULTS.items():
+    for name, type_ in SAMPLE_RESULTS.items():
         count = rows * max(most, 0) if name.startswith("top_") else rows
         results[name] = torch.full((count + GUARD,), 77, dtype=torch_dtype(type_))
     workspace = torch.zeros(evaluate(kernel.workspace, {"R": rows}) + GUARD, dtype=torch.uint8)
@@ -104,7 +103,7 @@ def operands(inputs: SamplingInputs) -> dict[str, Any]:
         column(inputs.counters, 0, np.int64),
         column(inputs.num_logprobs, -1, np.int64),
     ]
-    return dict(zip(OPERANDS, values, strict=True))
+    return dict(zip(SAMPLE_OPERANDS, values, strict=True))
 
 
 def check(seed: int, rows: int, vocab: int) -> int:

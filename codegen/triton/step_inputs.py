@@ -1,0 +1,42 @@
+"""A decode step's inputs from the step before, on the device: the kernel ``advance``.
+
+before:  sampled tokens, and the inputs of the step that they were sampled in
+after:   the inputs of the next step, in the same places
+
+As long as sequences only go on, the host writes nothing between two steps but a table that grows;
+where one ends or comes in it says with ``sources`` which token goes on in which row, and with
+``lengths`` and ``counters`` where that sequence stands: ``graphopt.loop_kernels`` has them all.
+"""
+
+from __future__ import annotations
+
+from graphopt.ir.shape import sym
+from graphopt.loop_kernels import ADVANCE, ADVANCE_OPERANDS, ADVANCE_RESULTS, FROM_HOST, PADDING
+
+from ..render import render
+from .kernel import TritonKernel, Variant, kernel_called
+
+# Rows of a program; one for each thread.
+_BLOCK, _WARPS = 128, 4
+
+
+def advancer(vocab: int, block_size: int) -> TritonKernel:
+    """The kernel for a vocabulary and for blocks of so many slots.
+
+    Its pointers are ``ADVANCE_OPERANDS`` and ``ADVANCE_RESULTS``; its sizes ``P`` columns of the
+    tables and ``S`` rows, padding among them.
+    """
+    arguments = {**ADVANCE_OPERANDS, **ADVANCE_RESULTS}
+    text = render(
+        "triton/step_inputs.jinja",
+        title="The inputs of a decode step from the step before",
+        arguments=[*arguments, "P", "S"],
+        vocab=vocab,
+        from_host=FROM_HOST,
+        padding=PADDING,
+    )
+    # starts has one number more than there are rows.
+    programs = (sym("S") + _BLOCK) // _BLOCK
+    constants = {"BLOCK": _BLOCK, "BLOCK_SIZE": block_size}
+    variant = Variant("KERNEL_NAME", constants, (programs,), num_warps=_WARPS)
+    return kernel_called(ADVANCE, text, tuple(arguments.values()), ("P", "S"), [variant])
