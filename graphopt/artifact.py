@@ -47,9 +47,9 @@ from graphopt.errors import ArtifactError, MachineError
 from graphopt.ir.dtype import DType
 from graphopt.ledger import Ledger
 from graphopt.manifest import DIGEST_CHUNK_BYTES, fault_of
-from graphopt.packing import Layout
 from graphopt.plan import Plan, WrittenPlan
 from graphopt.safetensors_io import MappedFile, Weights, private_map, write_stream
+from graphopt.weight_layout import WeightLayout
 
 ARTIFACT_SCHEMA = 1
 MANIFEST = "manifest.json"
@@ -338,7 +338,7 @@ class ArtifactFolder(KernelFiles):
         files = [MappedFile(self.path / name, self.maps.get(name)) for name in names]
         return Weights(files, self._layouts())
 
-    def _layouts(self) -> Mapping[str, Layout]:
+    def _layouts(self) -> Mapping[str, WeightLayout]:
         """How packed weights are stored."""
         return {}
 
@@ -401,7 +401,7 @@ class Artifact(ArtifactFolder):
 
     plan: Plan
 
-    def _layouts(self) -> Mapping[str, Layout]:
+    def _layouts(self) -> Mapping[str, WeightLayout]:
         return self.plan.layouts
 
 

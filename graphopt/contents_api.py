@@ -26,10 +26,10 @@ from graphopt.ir.types import TensorType
 from graphopt.isa import Isa
 from graphopt.launch import LAUNCH, LaunchKernel
 from graphopt.ledger import Ledger, PassReport
-from graphopt.packing import Layout, pack, stored_type
+from graphopt.packing import Layout
 from graphopt.plan import Plan
 from graphopt.progress import ProgressFn, weighed
-from graphopt.quantization import pack_quantized
+from graphopt.weight_layout import WeightLayout, packed, stored_as
 
 # The stage that compiles kernels, among the others whose time is told.
 NATIVE = "native"
@@ -109,7 +109,7 @@ def contents_of(
     from graphopt.ir.printer import print_graph
 
     layouts = compiled.plan.layouts
-    within = {layout.scales for layout in layouts.values() if layout.scales}
+    within = {one.scales for one in layouts.values() if isinstance(one, Layout) and one.scales}
     kept = [value for value in compiled.graph.weights if value.name not in within]
     weights = [_stored(value, layouts) for value in kept]
     sizes = [_nbytes(spec) for spec in weights]
@@ -117,7 +117,7 @@ def contents_of(
     def arrays() -> Iterator[npt.NDArray[np.generic]]:
         pairs = ((spec[0], size) for spec, size in zip(weights, sizes, strict=True))
         for name in weighed(pairs, "writing the weights", sum(sizes), progress):
-            yield _packed(name, layouts.get(name), compiled.load)
+            yield _as_stored(name, layouts.get(name), compiled.load)
 
     started = time.perf_counter()
     kernels = _kernel_files(compiled, isas, progress)
@@ -200,29 +200,20 @@ def _tokenizer_files(checkpoint: Path) -> dict[str, bytes]:
         return {file.name: file.read_bytes() for file in sorted(Path(folder).iterdir())}
 
 
-def _stored(value: Value, layouts: Mapping[str, Layout]) -> TensorSpec:
+def _stored(value: Value, layouts: Mapping[str, WeightLayout]) -> TensorSpec:
     """The tensor that a weight is stored as."""
     name, dtype, shape = spec_of(value)
     if name in layouts:
-        dtype, shape = stored_type(layouts[name], dtype)
+        dtype, shape = stored_as(layouts[name], dtype)
     return name, dtype, shape
 
 
-def _packed(
-    name: str, layout: Layout | None, load: Callable[[str], npt.NDArray[np.generic]]
+def _as_stored(
+    name: str, layout: WeightLayout | None, load: Callable[[str], npt.NDArray[np.generic]]
 ) -> npt.NDArray[np.generic]:
     """A weight as it is stored."""
     array = load(name)
-    if layout is None:
-        return array
-    if layout.quant is not None:
-        return pack_quantized(array, load(layout.scales), layout)
-    return pack(_unsigned(array), layout)
-
-
-def _unsigned(array: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
-    """bf16 that comes as signed integers, as unsigned ones."""
-    return array.view(np.uint16) if array.dtype == np.int16 else array
+    return array if layout is None else packed(array, layout, load)
 
 
 def spec_of(value: Value) -> TensorSpec:

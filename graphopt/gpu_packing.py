@@ -12,21 +12,23 @@ and one byte permutation for two of them. Scales lie by step and half, sixty-fou
 
 Rows may be taken in parts, such as the gate and the up projection of one matrix; each begins with a
 chunk of its own. Rows and columns past the end are zeros with scales of zero.
+
+Integers and scales are two tensors, stored apart: each has a packing that says which it is.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
-from itertools import combinations, starmap
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from graphopt.errors import IRError
+from graphopt.errors import ArtifactError, IRError
+from graphopt.ir.dtype import DType
+from graphopt.packing import Array, Part, check_parts, read_flag, read_integer, read_parts
 
-Array = npt.NDArray[Any]
+CHUNKS = "chunks"  # what ``plan.json`` calls such a layout
 CHUNK_ROWS = 64
 # Of columns that share a scale: a tile of a product is as deep.
 GROUPS = (32, 64, 128)
@@ -36,7 +38,7 @@ FOUR_OFFSET = 8
 
 @dataclass(frozen=True, slots=True)
 class GpuPacking:
-    """How a quantized weight is stored for a GPU.
+    """How the integers, or the scales, of a quantized weight are stored for a GPU.
 
     Attributes:
         rows: N.
@@ -44,13 +46,15 @@ class GpuPacking:
         bits: 8 or 4.
         group: columns that share a scale.
         parts: selections of rows as (start, stop, step); together they take every row once.
+        is_scales: whether it is the scales that are stored so.
     """
 
     rows: int
     columns: int
     bits: int
     group: int
-    parts: tuple[tuple[int, int, int], ...]
+    parts: tuple[Part, ...]
+    is_scales: bool = False
 
     def __post_init__(self) -> None:
         if self.bits not in (4, 8) or self.group not in GROUPS:
@@ -59,25 +63,19 @@ class GpuPacking:
                 got=f"{self.bits} bits in groups of {self.group}",
                 expected=f"4 or 8 bits in groups of {', '.join(map(str, GROUPS))}",
             )
-        chosen = [range(*part) for part in self.parts]
-        inside = all(len(one) and one[0] >= 0 and one[-1] < self.rows for one in chosen)
-        if (
-            not inside
-            or any(starmap(_meet, combinations(chosen, 2)))
-            or (sum(map(len, chosen)) != self.rows)
-        ):
-            raise IRError(
-                "the parts of a packed weight do not take every row once",
-                got=self.parts,
-                expected=f"a partition of {self.rows} rows",
-            )
-        if self.columns < 1:
+        if min(self.rows, self.columns) < 1:
             raise IRError("a packed weight has no elements", got=self)
+        check_parts(self.rows, self.parts)
 
     @classmethod
     def whole(cls, rows: int, columns: int, bits: int, group: int) -> GpuPacking:
         """The packing of a matrix that is one part."""
         return cls(rows, columns, bits, group, ((0, rows, 1),))
+
+    @property
+    def scales(self) -> GpuPacking:
+        """The packing of the scales of the same weight."""
+        return replace(self, is_scales=True)
 
     @property
     def halves(self) -> int:
@@ -100,14 +98,55 @@ class GpuPacking:
         return tuple(-(-len(range(*part)) // CHUNK_ROWS) for part in self.parts)
 
     @property
-    def shape(self) -> tuple[int, int, int, int]:
-        """Of the stored bytes."""
-        return sum(self.part_chunks), self.steps, CHUNK_ROWS, self.group
+    def dtype(self) -> DType:
+        """Of the tensor, stored or not."""
+        return DType.F16 if self.is_scales else DType.I8
 
     @property
-    def scales_shape(self) -> tuple[int, int, int, int]:
-        """Of the stored scales."""
-        return sum(self.part_chunks), self.steps, self.halves, CHUNK_ROWS
+    def plain(self) -> tuple[int, int]:
+        """The shape of the tensor as it was."""
+        return self.rows, self.groups if self.is_scales else self.columns
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        """The shape of what is stored."""
+        chunks = sum(self.part_chunks)
+        if self.is_scales:
+            return chunks, self.steps, self.halves, CHUNK_ROWS
+        return chunks, self.steps, CHUNK_ROWS, self.group
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data for ``plan.json``."""
+        return {
+            "kind": CHUNKS,
+            "rows": self.rows,
+            "columns": self.columns,
+            "bits": self.bits,
+            "group": self.group,
+            "parts": [list(part) for part in self.parts],
+            "scales": self.is_scales,
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> GpuPacking:
+        """The packing that ``to_json`` wrote.
+
+        Raises:
+            ArtifactError: the data is not a packing.
+        """
+        try:
+            return cls(
+                rows=read_integer(data["rows"]),
+                columns=read_integer(data["columns"]),
+                bits=read_integer(data["bits"]),
+                group=read_integer(data["group"]),
+                parts=read_parts(data["parts"]),
+                is_scales=read_flag(data["scales"]),
+            )
+        except (KeyError, TypeError, ValueError, AttributeError, IRError) as error:
+            raise ArtifactError(
+                "layout of a weight is not readable", got=f"{type(error).__name__}: {error}"
+            ) from error
 
 
 def pack_weight(integers: Array, scales: Array, packing: GpuPacking) -> tuple[Array, Array]:
@@ -118,60 +157,66 @@ def pack_weight(integers: Array, scales: Array, packing: GpuPacking) -> tuple[Ar
         scales: f16 ``[N, K / group]``.
         packing: has the same N and K.
 
+    Raises:
+        IRError: the arrays do not fit the packing.
+    """
+    return pack_chunks(integers, packing), pack_chunks(scales, packing.scales)
+
+
+def pack_chunks(array: Array, packing: GpuPacking) -> Array:
+    """The stored array of a weight's integers or of its scales, as ``packing`` says.
+
+    Args:
+        array: i8 ``[N, K]``, or f16 ``[N, K / group]``.
+        packing: has the same N and K.
+
     Returns:
-        i8 and f16 arrays of the packing's shapes.
+        An array of the packing's shape.
 
     Raises:
-        IRError: the arrays do not fit the packing.
+        IRError: the array does not fit the packing.
     """
-    _check(integers, (packing.rows, packing.columns), np.int8)
-    _check(scales, (packing.rows, packing.groups), np.float16)
-    stored = np.empty(packing.shape, dtype=np.int8)
-    factors = np.zeros(packing.scales_shape, dtype=np.float16)
-    halves, steps, group = packing.halves, packing.steps, packing.group
+    _check(array, packing.plain, packing)
+    stored = np.empty(packing.shape, dtype=array.dtype)
+    halves, steps, columns = packing.halves, packing.steps, packing.plain[1]
+    wide = 1 if packing.is_scales else packing.group
     for chunk, rows in _chunks(packing):
-        count = len(range(*rows.indices(packing.rows)))
-        padded = np.zeros((CHUNK_ROWS, steps * halves * group), dtype=np.int8)
-        padded[:count, : packing.columns] = integers[rows]
-        # [row, step, half, column]
-        split = padded.reshape(CHUNK_ROWS, steps, halves, group)
-        if halves == 2:
+        part = array[rows]
+        padded = np.zeros((CHUNK_ROWS, steps * halves * wide), dtype=array.dtype)
+        padded[: len(part), :columns] = part
+        split = padded.reshape(CHUNK_ROWS, steps, halves, wide)  # [row, step, half, column]
+        if packing.is_scales:
+            stored[chunk] = split[..., 0].transpose(1, 2, 0)
+        elif halves == 2:
             raised = (split + np.int8(FOUR_OFFSET)).view(np.uint8)
-            bytes_ = (raised[:, :, 0] | raised[:, :, 1] << np.uint8(4)).view(np.int8)
+            both = (raised[:, :, 0] | raised[:, :, 1] << np.uint8(4)).view(np.int8)
+            stored[chunk] = both.transpose(1, 0, 2)
         else:
-            bytes_ = split[:, :, 0]
-        stored[chunk] = bytes_.transpose(1, 0, 2)
-        widths = np.zeros((CHUNK_ROWS, steps * halves), dtype=np.float16)
-        widths[:count, : packing.groups] = scales[rows]
-        factors[chunk] = widths.reshape(CHUNK_ROWS, steps, halves).transpose(1, 2, 0)
-    return stored, factors
+            stored[chunk] = split[:, :, 0].transpose(1, 0, 2)
+    return stored
 
 
-def unpack_weight(stored: Array, factors: Array, packing: GpuPacking) -> tuple[Array, Array]:
-    """The integers and scales that ``pack_weight`` stored.
+def unpack_chunks(stored: Array, packing: GpuPacking) -> Array:
+    """The integers, or the scales, that ``pack_chunks`` stored.
 
     Raises:
-        IRError: the arrays do not fit the packing.
+        IRError: the array does not fit the packing.
     """
-    _check(stored, packing.shape, np.int8)
-    _check(factors, packing.scales_shape, np.float16)
-    integers = np.empty((packing.rows, packing.columns), dtype=np.int8)
-    scales = np.empty((packing.rows, packing.groups), dtype=np.float16)
+    _check(stored, packing.shape, packing)
+    array = np.empty(packing.plain, dtype=stored.dtype)
+    columns = packing.plain[1]
     for chunk, rows in _chunks(packing):
-        count = len(range(*rows.indices(packing.rows)))
-        bytes_ = stored[chunk].transpose(1, 0, 2)
-        if packing.halves == 2:
-            raw = (
-                bytes_.view(np.uint8) if bytes_.flags.c_contiguous else bytes_.copy().view(np.uint8)
-            )
+        if packing.is_scales:
+            split = stored[chunk].transpose(2, 0, 1)
+        elif packing.halves == 2:
+            raw = np.ascontiguousarray(stored[chunk].transpose(1, 0, 2)).view(np.uint8)
             both = np.stack([raw & np.uint8(15), raw >> np.uint8(4)], axis=2)
-            split = both.astype(np.int8) - np.int8(FOUR_OFFSET)
+            split = both.view(np.int8) - np.int8(FOUR_OFFSET)
         else:
-            split = bytes_[:, :, None]
-        integers[rows] = split.reshape(CHUNK_ROWS, -1)[:count, : packing.columns]
-        widths = factors[chunk].transpose(2, 0, 1).reshape(CHUNK_ROWS, -1)
-        scales[rows] = widths[:count, : packing.groups]
-    return integers, scales
+            split = stored[chunk].transpose(1, 0, 2)
+        part = array[rows]
+        part[:] = split.reshape(CHUNK_ROWS, -1)[: len(part), :columns]
+    return array
 
 
 def _chunks(packing: GpuPacking) -> Iterator[tuple[int, slice]]:
@@ -184,15 +229,11 @@ def _chunks(packing: GpuPacking) -> Iterator[tuple[int, slice]]:
             number += 1
 
 
-def _meet(one: range, other: range) -> bool:
-    """Whether two selections of rows, which are no longer than a weight, share one."""
-    return not set(one).isdisjoint(other)
-
-
-def _check(array: Array, shape: tuple[int, ...], dtype: type) -> None:
+def _check(array: Array, shape: tuple[int, ...], packing: GpuPacking) -> None:
+    dtype = np.dtype(np.float16 if packing.is_scales else np.int8)
     if array.shape != shape or array.dtype != dtype:
         raise IRError(
             "a quantized weight does not fit its packing",
             got=f"{array.dtype}{list(array.shape)}",
-            expected=f"{np.dtype(dtype).name}{list(shape)}",
+            expected=f"{dtype.name}{list(shape)}",
         )

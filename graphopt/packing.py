@@ -12,7 +12,7 @@ of one matrix; each begins with a panel of its own.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations, starmap
 from typing import Any
@@ -23,12 +23,15 @@ import numpy.typing as npt
 from graphopt.errors import ArtifactError, IRError
 from graphopt.ir.dtype import DType
 
+PANELS = "panels"  # what ``plan.json`` calls such a layout
 PANEL = 16  # rows
 UNIT_BYTES = 4  # of one row, that stand together
 MOST = 1 << 40  # rows, columns or matrices, wherever they are read from
 _MOST_GROUP = 1 << 12  # columns
 PAIR_SCALES_BYTES = 64  # of two groups of a quantized panel: sixteen f16s each
 Array = npt.NDArray[Any]
+# A selection of rows: start, stop, step.
+Part = tuple[int, int, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +77,7 @@ class Layout:
 
     rows: int
     columns: int
-    parts: tuple[tuple[int, int, int], ...]
+    parts: tuple[Part, ...]
     batch: int = 1
     quant: Quant | None = None
     transposed: bool = False
@@ -83,21 +86,7 @@ class Layout:
     def __post_init__(self) -> None:
         if min(self.rows, self.columns, self.batch) < 1:
             raise IRError("a packed weight has no elements", got=self)
-        for start, stop, step in self.parts:
-            if not (0 <= start < stop <= self.rows and step >= 1):
-                raise IRError(
-                    "a part of a packed weight has no such rows",
-                    got=f"rows {start}:{stop}:{step}",
-                    expected=f"a selection of 0:{self.rows}",
-                )
-        # By arithmetic, for whoever wrote the numbers may have meant to fill the memory.
-        apart = not any(starmap(_meet, combinations((range(*part) for part in self.parts), 2)))
-        if not apart or sum(self.part_rows) != self.rows:
-            raise IRError(
-                "the parts of a packed weight do not take every row once",
-                got=self.parts,
-                expected=f"a partition of {self.rows} rows",
-            )
+        check_parts(self.rows, self.parts)
 
     @classmethod
     def whole(
@@ -131,6 +120,7 @@ class Layout:
         """Plain data for ``plan.json``."""
         quant = self.quant and {"bits": self.quant.bits, "group": self.quant.group}
         return {
+            "kind": PANELS,
             "rows": self.rows,
             "columns": self.columns,
             "parts": [list(part) for part in self.parts],
@@ -149,18 +139,41 @@ class Layout:
         """
         try:
             return cls(
-                rows=_integer(data["rows"]),
-                columns=_integer(data["columns"]),
-                parts=tuple(_part(part) for part in data["parts"]),
-                batch=_integer(data["batch"]),
+                rows=read_integer(data["rows"]),
+                columns=read_integer(data["columns"]),
+                parts=read_parts(data["parts"]),
+                batch=read_integer(data["batch"]),
                 quant=_quant(data["quant"]),
-                transposed=_flag(data["transposed"]),
+                transposed=read_flag(data["transposed"]),
                 scales=_text(data["scales"]),
             )
         except (KeyError, TypeError, ValueError, AttributeError, IRError) as error:
             raise ArtifactError(
                 "layout of a weight is not readable", got=f"{type(error).__name__}: {error}"
             ) from error
+
+
+def check_parts(rows: int, parts: Sequence[Part]) -> None:
+    """Demand that selections of rows together take every row once.
+
+    Raises:
+        IRError: they do not.
+    """
+    for start, stop, step in parts:
+        if not (0 <= start < stop <= rows and step >= 1):
+            raise IRError(
+                "a part of a packed weight has no such rows",
+                got=f"rows {start}:{stop}:{step}",
+                expected=f"a selection of 0:{rows}",
+            )
+    # By arithmetic, for whoever wrote the numbers may have meant to fill the memory.
+    ranges = [range(*part) for part in parts]
+    if any(starmap(_meet, combinations(ranges, 2))) or sum(map(len, ranges)) != rows:
+        raise IRError(
+            "the parts of a packed weight do not take every row once",
+            got=parts,
+            expected=f"a partition of {rows} rows",
+        )
 
 
 def _meet(one: range, other: range) -> bool:
@@ -177,7 +190,13 @@ def _meet(one: range, other: range) -> bool:
     return row < min(one.stop, other.stop)
 
 
-def _integer(value: object) -> int:
+def read_integer(value: object) -> int:
+    """``value`` if it is a whole number that a weight's sizes may be.
+
+    Raises:
+        TypeError: it is no integer; JSON's true and false are not.
+        ValueError: it is too large.
+    """
     if type(value) is not int:
         raise TypeError(f"{value!r} is no integer")
     if abs(value) > MOST:
@@ -185,30 +204,44 @@ def _integer(value: object) -> int:
     return value
 
 
-def _quant(value: Any) -> Quant | None:
-    if value is None:
-        return None
-    quant = Quant(_integer(value["bits"]), _integer(value["group"]))
-    if quant.bits not in (4, 8) or not 1 <= quant.group <= _MOST_GROUP:
-        raise ValueError(f"{quant} is not how weights are quantized")
-    return quant
+def read_flag(value: object) -> bool:
+    """``value`` if it is true or false.
 
-
-def _flag(value: object) -> bool:
+    Raises:
+        TypeError: it is neither.
+    """
     if type(value) is not bool:
         raise TypeError(f"{value!r} is neither true nor false")
     return value
+
+
+def read_parts(values: Any) -> tuple[Part, ...]:
+    """Selections of rows out of lists.
+
+    Raises:
+        TypeError: one is no list of integers.
+        ValueError: one is too long, too short, or of large numbers.
+    """
+    found = []
+    for value in values:
+        start, stop, step = map(read_integer, value)
+        found.append((start, stop, step))
+    return tuple(found)
+
+
+def _quant(value: Any) -> Quant | None:
+    if value is None:
+        return None
+    quant = Quant(read_integer(value["bits"]), read_integer(value["group"]))
+    if quant.bits not in (4, 8) or not 1 <= quant.group <= _MOST_GROUP:
+        raise ValueError(f"{quant} is not how weights are quantized")
+    return quant
 
 
 def _text(value: object) -> str:
     if type(value) is not str:
         raise TypeError(f"{value!r} is no text")
     return value
-
-
-def _part(values: Any) -> tuple[int, int, int]:
-    start, stop, step = map(_integer, values)
-    return start, stop, step
 
 
 def pair_of(dtype: DType) -> int:

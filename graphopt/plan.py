@@ -17,9 +17,9 @@ from graphopt.ir.dtype import DType
 from graphopt.ir.shape import Dim, parse_dim
 from graphopt.ir.types import LayerState, StateType
 from graphopt.kv_layout import kv_bytes
-from graphopt.packing import Layout
+from graphopt.weight_layout import WeightLayout, layout_from_json
 
-PLAN_SCHEMA = 4
+PLAN_SCHEMA = 5
 
 LINE_BYTES = 64  # of a CPU's cache
 # The backend whose kernels are compiled into the artifact's shared object.
@@ -155,7 +155,7 @@ class Plan:
     output: int
     slots: tuple[BufferSlot, ...]
     pieces: tuple[Piece, ...]
-    layouts: Mapping[str, Layout] = field(default_factory=dict)
+    layouts: Mapping[str, WeightLayout] = field(default_factory=dict)
     scratch_bytes: int = 0
 
     @property
@@ -240,7 +240,10 @@ def _plan_from_json(data: Mapping[str, Any]) -> Plan:
         output=_integer(data["output"], 0, last),
         slots=slots,
         pieces=pieces,
-        layouts={_text(name): Layout.from_json(row) for name, row in data["layouts"].items()},
+        layouts={
+            _text(name): layout_from_json(row, of_gpu=_text(data["target"]).startswith("cuda"))
+            for name, row in data["layouts"].items()
+        },
         scratch_bytes=_lines(data["scratch_bytes"]),
     )
 

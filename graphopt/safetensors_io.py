@@ -19,8 +19,9 @@ import numpy.typing as npt
 
 from graphopt.errors import ArtifactError
 from graphopt.ir.dtype import DType
-from graphopt.packing import Layout, stored_type, unpack
+from graphopt.packing import Layout
 from graphopt.quantization import unpack_quantized
+from graphopt.weight_layout import WeightLayout, stored_as, unpacked
 
 ALIGNMENT = 64
 HEADER_ALIGNMENT = 4096
@@ -185,22 +186,27 @@ class Weights:
     """
 
     def __init__(
-        self, files: Sequence[MappedFile], layouts: Mapping[str, Layout] | None = None
+        self, files: Sequence[MappedFile], layouts: Mapping[str, WeightLayout] | None = None
     ) -> None:
         self._file_of = {name: file for file in files for name in file.entries}
         self.layouts = dict(layouts or {})
-        self._packed_of = {one.scales: name for name, one in self.layouts.items() if one.scales}
+        # The weights in whose panels scales are stored, by the names of the scales.
+        self._panels_of = {
+            one.scales: (name, one)
+            for name, one in self.layouts.items()
+            if isinstance(one, Layout) and one.scales
+        }
 
     def names(self) -> Iterable[str]:
         """Names of all tensors, scales that are stored with their integers among them."""
-        return self._file_of.keys() | self._packed_of.keys()
+        return self._file_of.keys() | self._panels_of.keys()
 
     def dtype(self, name: str) -> DType:
         """Element type of the tensor called ``name``."""
-        if name in self._packed_of:
+        if name in self._panels_of:
             return DType.F16
         layout = self.layouts.get(name)
-        if layout is not None and layout.quant is not None:
+        if isinstance(layout, Layout) and layout.quant is not None:
             return DType.I8
         return self._file(name).entries[name].dtype
 
@@ -209,31 +215,31 @@ class Weights:
 
         A packed one is unpacked, into memory of its own.
         """
-        if name in self._packed_of:
-            packed = self._packed_of[name]
-            return unpack_quantized(self.stored(packed), self.layouts[packed])[1]
+        if name in self._panels_of:
+            other, panels = self._panels_of[name]
+            return unpack_quantized(self.stored(other), panels)[1]
         stored, layout = self.stored(name), self.layouts.get(name)
-        if layout is None:
-            return stored
-        return unpack(stored, layout) if not layout.quant else unpack_quantized(stored, layout)[0]
+        return stored if layout is None else unpacked(stored, layout)
 
     def stored(self, name: str) -> npt.NDArray[np.generic]:
-        """What the file holds of the tensor, packed or not; with its scales if it has any.
+        """What the file holds of the tensor, packed or not; panels have their scales in them.
 
         Raises:
-            ArtifactError: it does not have the shape that its layout gives it.
+            ArtifactError: it does not have the type and shape that its layout gives it.
         """
-        name = self._packed_of.get(name, name)
-        found = self._file(name).view(name)
+        if name in self._panels_of:
+            name, _ = self._panels_of[name]
+        file = self._file(name)
         if (layout := self.layouts.get(name)) is not None:
-            _, shape = stored_type(layout, self.dtype(name))
-            if found.shape != shape:
+            entry = file.entries[name]
+            dtype, shape = stored_as(layout, self.dtype(name))
+            if (entry.dtype, entry.shape) != (dtype, shape):
                 raise ArtifactError(
                     f"weight {name} is not packed as the plan says",
-                    got=list(found.shape),
-                    expected=list(shape),
+                    got=f"{entry.dtype}{list(entry.shape)}",
+                    expected=f"{dtype}{list(shape)}",
                 )
-        return found
+        return file.view(name)
 
     def _file(self, name: str) -> MappedFile:
         if name not in self._file_of:

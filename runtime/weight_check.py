@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 
 from graphopt.errors import ArtifactError
+from graphopt.gpu_packing import GpuPacking
 from graphopt.ir.dtype import DType
 from graphopt.ir.graph import Graph
 from graphopt.ir.types import TensorType
@@ -24,24 +25,25 @@ def check_weights(weights: Weights, graph: Graph) -> None:
         ArtifactError: one is not, or is missing; it is named.
     """
     layouts = weights.layouts
-    packed_of = {layout.scales: layout for layout in layouts.values() if layout.scales}
+    panels_of = {
+        one.scales: one for one in layouts.values() if isinstance(one, Layout) and one.scales
+    }
     for value in graph.weights:
         name, type_ = value.name, value.type
         stored, dtype = weights.stored(name), weights.dtype(name)
         if not isinstance(type_, TensorType):
             raise ArtifactError("a weight is not a tensor", where=name, got=type_)
-        if name in packed_of:
-            layout = packed_of[name]
-            fits = layout.quant is not None and _fits(
-                type_, layout, layout.quant.groups(layout.columns)
-            )
-            found = f"the scales of {_described(dtype, layout)}"
-        elif name in layouts:
-            layout = layouts[name]
-            fits, found = _fits(type_, layout, layout.columns), _described(dtype, layout)
+        layout = panels_of.get(name, layouts.get(name))
+        if isinstance(layout, Layout):
+            columns, found = layout.columns, _described(dtype, layout)
+            if name in panels_of:
+                columns = layout.quant.groups(columns) if layout.quant else 0
+                found = f"the scales of {found}"
+            fits = _fits(type_, layout, columns)
         else:
-            fits = stored.shape == type_.shape
-            found = f"{dtype.value}[{', '.join(map(str, stored.shape))}]"
+            shape = layout.plain if isinstance(layout, GpuPacking) else stored.shape
+            fits = shape == type_.shape
+            found = f"{dtype.value}[{', '.join(map(str, shape))}]"
         if not fits or dtype is not type_.dtype:
             raise ArtifactError(
                 f"weight {name} is not what the graph expects", got=found, expected=type_

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from graphopt.errors import IRError
-from graphopt.gpu_packing import CHUNK_ROWS, GROUPS, GpuPacking, pack_weight, unpack_weight
+from graphopt.errors import ArtifactError, IRError
+from graphopt.gpu_packing import (
+    CHUNK_ROWS,
+    GROUPS,
+    GpuPacking,
+    pack_chunks,
+    pack_weight,
+    unpack_chunks,
+)
 from graphopt.packing import Array
 
 
@@ -45,9 +54,17 @@ def test_what_is_packed_comes_back(
     packing = GpuPacking(rows, columns, bits, group, parts_of(rows, kind))
     integers, scales = random_weight(packing, seed)
     stored, factors = pack_weight(integers, scales, packing)
-    assert (stored.shape, factors.shape) == (packing.shape, packing.scales_shape)
-    for one, other in zip(unpack_weight(stored, factors, packing), (integers, scales), strict=True):
-        assert np.array_equal(one, other)
+    for given_, made, own in (
+        (integers, stored, packing),
+        (scales, factors, packing.scales),
+    ):
+        assert made.shape == own.shape
+        assert (given_.shape, own.dtype.value) == (own.plain, "f16" if own.is_scales else "i8")
+        back = unpack_chunks(made, own)
+        assert back.dtype == given_.dtype
+        assert np.array_equal(back, given_)
+        read = GpuPacking.from_json(json.loads(json.dumps(own.to_json())))
+        assert read == own
 
 
 @pytest.mark.parametrize("group", GROUPS)
@@ -91,7 +108,7 @@ def test_what_is_refused() -> None:
     with pytest.raises(IRError, match="no elements"):
         GpuPacking.whole(64, 0, 4, 32)
     for parts in (((0, 32, 1),), ((0, 40, 1), (32, 64, 1)), ((0, 65, 1),), ((0, 64, 1), (0, 0, 1))):
-        with pytest.raises(IRError, match="every row once"):
+        with pytest.raises(IRError, match="part"):
             GpuPacking(64, 64, 4, 32, parts)
     packing = GpuPacking.whole(64, 64, 4, 32)
     integers, scales = random_weight(packing, 0)
@@ -100,5 +117,38 @@ def test_what_is_refused() -> None:
     with pytest.raises(IRError, match="does not fit"):
         pack_weight(integers, scales.astype(np.float32), packing)
     stored, factors = pack_weight(integers, scales, packing)
+    for wrong, own in ((stored[0], packing), (factors, packing), (stored, packing.scales)):
+        with pytest.raises(IRError, match="does not fit"):
+            unpack_chunks(wrong, own)
     with pytest.raises(IRError, match="does not fit"):
-        unpack_weight(stored[0], factors, packing)
+        pack_chunks(integers, packing.scales)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"rows": "64"},
+        {"rows": 0, "parts": []},
+        {"rows": 1 << 41, "parts": [[0, 1 << 41, 1]]},
+        {"columns": True},
+        {"columns": -1},
+        {"bits": 3},
+        {"bits": None},
+        {"group": 48},
+        {"parts": [[0, 64]]},
+        {"parts": [[0, 63, 1]]},
+        {"parts": [[0, 64, 1], [0, 64, 1]]},
+        {"parts": 7},
+        {"scales": 1},
+    ],
+)
+def test_damaged_json_is_refused(change: dict[str, object]) -> None:
+    data = {**GpuPacking.whole(64, 64, 4, 32).to_json(), **change}
+    with pytest.raises(ArtifactError, match="layout of a weight"):
+        GpuPacking.from_json(data)
+
+
+def test_numbers_that_nothing_has_room_for_are_only_read() -> None:
+    rows = 1 << 40
+    data = GpuPacking(rows, rows, 8, 64, ((0, rows, 2), (1, rows, 2))).to_json()
+    assert GpuPacking.from_json(data).shape[0] == 2 * (rows // 2 // CHUNK_ROWS)

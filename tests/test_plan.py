@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 
 from graphopt.errors import ArtifactError
+from graphopt.gpu_packing import GpuPacking
 from graphopt.ir.dtype import DType
 from graphopt.ir.shape import sym
 from graphopt.ir.types import LayerState, StateType
@@ -167,7 +168,18 @@ def test_layouts_and_scratch_round_trip() -> None:
     plan = packed_plan()
     read = Plan.from_json(json.loads(json.dumps(plan.to_json())))
     assert read == plan
-    assert read.layouts["gate.up"].quant == quant_of(4)
+    assert read.layouts == packed_plan().layouts
+
+
+def test_layouts_are_those_of_the_target() -> None:
+    packing = GpuPacking.whole(64, 96, 4, 32)
+    layouts = {"up": packing, "up.scales": packing.scales}
+    plan = replace(small_plan(), target="cuda:sm_90", layouts=layouts)
+    written = json.loads(json.dumps(plan.to_json()))
+    assert Plan.from_json(written) == plan
+    for wrong in (written | {"target": "cpu"}, packed_plan().to_json() | {"target": "cuda:sm_90"}):
+        with pytest.raises(ArtifactError, match="not readable"):
+            Plan.from_json(wrong)
 
 
 @pytest.mark.parametrize("value", [*WRONG, "64", 1, 100])

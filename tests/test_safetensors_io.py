@@ -2,6 +2,7 @@
 
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 
 from graphopt.errors import ArtifactError, UnsupportedError
+from graphopt.gpu_packing import GpuPacking, pack_weight
 from graphopt.ir.dtype import DType
 from graphopt.packing import Layout, pack
 from graphopt.quantization import pack_quantized, quant_of
@@ -139,6 +141,32 @@ def test_scales_are_found_in_what_is_packed_with_them(bits: int, tmp_path: Path)
     np.testing.assert_array_equal(weights.view("a"), integers)
     np.testing.assert_array_equal(weights.view("a.scales"), scales)
     np.testing.assert_array_equal(weights.stored("a.scales"), packed)
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_weights_of_a_gpu_are_read_back(bits: int, tmp_path: Path) -> None:
+    rng, packing = np.random.default_rng(), GpuPacking(70, 72, bits, 32, ((0, 70, 2), (1, 70, 2)))
+    most = 2 ** (bits - 1)
+    plain = {
+        "a": rng.integers(-most, most, (70, 72)).astype(np.int8),
+        "a.scales": rng.random((70, 3)).astype(np.float16),
+    }
+    stored = dict(zip(plain, pack_weight(*plain.values(), packing), strict=True))
+    layouts = {"a": packing, "a.scales": packing.scales}
+    types = {"a": DType.I8, "a.scales": DType.F16}
+    file = written(tmp_path / "w", {name: (types[name], stored[name]) for name in plain})
+    weights = Weights([file], layouts)
+    assert set(weights.names()) == set(plain)
+    for name, array in plain.items():
+        assert weights.dtype(name) == types[name]
+        np.testing.assert_array_equal(weights.view(name), array)
+        np.testing.assert_array_equal(weights.stored(name), stored[name])
+    for lie in (packing, replace(packing.scales, group=64), GpuPacking.whole(70, 72, bits, 32)):
+        weights = Weights([file], {"a.scales": lie, "a": replace(lie, columns=150)})
+        for name in plain:
+            for read in (weights.stored, weights.view):
+                with pytest.raises(ArtifactError, match="not packed as the plan says"):
+                    read(name)
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from graphopt.errors import ArtifactError
+from graphopt.gpu_packing import GpuPacking
 from graphopt.ir.builder import GraphBuilder
 from graphopt.ir.dtype import DType
 from graphopt.ir.graph import Graph
@@ -16,6 +17,7 @@ from graphopt.packing import Layout, stored_type
 from graphopt.quantization import quant_of
 from graphopt.runtime.weight_check import check_weights
 from graphopt.safetensors_io import MappedFile, Weights, write_stream
+from graphopt.weight_layout import WeightLayout, stored_as
 
 Tensors = dict[str, tuple[DType, tuple[int, ...]]]
 
@@ -27,7 +29,9 @@ def graph_of(**weights: TensorType) -> Graph:
     return builder.finish([])
 
 
-def stored(folder: Path, tensors: Tensors, layouts: dict[str, Layout] | None = None) -> Weights:
+def stored(
+    folder: Path, tensors: Tensors, layouts: dict[str, WeightLayout] | None = None
+) -> Weights:
     specs = [(name, dtype, shape) for name, (dtype, shape) in tensors.items()]
     arrays = [np.zeros(int(np.prod(shape)) * dtype.nbytes, np.uint8) for _, dtype, shape in specs]
     with (folder / "w.safetensors").open("wb") as file:
@@ -88,3 +92,24 @@ def test_quantized_weights_have_their_scales_with_them(tmp_path: Path) -> None:
     for scales in (TensorType(DType.F16, (20, 2)), TensorType(DType.F32, (20, 3))):
         with pytest.raises(ArtifactError, match="weight s is not what the graph expects"):
             check_weights(weights, graph_of(a=integers, s=scales))
+
+
+def test_quantized_weights_of_a_gpu(tmp_path: Path) -> None:
+    packing = GpuPacking.whole(70, 72, 4, 32)
+    layouts: dict[str, WeightLayout] = {"a": packing, "s": packing.scales}
+    types = {"a": DType.I8, "s": DType.F16}
+    tensors = {name: stored_as(layouts[name], types[name]) for name in types}
+    weights = stored(tmp_path, tensors, layouts)
+    fitting = {"a": TensorType(DType.I8, (70, 72)), "s": TensorType(DType.F16, (70, 3))}
+    check_weights(weights, graph_of(**fitting))
+    for name, type_ in (
+        ("a", TensorType(DType.I8, (71, 72))),  # as many chunks as 70 rows
+        ("a", TensorType(DType.I8, (70, 80))),
+        ("a", TensorType(DType.U8, (70, 72))),
+        ("a", TensorType(DType.I8, (1, 70, 72))),
+        ("s", TensorType(DType.F16, (70, 2))),
+        ("s", TensorType(DType.F32, (70, 3))),
+    ):
+        with pytest.raises(ArtifactError, match=f"weight {name} is not what the graph") as caught:
+            check_weights(weights, graph_of(**{**fitting, name: type_}))
+        assert caught.value.got == {"a": "i8[70, 72]", "s": "f16[70, 3]"}[name]

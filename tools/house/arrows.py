@@ -20,7 +20,7 @@ from .tree import Source
 
 FLOORS: tuple[tuple[str, ...], ...] = (
     ("errors", "progress", "target", "isa", "config"),
-    ("ir", "packing", "gpu_packing", "quantization", "safetensors_io", "cache"),
+    ("ir", "packing", "gpu_packing", "quantization", "weight_layout", "safetensors_io", "cache"),
     (
         "ledger",
         "region",
