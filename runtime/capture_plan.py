@@ -1,21 +1,24 @@
 """What is captured on a GPU: at which sizes, what it costs, and why.
 
-before:  what a step may hold, and the launches of a plan
-after:   sizes of captured steps, smallest first, an estimate of each one's bytes, and sentences
-
 Launching a kernel costs the host a few microseconds; a captured graph of many launches costs about
 as much as one. A graph belongs to the sizes that it was captured at, so a batch is padded to the
-next captured size; ``graphopt.runtime.dispatch`` decides which. Two kinds are captured: whole steps
-of decodes, by the number of sequences, and the pieces between attention, by the number of tokens.
-
-All graphs read the same inputs and compute in the same arena, which is as large as the largest step
-needs anyway. So what a graph takes is what the driver keeps of it.
+next captured size: ``dispatch`` decides which. Two kinds are captured: whole steps of decodes, by
+the number of sequences, and the pieces between attention, by the number of tokens.
+``capture_choice`` makes a plan; ``to_json`` and ``from_json`` are inverse.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import Any
+
+from graphopt.errors import ArtifactError
+
+CAPTURES_SCHEMA = 1
+# Measured bytes that do not deserve a word more than was estimated.
+_SURPRISE = 0.25
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,17 +28,17 @@ class CapturePlan:
     Attributes:
         decode_sizes: increasing; a whole step is captured for so many sequences of one token each,
             with T = R = S.
-        piece_sizes: increasing; pieces are captured for so many tokens T.
-        piece_rows: R of captured pieces, as far as there are so many tokens: min(T, piece_rows).
+        piece_sizes: increasing; pieces are captured for so many tokens T, which is all that they
+            depend on: see ``capture_cost.is_captured``.
         block_columns: P of captured whole steps, blocks in the longest table.
-        decode_bytes: estimate of the memory that each of ``decode_sizes`` takes.
+        decode_bytes: the memory that each of ``decode_sizes`` takes; an estimate until it is
+            captured.
         piece_bytes: likewise of each of ``piece_sizes``, all its pieces together.
         reasons: a sentence for each choice.
     """
 
     decode_sizes: tuple[int, ...]
     piece_sizes: tuple[int, ...]
-    piece_rows: int
     block_columns: int
     decode_bytes: tuple[int, ...]
     piece_bytes: tuple[int, ...]
@@ -43,16 +46,23 @@ class CapturePlan:
 
     @property
     def total_bytes(self) -> int:
-        """Estimate of the memory that all graphs take."""
+        """The memory that all graphs take."""
         return sum(self.decode_bytes) + sum(self.piece_bytes)
+
+    def decode_sizes_at(self, sequences: int) -> dict[str, int]:
+        """T, R, S and P of the whole step that is captured for so many sequences."""
+        return {"T": sequences, "R": sequences, "S": sequences, "P": self.block_columns}
 
     def keeping(
         self, decode_sizes: Iterable[int], piece_sizes: Iterable[int], reason: str
     ) -> CapturePlan:
-        """The same plan with only these sizes, and ``reason`` said last."""
-        decodes, pieces = set(decode_sizes), set(piece_sizes)
-        kept = [pair for pair in self._decodes() if pair[0] in decodes]
-        rest = [pair for pair in self._pieces() if pair[0] in pieces]
+        """The same plan with only these sizes, and ``reason`` said last.
+
+        Usage: ``captured.keeping(done, (), "GPU memory ran out at 64 sequences.")``.
+        """
+        wholes, pieces = set(decode_sizes), set(piece_sizes)
+        kept = [(size, nbytes) for size, nbytes in self._decodes() if size in wholes]
+        rest = [(size, nbytes) for size, nbytes in self._pieces() if size in pieces]
         return replace(
             self,
             decode_sizes=tuple(size for size, _ in kept),
@@ -62,6 +72,62 @@ class CapturePlan:
             reasons=(*self.reasons, reason),
         )
 
+    def measured(
+        self, decode_bytes: Mapping[int, int], piece_bytes: Mapping[int, int]
+    ) -> CapturePlan:
+        """The plan with what its graphs took, by size, and a sentence if it is much more.
+
+        A size that was not measured keeps its estimate.
+        """
+        found = replace(
+            self,
+            decode_bytes=tuple(decode_bytes.get(size, nbytes) for size, nbytes in self._decodes()),
+            piece_bytes=tuple(piece_bytes.get(size, nbytes) for size, nbytes in self._pieces()),
+        )
+        if found.total_bytes <= self.total_bytes * (1 + _SURPRISE):
+            return found
+        said = (
+            f"The graphs took {found.total_bytes} bytes where {self.total_bytes} were expected; "
+            "lower gpu_memory_utilization if memory runs out later."
+        )
+        return replace(found, reasons=(*self.reasons, said))
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data."""
+        return {
+            "schema": CAPTURES_SCHEMA,
+            "decode": [{"sequences": size, "bytes": nbytes} for size, nbytes in self._decodes()],
+            "pieces": [{"tokens": size, "bytes": nbytes} for size, nbytes in self._pieces()],
+            "block_columns": self.block_columns,
+            "reasons": list(self.reasons),
+        }
+
+    @classmethod
+    def from_json(cls, data: object) -> CapturePlan:
+        """The plan that ``to_json`` wrote.
+
+        Raises:
+            ArtifactError: the data is no capture plan of this version.
+        """
+        if not isinstance(data, Mapping) or data.get("schema") != CAPTURES_SCHEMA:
+            got = data.get("schema") if isinstance(data, Mapping) else type(data).__name__
+            raise ArtifactError(
+                "the capture plan has another schema", got=got, expected=CAPTURES_SCHEMA
+            )
+        try:
+            return cls(
+                _increasing(data["decode"], "sequences"),
+                _increasing(data["pieces"], "tokens"),
+                _whole(data["block_columns"], 0),
+                tuple(_whole(row["bytes"], 0) for row in data["decode"]),
+                tuple(_whole(row["bytes"], 0) for row in data["pieces"]),
+                tuple(_text(one) for one in data["reasons"]),
+            )
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise ArtifactError(
+                "the capture plan is not readable", got=repr(error)[:200]
+            ) from error
+
     def _decodes(self) -> Iterator[tuple[int, int]]:
         return zip(self.decode_sizes, self.decode_bytes, strict=True)
 
@@ -69,4 +135,23 @@ class CapturePlan:
         return zip(self.piece_sizes, self.piece_bytes, strict=True)
 
 
-NOTHING_CAPTURED = CapturePlan((), (), 0, 0, (), ())
+NOTHING_CAPTURED = CapturePlan((), (), 0, (), ())
+
+
+def _increasing(rows: list[Mapping[str, object]], name: str) -> tuple[int, ...]:
+    sizes = tuple(_whole(row[name], 1) for row in rows)
+    if any(left >= right for left, right in pairwise(sizes)):
+        raise ValueError(f"{name} do not increase: {sizes}")
+    return sizes
+
+
+def _whole(value: object, low: int) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or not low <= value < 2**63:
+        raise ValueError(f"{value!r} is not a whole number from {low} on")
+    return value
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{value!r} is not text")
+    return value

@@ -13,7 +13,10 @@ from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from .capture_plan import CapturePlan
+from .executor import StepInputs
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +36,17 @@ class BatchShape:
     sequences: int
     blocks: int
     longest_query: int
+
+    @classmethod
+    def of(cls, inputs: StepInputs) -> BatchShape:
+        """The sizes of a step's inputs."""
+        return cls(
+            tokens=len(inputs.token_ids),
+            rows=len(inputs.rows),
+            sequences=len(inputs.lengths),
+            blocks=inputs.tables.shape[1],
+            longest_query=int(np.diff(inputs.starts).max()),
+        )
 
     @property
     def is_decode(self) -> bool:
@@ -70,21 +84,19 @@ def dispatch(shape: BatchShape, captured: CapturePlan) -> Choice:
     """How a batch of this shape runs.
 
     Decodes take the smallest captured whole step that holds them: T = R = S, and tables as wide as
-    they were captured. Any other batch takes pieces of the smallest captured T that holds it; R is
-    what the pieces were captured with, S and P are the batch's own, since attention between the
-    pieces is launched plainly. What fits neither runs plainly at its own sizes.
+    they were captured. Any other batch takes pieces of the smallest captured T that holds it; R, S
+    and P are the batch's own, since captured pieces depend on T alone and the others are launched
+    plainly. What fits neither runs plainly at its own sizes.
 
     Usage: ``dispatch(BatchShape(5, 5, 5, 9, 1), captured).sizes["T"]``.
     """
     if shape.is_decode and shape.blocks <= captured.block_columns:
         size = _least(captured.decode_sizes, shape.sequences)
         if size:
-            sizes = {"T": size, "R": size, "S": size, "P": captured.block_columns}
-            return Choice(Mode.WHOLE, sizes)
+            return Choice(Mode.WHOLE, captured.decode_sizes_at(size))
     size = _least(captured.piece_sizes, shape.tokens)
-    rows = min(size, captured.piece_rows)
-    if size and shape.rows <= rows:
-        return Choice(Mode.PIECES, {**shape.sizes, "T": size, "R": rows})
+    if size:
+        return Choice(Mode.PIECES, {**shape.sizes, "T": size})
     return Choice(Mode.PLAIN, shape.sizes)
 
 

@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
+import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
 from graphopt.runtime.capture_plan import NOTHING_CAPTURED, CapturePlan
 from graphopt.runtime.dispatch import BatchShape, Choice, Mode, dispatch
+from graphopt.runtime.executor import StepInputs
 
-CAPTURED = CapturePlan((1, 2, 4, 8), (16, 32, 64), 8, 20, (1, 1, 1, 1), (2, 2, 2))
+CAPTURED = CapturePlan((1, 2, 4, 8), (16, 32, 64), 20, (1, 1, 1, 1), (2, 2, 2))
 
 
 def captured_plans() -> st.SearchStrategy[CapturePlan]:
     """Plans of any sizes."""
     sizes = st.sets(st.integers(1, 70), max_size=6).map(lambda found: tuple(sorted(found)))
 
-    def plan(decodes, pieces, rows, columns):
-        return CapturePlan(
-            decodes, pieces, rows, columns, (1,) * len(decodes), (1,) * len(pieces)
-        )  # fmt: skip
+    def plan(decodes, pieces, columns):
+        return CapturePlan(decodes, pieces, columns, (1,) * len(decodes), (1,) * len(pieces))
 
-    return st.builds(plan, sizes, sizes, st.integers(0, 70), st.integers(0, 30))
+    return st.builds(plan, sizes, sizes, st.integers(0, 30))
 
 
 @st.composite
@@ -47,10 +47,9 @@ def test_a_batch_takes_the_smallest_capture_that_holds_it(shape: BatchShape, pla
         least = min(wholes)
         sizes = {"T": least, "R": least, "S": least, "P": plan.block_columns}
         assert choice == Choice(Mode.WHOLE, sizes)
-    elif pieces and shape.rows <= min(*pieces, plan.piece_rows):
-        rows = min(*pieces, plan.piece_rows)
-        sizes = {"T": min(pieces), "R": rows, "S": shape.sequences, "P": shape.blocks}
-        assert choice == Choice(Mode.PIECES, sizes)
+    elif pieces:
+        sizes = {"R": shape.rows, "S": shape.sequences, "P": shape.blocks}
+        assert choice == Choice(Mode.PIECES, {"T": min(pieces), **sizes})
     else:
         assert choice == Choice(Mode.PLAIN, shape.sizes)
 
@@ -60,14 +59,23 @@ def test_without_captures_nothing_is_padded(shape: BatchShape):
     assert dispatch(shape, NOTHING_CAPTURED) == Choice(Mode.PLAIN, shape.sizes)
 
 
+def test_the_shape_of_inputs():
+    table = np.zeros((3, 7), dtype=np.int32)
+    tokens, rows = np.zeros(19, dtype=np.int64), np.zeros(2, dtype=np.int64)
+    starts, lengths = np.array([0, 1, 18, 19], dtype=np.int32), np.ones(3, dtype=np.int32)
+    inputs = StepInputs(tokens, tokens, rows, tokens, starts, lengths, table)
+    assert BatchShape.of(inputs) == BatchShape(19, 2, 3, 7, 17)
+
+
 def test_examples():
     assert dispatch(BatchShape(3, 3, 3, 7, 1), CAPTURED) == Choice(
         Mode.WHOLE, {"T": 4, "R": 4, "S": 4, "P": 20}
     )
     mixed = BatchShape(19, 2, 3, 7, 17)
-    assert dispatch(mixed, CAPTURED) == Choice(Mode.PIECES, {"T": 32, "R": 8, "S": 3, "P": 7})
-    # Nine decodes are more than any whole step holds, and more rows than pieces have.
-    assert dispatch(BatchShape(9, 9, 9, 7, 1), CAPTURED).mode is Mode.PLAIN
+    assert dispatch(mixed, CAPTURED) == Choice(Mode.PIECES, {"T": 32, "R": 2, "S": 3, "P": 7})
+    # Nine decodes are more than any whole step holds, and tables of 21 blocks are too wide.
+    assert dispatch(BatchShape(9, 9, 9, 7, 1), CAPTURED).sizes["T"] == 16
+    assert dispatch(BatchShape(3, 3, 3, 21, 1), CAPTURED).mode is Mode.PIECES
     assert dispatch(BatchShape(65, 1, 1, 7, 65), CAPTURED).mode is Mode.PLAIN
     # One token of a prompt that goes on wants no logits: not a decode.
     assert dispatch(BatchShape(1, 0, 1, 7, 1), CAPTURED).mode is Mode.PIECES
