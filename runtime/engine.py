@@ -4,12 +4,16 @@ It has no input or output, no threads and no clock of its own. A request enters 
 ``add_request`` and leaves in the ``finished`` of a step's output, whatever becomes of it: an error
 inside a step ends the requests of that step, and no others, with the error in their output.
 ``check`` states what holds between steps.
+
+With an executor that computes by itself a step sets out before the one ahead of it has landed: the
+host schedules and emits while the device computes. A sequence that turns out to have ended then has
+a part in one step too many, which nobody looks at.
 """
 
 from __future__ import annotations
 
 import time
-from collections import abc
+from collections import abc, deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -27,7 +31,7 @@ from .completion_stream import CompletionStream
 from .detokenizer import Decoder
 from .executor import Executor, RowStatus, Sampled
 from .kv_cache import BlockPool
-from .model_runner import ModelRunner
+from .model_runner import Flight, ModelRunner
 from .outputs import ABORT, Delta, RequestMetrics, RequestOutput, StepOutput, TokenLogprobs
 from .philox import derive_seed
 from .policies import Policy
@@ -134,6 +138,7 @@ class Engine:
         self.scheduler = Scheduler(config.limits, self._pool, policy)
         self._runner = ModelRunner(executor, config.limits, self.scheduler.context_limit)
         self._last_batch: Batch = ()
+        self._flights: deque[Flight] = deque()
         executor.allocate(config.num_blocks)
 
     @property
@@ -234,26 +239,45 @@ class Engine:
         return self._retire(live)
 
     def step(self) -> StepOutput:
-        """Run one step; without work it does nothing.
+        """Start one step, and give out what has landed meanwhile; without work it does nothing.
 
         Raises:
             GraphoptError: the scheduler found nothing to run although there is work, which cannot
                 happen.
         """
-        now_s = self._clock()
-        batch = self._last_batch = self.scheduler.schedule(now_s * 1000.0)
-        if not batch:
-            if self._live:
-                raise GraphoptError(
-                    "nothing can run although requests wait",
-                    got=f"{self.num_running} running, {self.num_waiting} waiting",
-                )
-            return StepOutput()
+        landed, idle = StepOutput(), not self._flights
+        if any(part.sequence.waits for flight in self._flights for part in flight.batch):
+            landed = self._land()
+        batch = self._last_batch = self.scheduler.schedule(self._clock() * 1000.0)
+        if idle and self._live and not batch:
+            raise GraphoptError(
+                "nothing can run although requests wait",
+                got=f"{self.num_running} running, {self.num_waiting} waiting",
+            )
+        if batch:
+            landed = landed.then(self._start(batch))
+        on_their_way = int(self._runner.overlaps and len(batch) > 0)
+        while len(self._flights) > on_their_way:
+            landed = landed.then(self._land())
+        return landed
+
+    def _start(self, batch: Batch) -> StepOutput:
+        """Let a step set out; the answer is empty unless it cannot."""
+        ahead = self._flights[-1].batch if self._flights else ()
         try:
-            sampled = self._runner.run(batch)
+            self._flights.append(self._runner.start(batch, ahead))
         except Exception as error:  # noqa: BLE001 (whatever an executor raises ends its requests)
             return self._fail(batch, error)
-        return self._emit(batch, sampled)
+        return StepOutput()
+
+    def _land(self) -> StepOutput:
+        """Wait for the step that set out first, and give out what came of it."""
+        flight = self._flights.popleft()
+        try:
+            sampled = self._runner.land(flight)
+        except Exception as error:  # noqa: BLE001 (as in _start)
+            return self._fail(flight.batch, error)
+        return self._emit(flight.batch, sampled)
 
     def _emit(self, batch: Batch, sampled: Sampled) -> StepOutput:
         now_s = self._clock()
@@ -261,12 +285,13 @@ class Engine:
         touched: dict[str, _Live] = {}
         row = 0
         for part in batch:
-            live = self._live[part.sequence.request.id]
-            touched[live.request.id] = live
             rows = range(row, row + part.rows)
             row += part.rows
-            if live.error is None:
-                deltas.extend(self._emit_part(part, live, sampled, rows, now_s))
+            if part.sequence.status is Status.FINISHED:
+                continue  # it ended while the step was on its way, or just now with its request
+            live = self._live[part.sequence.request.id]
+            touched[live.request.id] = live
+            deltas.extend(self._emit_part(part, live, sampled, rows, now_s))
         finished = tuple(self._retire(live) for live in touched.values() if live.done)
         return StepOutput(tuple(deltas), finished, sum(part.count for part in batch))
 
@@ -278,22 +303,21 @@ class Engine:
         if error is not None:
             yield from self._abort(live, error)
             return
-        sequence.computed = part.stop
+        token = int(sampled.token_ids[rows[-1]]) if part.samples else None
+        sequence.land(token)
         stream = live.streams[sequence.index]
         scored = len(rows) - int(part.samples)
         if scored and live.prompt_logprobs is not None:
             most = sequence.params.prompt_logprobs or 0
             live.prompt_logprobs.extend(_logprobs(sampled, place, most) for place in rows[:scored])
             sequence.scored += scored
-        if part.samples:
-            token = int(sampled.token_ids[rows[-1]])
-            sequence.append(token)
+        if token is not None:
             if live.first_token_s is None:
                 live.first_token_s = now_s
             wanted = sequence.params.logprobs
             report = None if wanted is None else _logprobs(sampled, rows[-1], wanted)
             yield stream.push(token, report)
-        elif sequence.pending == 0:
+        elif part.stop == sequence.target and sequence.max_output == 0:
             yield stream.finish()
         if stream.finish_reason is not None:
             self.scheduler.remove(sequence)
@@ -307,7 +331,11 @@ class Engine:
             )
             error.__cause__ = cause
         deltas: list[Delta] = []
-        lives = dict.fromkeys(self._live[part.sequence.request.id] for part in batch)
+        lives = dict.fromkeys(
+            self._live[part.sequence.request.id]
+            for part in batch
+            if part.sequence.status is not Status.FINISHED
+        )
         for live in lives:
             deltas.extend(self._abort(live, error))
         return StepOutput(tuple(deltas), tuple(self._retire(live) for live in lives))
@@ -357,6 +385,7 @@ class Engine:
         for live in list(self._live.values()):
             self._abort(live, None)
         self._live.clear()
+        self._flights.clear()
         self._executor.close()
 
 
@@ -367,7 +396,7 @@ def _fault(sequence: Sequence, sampled: Sampled, rows: range) -> GraphoptError |
     worst = int(sampled.status[rows.start : rows.stop].max())
     if worst == RowStatus.OK:
         return None
-    where = f"request {sequence.request.id}, token {sequence.num_tokens}"
+    where = f"request {sequence.request.id}, token {sequence.num_prompt + sequence.num_output}"
     if worst == RowStatus.NOTHING_LEFT:
         return RequestError(
             "no token is left to choose",

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass, fields
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -237,3 +237,32 @@ class Executor(Protocol):
 
     def close(self) -> None:
         """Give all memory back. Nothing may be called afterwards but this."""
+
+
+@runtime_checkable
+class OverlappingExecutor(Executor, Protocol):
+    """An executor that computes while the host prepares the next step, in the order of starting.
+
+    A step may be started while one is on its way: what memory the host frees in between is written
+    again only by later steps.
+    """
+
+    def start(self, inputs: StepInputs, sampling: SamplingInputs, sources: I64) -> None:
+        """Let a step begin, whose inputs are taken before this returns.
+
+        Args:
+            inputs: as for ``run``.
+            sampling: as for ``run``.
+            sources: i64[T], -1 where a token is in ``inputs``; else the row of the step before
+                whose token it is.
+
+        Raises:
+            GraphoptError: the step could not be started.
+        """
+
+    def finish(self) -> Sampled:
+        """Wait for the step that was started first, and is not finished.
+
+        Raises:
+            GraphoptError: as for ``run``.
+        """

@@ -6,14 +6,29 @@ want logits. A row at position p scores token p + 1 of the prompt, except a last
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from graphopt.errors import GraphoptError
 
-from .executor import Executor, Sampled, SamplingInputs, StepInputs
+from .executor import I64, Executor, OverlappingExecutor, Sampled, SamplingInputs, StepInputs
 from .kv_cache import blocks_for
 from .sampling_batch import sampling_inputs
 from .scheduler import Batch, SchedulerLimits
+
+
+@dataclass(frozen=True, slots=True)
+class Flight:
+    """A step that has set out.
+
+    Attributes:
+        batch: whose parts it computes.
+        sampled: what came of it, if that is known already.
+    """
+
+    batch: Batch
+    sampled: Sampled | None
 
 
 class ModelRunner:
@@ -27,33 +42,74 @@ class ModelRunner:
 
     def __init__(self, executor: Executor, limits: SchedulerLimits, context_limit: int) -> None:
         self.executor = executor
+        self._overlapping = executor if isinstance(executor, OverlappingExecutor) else None
         self._block_size = executor.block_size
         tokens, sequences = limits.max_num_batched_tokens, limits.max_num_seqs
         longest = blocks_for(context_limit, self._block_size)
         self._token_ids = np.empty(tokens, dtype=np.int64)
         self._positions = np.empty(tokens, dtype=np.int64)
         self._slots = np.empty(tokens, dtype=np.int64)
+        self._sources = np.empty(tokens, dtype=np.int64)
         self._rows = np.empty(limits.max_rows, dtype=np.int64)
         self._starts = np.zeros(sequences + 1, dtype=np.int32)
         self._lengths = np.empty(sequences, dtype=np.int32)
         self._tables = np.empty(sequences * longest, dtype=np.int32)
         self._numbers = np.arange(max(context_limit, tokens), dtype=np.int64)
 
-    def run(self, batch: Batch) -> Sampled:
-        """Run a step. The rows of the result stand in the order of the batch's parts.
+    @property
+    def overlaps(self) -> bool:
+        """Whether steps are computed while the host does something else."""
+        return self._overlapping is not None
+
+    def start(self, batch: Batch, ahead: Batch = ()) -> Flight:
+        """Let a step set out.
+
+        Args:
+            batch: the step.
+            ahead: the step before, if it is still on its way.
+
+        Raises:
+            GraphoptError: the step could not be started, or computed.
+        """
+        inputs, sampling = self.prepare(batch)
+        sampled = None
+        if self._overlapping is not None:
+            self._overlapping.start(inputs, sampling, self._sources_of(batch, ahead))
+        else:
+            sampled = self.executor.run(inputs, sampling)
+        for part in batch:
+            part.sequence.launch(part.stop, part.samples)
+        return Flight(batch, sampled)
+
+    def land(self, flight: Flight) -> Sampled:
+        """What came of a step. Its rows stand in the order of the batch's parts.
 
         Raises:
             GraphoptError: the step could not be computed.
         """
-        inputs, sampling = self.prepare(batch)
-        sampled = self.executor.run(inputs, sampling)
-        if len(sampled.token_ids) != sampling.num_rows:
+        sampled = flight.sampled
+        if sampled is None and self._overlapping is not None:
+            sampled = self._overlapping.finish()
+        rows = sum(part.rows for part in flight.batch)
+        if sampled is None or len(sampled.token_ids) != rows:
             raise GraphoptError(
                 "the executor returned the wrong number of rows",
-                got=len(sampled.token_ids),
-                expected=sampling.num_rows,
+                got=None if sampled is None else len(sampled.token_ids),
+                expected=rows,
             )
         return sampled
+
+    def _sources_of(self, batch: Batch, ahead: Batch) -> I64:
+        """Where each token comes from, as ``OverlappingExecutor.start`` takes it."""
+        rows = np.cumsum([part.rows for part in ahead]).tolist()
+        drawn = {part.sequence: row - 1 for part, row in zip(ahead, rows, strict=True)}
+        ends = np.cumsum([part.count for part in batch]).tolist()
+        sources = self._sources[: ends[-1]]
+        sources.fill(-1)
+        for part, end in zip(batch, ends, strict=True):
+            if part.sequence.unknown and part.stop == part.sequence.num_tokens:
+                sources[end - 1] = drawn[part.sequence]
+        return sources
 
     def prepare(self, batch: Batch) -> tuple[StepInputs, SamplingInputs]:
         """The inputs of a step; views of buffers that the next call overwrites."""

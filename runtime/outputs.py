@@ -154,3 +154,11 @@ class StepOutput:
     deltas: tuple[Delta, ...] = ()
     finished: tuple[RequestOutput, ...] = ()
     num_tokens: int = 0
+
+    def then(self, other: StepOutput) -> StepOutput:
+        """Both outputs as one."""
+        return StepOutput(
+            self.deltas + other.deltas,
+            self.finished + other.finished,
+            self.num_tokens + other.num_tokens,
+        )

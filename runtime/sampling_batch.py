@@ -38,7 +38,7 @@ def sampling_inputs(batch: Batch) -> SamplingInputs:
         banned=_lists(parts, _banned),
         seeds=_unsigned([one.request.seed for one in sequences], rows) if random else None,
         streams=_unsigned([one.index for one in sequences], rows) if random else None,
-        counters=_unsigned([one.num_output for one in sequences], rows) if random else None,
+        counters=_unsigned([one.num_drawn for one in sequences], rows) if random else None,
         num_logprobs=_num_logprobs(parts),
     )
 
@@ -122,7 +122,7 @@ def _allowed(part: Scheduled) -> Entry | None:
 def _banned(part: Scheduled) -> Entry | None:
     """Stop tokens, until there are ``min_tokens``."""
     sequence = part.sequence
-    if not sequence.stop_ids or sequence.num_output >= sequence.params.min_tokens:
+    if not sequence.stop_ids or sequence.num_drawn >= sequence.params.min_tokens:
         return None
     stops = np.array(sorted(sequence.stop_ids), dtype=np.int64)
     return stops, np.zeros(len(stops), dtype=np.float32)

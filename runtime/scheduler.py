@@ -307,7 +307,8 @@ class Scheduler:
         if len(self.running) > self.limits.max_num_seqs:
             raise GraphoptError("too many sequences run", got=len(self.running))
         for sequence in self.running:
-            if sequence.status is not Status.RUNNING or sequence.pending < 1:
+            idle = sequence.pending < 1 and not sequence.in_flight
+            if sequence.status is not Status.RUNNING or idle:
                 raise GraphoptError("a sequence runs with nothing to compute", got=sequence)
             if len(sequence.table) > blocks_for(sequence.num_tokens, size):
                 raise GraphoptError("a sequence holds more blocks than it needs", got=sequence)

@@ -1,7 +1,8 @@
 """Requests and their sequences: tokens, blocks, and how far each has been computed.
 
 A request with ``n`` samples has ``n`` sequences over one prompt. A sequence knows its tokens and
-which of them have keys and values in its blocks; it decides nothing.
+which of them have keys and values in its blocks; it decides nothing. While a step is on its way the
+token that it draws has a place and is not known; what the step computes counts as computed.
 """
 
 from __future__ import annotations
@@ -103,7 +104,9 @@ class Sequence:
         stop_ids: tokens that end it.
         status: waiting, running or finished.
         table: its blocks; empty unless it runs.
-        computed: tokens whose keys and values are in its blocks.
+        computed: tokens whose keys and values are in its blocks once all steps are done.
+        in_flight: steps on their way that it has a part in.
+        unknown: its last tokens that such steps have yet to draw.
         scored: prompt positions whose successor's log-probability is known.
         cached: prompt tokens that were taken from a sibling.
         preemptions: how often it lost its blocks.
@@ -117,6 +120,7 @@ class Sequence:
         "cached",
         "computed",
         "counts",
+        "in_flight",
         "index",
         "max_output",
         "plain",
@@ -127,6 +131,7 @@ class Sequence:
         "stop_ids",
         "table",
         "ticket",
+        "unknown",
     )
 
     def __init__(
@@ -145,6 +150,8 @@ class Sequence:
         self.status = Status.WAITING
         self.table = BlockTable()
         self.computed = 0
+        self.in_flight = 0
+        self.unknown = 0
         self.scored = 0
         self.cached = 0
         self.preemptions = 0
@@ -179,47 +186,72 @@ class Sequence:
 
     @property
     def num_tokens(self) -> int:
-        """Tokens of prompt and output."""
+        """Tokens of prompt and output, unknown ones included."""
         return self._num_tokens
 
     @property
-    def num_output(self) -> int:
-        """Tokens of the output."""
+    def num_drawn(self) -> int:
+        """Tokens of the output, unknown ones included."""
         return self._num_tokens - len(self.request.prompt_ids)
 
     @property
+    def num_output(self) -> int:
+        """Known tokens of the output."""
+        return self.num_drawn - self.unknown
+
+    @property
     def output_ids(self) -> list[int]:
-        """Tokens of the output."""
-        output: list[int] = self._tokens[self.num_prompt : self._num_tokens].tolist()
+        """Known tokens of the output."""
+        known = self._num_tokens - self.unknown
+        output: list[int] = self._tokens[self.num_prompt : known].tolist()
         return output
 
     def tokens(self, start: int, stop: int) -> I64:
-        """Tokens at positions ``start`` to ``stop``, a view."""
+        """Tokens at positions ``start`` to ``stop``, a view; unknown ones are 0."""
         return self._tokens[start : min(stop, self._num_tokens)]
 
-    def append(self, token: int) -> None:
-        """Add a token to the output."""
+    def launch(self, stop: int, draws: bool) -> None:
+        """A step sets out that computes the tokens before ``stop``, and may draw the next one."""
+        self.computed = stop
+        self.in_flight += 1
+        if not draws:
+            return
         if self._num_tokens == len(self._tokens):
             grown = np.empty(self._num_tokens + max(64, self._num_tokens // 2), dtype=np.int64)
             grown[: self._num_tokens] = self._tokens[: self._num_tokens]
             self._tokens = grown
-        self._tokens[self._num_tokens] = token
+        self._tokens[self._num_tokens] = 0
         self._num_tokens += 1
+        self.unknown += 1
+
+    def land(self, token: int | None = None) -> None:
+        """The first of the steps on their way is done; ``token`` is what it drew, if it did."""
+        self.in_flight -= 1
+        if token is None:
+            return
+        self._tokens[self._num_tokens - self.unknown] = token
+        self.unknown -= 1
         if self.counts is not None:
             self.counts.add(token)
+
+    @property
+    def waits(self) -> bool:
+        """Whether its next step can only be prepared when all its tokens are known."""
+        return self.counts is not None and self.unknown > 0
 
     @property
     def target(self) -> int:
         """Tokens to compute before the next token can be sampled.
 
-        A sequence that generates nothing does not need its last token computed, only scored by
-        those before it (but computes at least one, so that every request runs).
+        The last token of all does not need to be computed, only to be drawn, or scored, by those
+        before it (but at least one is, so that every request runs).
         """
-        return self._num_tokens if self.max_output > 0 else max(1, self._num_tokens - 1)
+        last = self.num_drawn >= self.max_output
+        return max(1, self._num_tokens - 1) if last else self._num_tokens
 
     @property
     def pending(self) -> int:
-        """Tokens that are known and not yet computed."""
+        """Tokens that can be computed and are not."""
         return self.target - self.computed
 
     @property

@@ -7,7 +7,9 @@ every engine.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
+from copy import deepcopy
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +23,7 @@ from graphopt.runtime.executor import Sampled, SamplingInputs, StepInputs
 from graphopt.runtime.sampler import sample
 from graphopt.runtime.sampling_params import SamplingParams
 from graphopt.runtime.scheduler import SchedulerLimits
+from graphopt.runtime.sequence import Sequence as Sample
 
 _A, _B, _C = (np.uint64(x) for x in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB))
 
@@ -125,6 +128,31 @@ class HashExecutor:
         self.memory = np.zeros(0, dtype=np.uint64)
 
 
+class OverlappingHash(HashExecutor):
+    """The hash model as on a device: a step is computed when its turn comes, after the host has
+    gone on and changed its arrays."""
+
+    def __init__(self, vocab_size: int = 13, block_size: int = 2, max_rows: int = 64) -> None:
+        super().__init__(vocab_size, block_size, max_rows)
+        self.waiting: deque[tuple[StepInputs, SamplingInputs, np.ndarray]] = deque()
+        self.drawn = np.zeros(0, dtype=np.int64)
+        self.most_waiting = 0
+
+    def start(self, inputs: StepInputs, sampling: SamplingInputs, sources: np.ndarray) -> None:
+        assert sources.shape == inputs.token_ids.shape
+        self.waiting.append(deepcopy((inputs, sampling, sources)))
+        self.most_waiting = max(self.most_waiting, len(self.waiting))
+
+    def finish(self) -> Sampled:
+        inputs, sampling, sources = self.waiting.popleft()
+        fed = sources >= 0
+        assert (inputs.token_ids[fed] == 0).all()
+        inputs.token_ids[fed] = self.drawn[sources[fed]]
+        sampled = self.run(inputs, sampling)
+        self.drawn = sampled.token_ids
+        return sampled
+
+
 def make_engine(
     *,
     vocab_size: int = 13,
@@ -135,11 +163,12 @@ def make_engine(
     max_rows: int = 64,
     max_model_len: int = 64,
     eos: Sequence[int] = (),
+    executor_type: type[HashExecutor] = HashExecutor,
     **options: object,
 ) -> Engine:
     """An engine over the hash model; ample by default."""
     limits = SchedulerLimits(max_num_seqs, max_num_batched_tokens, max_rows, max_model_len)
-    executor = HashExecutor(vocab_size, block_size, max_rows)
+    executor = executor_type(vocab_size, block_size, max_rows)
     return Engine(executor, EngineConfig(limits, num_blocks, frozenset(eos)), **options)
 
 
@@ -168,6 +197,12 @@ def greedy(prompt: Sequence[int], count: int, vocab: int = 13) -> list[int]:
     for _ in range(count):
         tokens.append(int(model(tokens, vocab).argmax()))
     return tokens[len(prompt) :]
+
+
+def append(sequence: Sample, token: int) -> None:
+    """Add a token to a sequence's output, as a step does that computes nothing."""
+    sequence.launch(sequence.computed, draws=True)
+    sequence.land(token)
 
 
 class CharDecoder:

@@ -8,7 +8,7 @@ from graphopt.runtime.outputs import TokenLogprobs
 from graphopt.runtime.sampling_params import SamplingParams
 from graphopt.runtime.sequence import Request, Sequence
 
-from .fakes import CharDecoder
+from .fakes import CharDecoder, append
 from .tokenizers_zoo import in_zoo
 
 
@@ -20,7 +20,7 @@ def run(text: str, *, stop_ids=(), max_output=100, decoder=None, **params):
     stream = CompletionStream(one, decoder or CharDecoder())
     pieces = []
     for token in CharDecoder().encode(text):
-        one.append(token)
+        append(one, token)
         delta = stream.push(token, None)
         pieces.append(delta.text)
         if delta.finish_reason is not None:
@@ -81,7 +81,7 @@ def test_a_character_that_never_ends_is_shown_in_the_end():
     stream = CompletionStream(one, tokenizer)
     texts = []
     for token in (tokenizer.token_id("a"), 0xE2):
-        one.append(token)
+        append(one, token)
         texts.append(stream.push(token, None).text)
     assert texts == ["a", "\ufffd"]
 
@@ -90,7 +90,7 @@ def test_without_a_tokenizer_there_is_no_text():
     request = Request("r", np.array([0]), None, SamplingParams(logprobs=0), 0, 0.0)
     one = Sequence(request, 2, 0, 1)
     stream = CompletionStream(one, None)
-    one.append(5)
+    append(one, 5)
     report = TokenLogprobs(5, -0.5, 1)
     delta = stream.push(5, report)
     assert (delta.text, delta.token_ids, delta.logprobs) == ("", (5,), (report,))
@@ -102,7 +102,7 @@ def test_abort_shows_what_was_held_back():
     request = Request("r", np.array([0]), None, SamplingParams(stop="bc"), 0, 0.0)
     one = Sequence(request, 0, 0, 9)
     stream = CompletionStream(one, CharDecoder())
-    one.append(1)
+    append(one, 1)
     assert stream.push(1, None).text == ""
     delta = stream.abort()
     assert (delta.text, delta.finish_reason) == ("b", "abort")

@@ -21,7 +21,16 @@ from graphopt.runtime.policies import Priority
 from graphopt.runtime.sampling_params import GREEDY_TEMPERATURE, LARGEST, SamplingParams
 from graphopt.runtime.sequence import Status
 
-from .fakes import CharDecoder, HashExecutor, greedy, make_engine, model, run_all, run_one
+from .fakes import (
+    CharDecoder,
+    HashExecutor,
+    OverlappingHash,
+    greedy,
+    make_engine,
+    model,
+    run_all,
+    run_one,
+)
 
 GREEDY = SamplingParams(temperature=0.0, max_tokens=8)
 
@@ -74,7 +83,7 @@ class Simulation:
         self.asked: dict[str, tuple[list[int], SamplingParams]] = {}
         self.outputs: dict[str, object] = {}
         self.aborted: set[str] = set()
-        self.steps = self.preemptions = self.refused = self.shared = 0
+        self.steps = self.preemptions = self.refused = self.shared = self.wasted = 0
 
     def add(self) -> None:
         rng = self.rng
@@ -104,6 +113,8 @@ class Simulation:
         output = self.engine.step()
         self.engine.check()
         self.steps += 1
+        on_their_way = [part for flight in self.engine._flights for part in flight.batch]
+        self.wasted += sum(part.sequence.status is Status.FINISHED for part in on_their_way)
         if oldest is not None and "policy" not in self.options:
             assert oldest.status is Status.FINISHED or (
                 oldest.preemptions == before[0] and oldest.computed > before[1]
@@ -168,11 +179,59 @@ def test_the_priority_policy_keeps_the_invariants_too():
         simulate(seed, operations=80, policy=Priority())
 
 
+@settings(max_examples=60, deadline=None)
+@given(seed=st.integers(0, 2**32))
+def test_any_history_of_overlapping_steps_gives_the_same(seed):
+    simulate(seed, operations=40, executor_type=OverlappingHash)
+
+
+def test_long_histories_of_overlapping_steps():
+    runs = [simulate(seed, operations=150, executor_type=OverlappingHash) for seed in range(12)]
+    assert sum(run.preemptions for run in runs) > 50
+    assert sum(run.shared for run in runs) > 50
+    assert {run.engine._executor.most_waiting for run in runs} == {2}
+    assert any(run.wasted for run in runs), "no step was computed for a sequence that had ended"
+
+
+def test_a_failing_step_among_overlapping_ones_ends_its_own_requests():
+    engine = make_engine(executor_type=OverlappingHash)
+    engine.add_request("first", [1, 2], GREEDY)
+    engine.step()
+    engine.add_request("second", [3, 4], GREEDY)
+    engine.step()  # the first step has landed, and one with both is on its way
+    engine._executor.fail_next = MachineError("the device is lost")
+    outputs = run_all(engine)
+    assert isinstance(outputs["first"].error, MachineError)
+    assert isinstance(outputs["second"].error, MachineError)
+    engine.add_request("third", [5], GREEDY)
+    assert list(run_all(engine)["third"].token_ids) == greedy([5], 8)
+
+
+def test_an_id_may_be_used_again_while_an_ended_request_has_a_step_on_its_way():
+    engine = make_engine(executor_type=OverlappingHash)
+    engine.add_request("r", [1, 2], GREEDY)
+    engine.step()
+    engine.step()
+    assert engine.abort("r").finish_reason == "abort"
+    engine.add_request("r", [7, 8, 9], GREEDY)
+    assert list(run_all(engine)["r"].token_ids) == greedy([7, 8, 9], 8)
+
+
+def test_steps_with_penalties_wait_for_their_tokens():
+    params = SamplingParams(temperature=0.0, max_tokens=9, repetition_penalty=1.5)
+    engine = make_engine(executor_type=OverlappingHash)
+    engine.add_request("r", [1, 2], params)
+    assert run_all(engine)["r"].token_ids == run_one([1, 2], params).token_ids
+    assert engine._executor.most_waiting == 1
+
+
 @pytest.mark.slow
 def test_tens_of_thousands_of_steps():
     runs = [simulate(1000 + seed, operations=400) for seed in range(60)]
     assert sum(run.steps for run in runs) > 20_000
     assert sum(run.preemptions for run in runs) > 1000
+    for seed in range(60):
+        simulate(2000 + seed, operations=400, executor_type=OverlappingHash)
 
 
 def test_greedy_tokens_are_those_of_the_model():

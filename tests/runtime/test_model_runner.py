@@ -10,7 +10,7 @@ from graphopt.runtime.sampling_params import SamplingParams
 from graphopt.runtime.scheduler import Scheduled, SchedulerLimits
 from graphopt.runtime.sequence import Request, Sequence
 
-from .fakes import HashExecutor
+from .fakes import HashExecutor, OverlappingHash, append
 
 
 def part(tokens, computed, count, blocks, prompt=None, **params) -> Scheduled:
@@ -19,7 +19,7 @@ def part(tokens, computed, count, blocks, prompt=None, **params) -> Scheduled:
     request = Request("r", ids, None, values, 0, 0.0)
     one = Sequence(request, 0, 0, 9)
     for token in tokens[len(ids) :]:
-        one.append(token)
+        append(one, token)
     one.computed = one.scored = computed
     one.table.extend(blocks)
     return Scheduled.of(one, count)
@@ -70,5 +70,27 @@ def test_an_unfinished_chunk_wants_no_logits():
 def test_an_executor_that_loses_rows_is_noticed():
     made = runner()
     made.executor.run = lambda inputs, sampling: Sampled(np.zeros(3, dtype=np.int64))
+    flight = made.start((part([1, 2], 0, 2, [0]),))
     with pytest.raises(GraphoptError, match="wrong number of rows"):
-        made.run((part([1, 2], 0, 2, [0]),))
+        made.land(flight)
+
+
+def test_a_step_that_sets_out_behind_another_takes_its_tokens_from_there():
+    made = ModelRunner(OverlappingHash(20, block_size=4), SchedulerLimits(4, 16, 16, 32), 32)
+    made.executor.allocate(16)
+    first = (
+        part([5, 6, 7, 8, 9], 4, 1, [3, 1], prompt=4),
+        part([1, 2, 3, 4, 5, 6, 7], 2, 4, [7, 2]),  # a chunk that goes on: no row
+        part([11, 12, 13], 0, 3, [9], prompt_logprobs=0),  # three rows, the last one draws
+    )
+    flight = made.start(first)
+    assert [one.sequence.unknown for one in first] == [1, 0, 1]
+    assert [one.sequence.computed for one in first] == [5, 6, 3]
+    second = tuple(Scheduled.of(first[place].sequence, 1) for place in (2, 1, 0))
+    inputs, _ = made.prepare(second)
+    assert inputs.token_ids.tolist() == [0, 7, 0]
+    assert made._sources_of(second, first).tolist() == [3, -1, 0]
+    behind = made.start(second, first)
+    tokens = made.land(flight).token_ids
+    assert len(tokens) == 4
+    assert len(made.land(behind).token_ids) == 3

@@ -9,6 +9,8 @@ from graphopt.runtime.sampling_params import SamplingParams
 from graphopt.runtime.scheduler import Scheduled
 from graphopt.runtime.sequence import Request, Sequence
 
+from .fakes import append
+
 
 def part(prompt=4, output=(), index=0, stop_ids=(), count=None, **params) -> Scheduled:
     ids = np.arange(10, 10 + prompt, dtype=np.int64)
@@ -16,7 +18,7 @@ def part(prompt=4, output=(), index=0, stop_ids=(), count=None, **params) -> Sch
     request = Request("r", ids, None, values, values.seed or 0, 0.0)
     one = Sequence(request, index, 0, 9, frozenset(stop_ids))
     for token in output:
-        one.append(token)
+        append(one, token)
     if output:
         one.computed = one.num_tokens - 1
         one.scored = prompt - 1

@@ -38,10 +38,9 @@ class Bench:
         """Ticket, start and count of each part."""
         batch = self.scheduler.schedule(0.0)
         for part in batch:
-            part.sequence.computed = part.stop
+            part.sequence.launch(part.stop, part.samples)
             part.sequence.scored += part.rows - int(part.samples)
-            if part.samples:
-                part.sequence.append(1)
+            part.sequence.land(1 if part.samples else None)
             full = part.samples and part.sequence.num_output == part.sequence.max_output
             if full or part.sequence.pending == 0:
                 self.scheduler.remove(part.sequence)

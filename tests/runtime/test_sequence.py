@@ -9,6 +9,8 @@ from hypothesis import strategies as st
 from graphopt.runtime.sampling_params import SamplingParams
 from graphopt.runtime.sequence import Request, Sequence, Status, TokenCounts
 
+from .fakes import append
+
 
 def sequence(prompt: list[int], max_output: int = 5, index: int = 0, **params: object) -> Sequence:
     ids = np.array(prompt, dtype=np.int64)
@@ -23,7 +25,7 @@ def sequence(prompt: list[int], max_output: int = 5, index: int = 0, **params: o
 def test_tokens_are_prompt_and_output(prompt, output):
     one = sequence(prompt, max_output=300)
     for token in output:
-        one.append(token)
+        append(one, token)
     assert one.output_ids == output
     assert one.num_tokens == len(prompt) + len(output)
     assert one.tokens(0, one.num_tokens).tolist() == prompt + output
@@ -47,7 +49,7 @@ def test_counts_are_those_of_a_full_count(prompt, output):
 def test_counts_are_kept_only_for_penalties():
     assert sequence([1, 2]).counts is None
     one = sequence([1, 2], presence_penalty=0.5)
-    one.append(2)
+    append(one, 2)
     assert one.counts.counts.tolist() == [0, 1]
 
 
@@ -93,7 +95,7 @@ def test_fit_rows_is_the_most_that_fits(
     one = sequence([1] * prompt, max_output=9 if generates or not scores else 0, **params)
     if one.max_output:
         for _ in range(output):
-            one.append(1)
+            append(one, 1)
     one.computed = min(computed, one.target - 1)
     # Before a preemption all positions up to here may have been scored; with output, all were.
     one.scored = max(min(scored, prompt - 1), min(one.computed, prompt - 1))
