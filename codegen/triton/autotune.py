@@ -19,9 +19,10 @@ from pathlib import Path
 from typing import Any
 
 from graphopt.errors import ArtifactError, MachineError
+from graphopt.ir.dtype import DType
 from graphopt.ir.graph import Graph, Value
 from graphopt.ir.ops_spec import int_of
-from graphopt.ir.types import StateType
+from graphopt.ir.types import StateType, TensorType
 from graphopt.launch import LIBRARY
 from graphopt.region import Region
 
@@ -122,10 +123,18 @@ def choice_of(
 
 
 def has_library(region: Region) -> bool:
-    """Whether a library may compute a region: it can read no state."""
-    values = (*region.inputs, *region.outputs)
-    has_state = any(isinstance(value.type, StateType) for value in values)
-    return region.family in LIBRARY_FAMILIES and not has_state
+    """Whether a library may compute a region: it can read no state, and no weights in few bits.
+
+    PyTorch would need those unpacked, a second time in memory.
+    """
+    types = [value.type for value in (*region.inputs, *region.outputs)]
+    reads_state = any(isinstance(type_, StateType) for type_ in types)
+    is_packed = any(
+        isinstance(value.type, TensorType) and value.type.dtype is DType.I8
+        for value in region.inputs
+        if value.is_weight
+    )
+    return region.family in LIBRARY_FAMILIES and not (reads_state or is_packed)
 
 
 def _short(kernel: TritonKernel, variant: Variant) -> str:

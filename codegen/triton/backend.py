@@ -22,12 +22,12 @@ from importlib import import_module
 from typing import Any
 
 from graphopt.errors import CompileError
+from graphopt.gpu_packing import GpuPacking
 from graphopt.ir.graph import Graph
 from graphopt.ir.shape import Dim
 from graphopt.ir.types import StateType
 from graphopt.launch import LAUNCH, TEXT, Launch, LaunchKernel, LaunchVariant
 from graphopt.ledger import Verdict, accept, refuse
-from graphopt.packing import Layout
 from graphopt.plan import TRITON, Piece
 from graphopt.progress import ProgressFn, silent
 from graphopt.region import Region
@@ -38,25 +38,27 @@ from .ahead import Outcome, Request, build_all
 from .autotune import Choice, Tuned, has_library, key_of
 from .buckets import Bucket, buckets_of, reachable
 from .kernel import TritonKernel, Variant
+from .layouts import misread, packings_of
 from .loop import loop_kernels
 from .worker import Built
 
 # The module and the function in it that make the kernels of a family.
+ROWS = ("rows", "rows_kernel")
 MAKERS: Mapping[str, tuple[str, str]] = {
-    "pointwise": ("rows", "rows_kernel"),
-    "row": ("rows", "rows_kernel"),
-    "gather": ("rows", "rows_kernel"),
-    "heads": ("rows", "rows_kernel"),
-    "view": ("rows", "rows_kernel"),
-    "opaque": ("rows", "rows_kernel"),
+    "pointwise": ROWS,
+    "row": ROWS,
+    "gather": ROWS,
+    "heads": ROWS,
+    "view": ROWS,
+    "opaque": ROWS,
     "linear": ("linear", "linear_kernel"),
     "attention": ("attention", "attention_kernel"),
     "experts": ("experts", "experts_kernel"),
     "matmul": ("matmul", "matmul_kernel"),
 }
-# Linear regions around another operator than ``linear``. Not yet ``quantized_linear``: its kernel
-# reads weights as ``graphopt.gpu_packing`` stores them, and no artifact for a GPU holds them so.
+# Linear regions around another operator than ``linear``.
 ANCHORS: Mapping[str, tuple[str, str]] = {
+    "quantized_linear": ("quant_linear", "quant_linear_kernel"),
     "fp8_linear": ("quant_fp8", "fp8_linear_kernel"),
 }
 MODELS_PICK = "the model's pick"
@@ -80,9 +82,6 @@ class TritonBackend:
         regions: all of them.
         block_size: slots in a block of state.
         arch: the GPU to choose tiles for, such as 90.
-
-    Attributes:
-        layouts: how weights have to lie in memory, by name; the others lie row after row.
     """
 
     name = TRITON
@@ -90,11 +89,16 @@ class TritonBackend:
     def __init__(
         self, graph: Graph, regions: Sequence[Region], block_size: int, arch: int = 90
     ) -> None:
-        self.layouts: Mapping[str, Layout] = {}
         self._graph = graph
         self._block_size = block_size
         self._arch = arch
-        self._made = {region: self._make(graph, region) for region in regions}
+        self._packings: Mapping[str, GpuPacking] = {}
+        # Products come first: how they read a weight decides how everything else does.
+        made = {one: self._make(graph, one) for one in regions if one.family == "linear"}
+        products = [one for one, found in made.items() if isinstance(found, TritonKernel)]
+        self._packings = packings_of(graph, products)
+        made |= {one: self._make(graph, one) for one in regions if one not in made}
+        self._made = {one: self._agreed(one, made[one]) for one in regions}
         self._loop = loop_kernels(graph, block_size)
         self._stateless = self._why_stateless()
         self._compiled: dict[str, _Compiled] = {}
@@ -142,6 +146,13 @@ class TritonBackend:
             else:
                 self._drop(name, kernel.refused)
         self._stateless = self._why_stateless()
+
+    @property
+    def layouts(self) -> Mapping[str, GpuPacking]:
+        """How weights that kernels read have to lie, by name; the others lie row after row."""
+        claimed = [one for one in self._made if self.claims(self._graph, one).accepted]
+        read = {value.name for one in claimed for value in one.inputs if value.is_weight}
+        return {name: packing for name, packing in self._packings.items() if name in read}
 
     def claims(self, graph: Graph, region: Region) -> Verdict:
         """Whether there is a kernel for ``region``, and if not, why."""
@@ -231,11 +242,19 @@ class TritonBackend:
                 return maker(graph, region, self._block_size, arch=self._arch)
             if region.family == "linear":
                 return maker(graph, region, arch=self._arch)
+            if MAKERS[region.family] == ROWS:
+                return maker(graph, region, self._packings)
             return maker(graph, region)
         except Exception as error:
             if os.environ.get(STRICT):
                 raise
             return refuse(f"the code generator failed: {type(error).__name__}: {error}")
+
+    def _agreed(self, region: Region, made: TritonKernel | Verdict) -> TritonKernel | Verdict:
+        """What was made of a region, unless it reads a weight otherwise than it lies."""
+        if isinstance(made, Verdict) or MAKERS[region.family] == ROWS:
+            return made
+        return misread(self._graph, region, self._packings) or made
 
     def _drop(self, name: str, verdict: Verdict) -> None:
         if name in self._loop:

@@ -71,7 +71,9 @@ class _Sizes:
 def experts_kernel(graph: Graph, region: Region) -> TritonKernel | Verdict:
     """The kernel of an experts region, or why there is none."""
     nodes = [graph.nodes[place] for place in region.nodes]
-    node = next(node for node in nodes if node.op == "moe_experts")
+    node = next((node for node in nodes if node.op == "moe_experts"), None)
+    if node is None:
+        return refuse("no kernel multiplies with experts in few bits", *region.outputs)
     if region.outputs != (node.output,):
         return refuse("it gives something else than the experts' sum", *region.outputs)
     try:

@@ -9,7 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from types import MappingProxyType
 
+from graphopt.gpu_packing import GpuPacking
 from graphopt.ir.dtype import DType
 from graphopt.ir.graph import Graph, Node, Value
 from graphopt.ir.ops_spec import int_of
@@ -26,7 +28,7 @@ from ..rows.lower import Lower, Lowering, type_of
 from ..rows.names import Names
 from ..rows.program import comment, leaf_of, needed, rows_of
 from ..rows.tree import Buffer, Leaf, RefusedError, Tree, map_view
-from . import tile_select
+from . import tile_embed, tile_select
 from .expression import TYPES
 from .functions import functions_for
 from .kernel import TritonKernel, Variant, named_kernel
@@ -44,17 +46,26 @@ MOST_WITHOUT_ROWS = 1 << 30
 _MOST_ROWS = 32
 # Elements that one thread works on.
 _PER_THREAD = 8
+NO_PACKINGS: Mapping[str, GpuPacking] = MappingProxyType({})
 
 
-def rows_kernel(graph: Graph, region: Region) -> TritonKernel | Verdict:
-    """The kernel that computes a region row by row, or why there is none."""
+def rows_kernel(
+    graph: Graph, region: Region, packings: Mapping[str, GpuPacking] = NO_PACKINGS
+) -> TritonKernel | Verdict:
+    """The kernel that computes a region row by row, or why there is none.
+
+    Args:
+        graph: what the region is of.
+        region: of a family whose work goes row by row.
+        packings: how weights in few bits lie, by name; the others lie row after row.
+    """
     try:
-        return _kernel(graph, region)
+        return _kernel(graph, region, packings)
     except RefusedError as error:
         return refuse(error.reason, *(error.culprits or region.outputs))
 
 
-def _kernel(graph: Graph, region: Region) -> TritonKernel:
+def _kernel(graph: Graph, region: Region, packings: Mapping[str, GpuPacking]) -> TritonKernel:
     outputs = region.outputs or (graph.nodes[region.nodes[-1]].output,)
     rows = rows_of(outputs, graph, region, most=MOST_WITHOUT_ROWS)
     names = Names(graph)
@@ -73,6 +84,7 @@ def _kernel(graph: Graph, region: Region) -> TritonKernel:
         table=TABLE,
         dtypes=TYPES.keys(),
         states=_states(buffers),
+        packings=packings,
     )
     lowering.finish()
     tiles = Tiles(rows, names, notes=Notes(names, lowering.makers, chosen))
@@ -229,6 +241,7 @@ TABLE: Mapping[str, Lower] = {
     **index.TABLE,
     **layers.TABLE,
     **tile_select.TABLE,
+    **tile_embed.TABLE,
     "kv_write": _write,
     "latent_write": _write,
 }

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from graphopt.gpu_packing import GpuPacking
 from graphopt.ir.graph import Value
 from graphopt.ir.types import StateType, TensorType
 
@@ -42,10 +43,12 @@ class TileLowering(Lowering):
 
     Attributes:
         states: the memory of each state's keys and values.
+        packings: how weights in few bits lie, by name, that are not there row after row.
         stores: in running order; each can run as soon as those before it are done.
     """
 
     states: Mapping[Value, tuple[Buffer, Buffer]] = field(default_factory=dict)
+    packings: Mapping[str, GpuPacking] = field(default_factory=dict)
     stores: list[Store] = field(default_factory=list)
 
     def settled(self, value: Value, made: Tree | Assembly) -> Tree | Assembly:

@@ -22,7 +22,7 @@ from graphopt.ir.ops_spec import bool_of, float_of, int_of, ints_of, str_of
 from graphopt.ir.shape import Dim
 from graphopt.ir.types import TensorType
 
-from ..rows import index, reduce
+from ..rows import reduce
 from ..rows.access import Access
 from ..rows.lower import Lower, Lowering, type_of
 from ..rows.places import Coordinate, at, computed, position, reshaped, same, whole
@@ -360,21 +360,6 @@ def _spread_along(tree: Tree, new: tuple[Dim, ...], dim: int) -> Tree:
     return tree if found is None else found
 
 
-def _quantized_embed(lowering: Lowering, node: Node) -> Sequence[Tree]:
-    """Rows of integers times the scales of their groups."""
-    new, group = type_of(node.output).shape, int_of(node.attrs, "group")
-    ids, integers, scales = (lowering.tree(value) for value in node.inputs)
-    row = map_view(ids, lambda access: Access(new, (*access.strides, 0), access.offset))
-    if row is None:
-        raise RefusedError("the ids have no such view", node)
-    last = len(new) - 1
-    column = same(new)[last]
-    part = computed(new, whole("floor_div(a, b)", position(new, last), group))
-    number = at(integers, [computed(new, row), column])
-    scale = at(scales, [computed(new, row), part])
-    return (index.scaled(apply("cast(a, f32) * b", number, scale), node),)
-
-
 def _extreme(op: str) -> Lower:
     """The greatest or the least, and NaN where there is one: tiles leave those out."""
 
@@ -405,5 +390,4 @@ TABLE: Mapping[str, Lower] = {
     "reshape": _reshape,
     "index_select": _taken,
     "gather": _taken,
-    "quantized_embed": _quantized_embed,
 }

@@ -26,7 +26,9 @@ from graphopt.codegen.triton.buckets import Bucket
 from graphopt.codegen.triton.kernel import Variant
 from graphopt.codegen.triton.worker import Built
 from graphopt.errors import ArtifactError, MachineError
-from graphopt.ir.types import StateType
+from graphopt.ir.dtype import DType
+from graphopt.ir.graph import Value
+from graphopt.ir.types import StateType, TensorType
 from tests.codegen.triton.kernels import copy_kernel
 from tests.passes.models import lowered
 
@@ -105,6 +107,9 @@ def test_libraries_compute_products_without_state() -> None:
     assert not any(found[family] for family in ("attention", "heads", "gather"))
     regions = [one for one in lowered("llama").regions if one.family == "attention"]
     assert not has_library(replace(regions[0], family="linear"))
+    weight = Value("w", TensorType(DType.I8, (8, 8)), is_weight=True)
+    product = next(one for one in lowered("llama").regions if has_library(one))
+    assert not has_library(replace(product, inputs=(*product.inputs, weight)))
 
 
 def test_a_shape_says_what_is_read_and_made() -> None:

@@ -294,7 +294,7 @@ def test_state_has_kernels_for_all_or_for_none(monkeypatch: pytest.MonkeyPatch) 
     def maker(graph: Graph, region: Region) -> Any:
         if region.family == "attention":
             return refused
-        return lambda graph, region, **_: copy_kernel(title=region.name)
+        return lambda graph, region, *_, **__: copy_kernel(title=region.name)
 
     monkeypatch.setattr(module, "_maker", maker)
     compiler = Compiler()
@@ -349,7 +349,7 @@ def test_a_kernel_between_steps_that_does_not_run_is_left_out(
     assert backend.loop["sample"].reason == "its kernel does not run on this GPU: ptxas died"
     assert backend.loop["advance"].accepted
     files = backend.files(pieces_of(backend, graph, regions))
-    assert {name.split("/")[0] for name in files} & set(LOOP_KERNELS) == {"advance"}
+    assert {name.split("/")[0] for name in files} & set(LOOP_KERNELS) == {"take", "advance"}
     with pytest.raises(CompileError, match="was not compiled"):
         backend.launch("sample")
 

@@ -10,6 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from graphopt.codegen.triton.backend import TritonBackend
 from graphopt.codegen.triton.compile import compile_variant
 from graphopt.codegen.triton.experts import FEW_TOKENS, MOST_EXPERTS, experts_kernel
 from graphopt.codegen.triton.kernel import TritonKernel
@@ -265,6 +266,27 @@ def test_experts_of_no_fixed_size_are_refused() -> None:
     verdict = experts_kernel(graph, make_region(graph, [0], family="experts"))
     assert isinstance(verdict, Verdict)
     assert "no fixed size" in verdict.reason
+
+
+def test_experts_in_few_bits_are_refused() -> None:
+    b = GraphBuilder("rounded")
+    inputs = [
+        b.input("x", TensorType(DType.BF16, (sym("T"), 64))),
+        b.input("ids", TensorType(DType.I64, (sym("T"), 2))),
+        b.input("shares", TensorType(DType.BF16, (sym("T"), 2))),
+        b.weight("up", TensorType(DType.I8, (3, 256, 64))),
+        b.weight("up.scales", TensorType(DType.F16, (3, 256, 1))),
+        b.weight("down", TensorType(DType.I8, (3, 64, 128))),
+        b.weight("down.scales", TensorType(DType.F16, (3, 64, 2))),
+    ]
+    graph = b.finish([b.one("quantized_experts", inputs, {"bits": 8, "group": 64})])
+    region = make_region(graph, [0], family="experts")
+    verdict = experts_kernel(graph, region)
+    assert isinstance(verdict, Verdict)
+    assert "experts in few bits" in verdict.reason
+    backend = TritonBackend(graph, [region], 16)
+    assert backend.claims(graph, region) == verdict
+    assert backend.layouts == {}
 
 
 def test_what_has_no_kernel_is_refused_with_a_reason() -> None:
