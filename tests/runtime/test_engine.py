@@ -3,8 +3,6 @@ request gets the tokens that it gets alone, and the invariants hold after every 
 
 from __future__ import annotations
 
-import random
-
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -19,145 +17,19 @@ from graphopt.errors import (
 )
 from graphopt.runtime.policies import Priority
 from graphopt.runtime.sampling_params import GREEDY_TEMPERATURE, LARGEST, SamplingParams
-from graphopt.runtime.sequence import Status
 
 from .fakes import (
     CharDecoder,
     HashExecutor,
-    OverlappingHash,
     greedy,
     make_engine,
     model,
     run_all,
     run_one,
 )
+from .simulation import simulate
 
 GREEDY = SamplingParams(temperature=0.0, max_tokens=8)
-
-
-def random_params(rng: random.Random) -> SamplingParams:
-    """Parameters of all kinds, each feature now and then."""
-    wants_scores = rng.random() < 0.25
-    values = {
-        "max_tokens": rng.choice([1, 2, 12, 30, None]),
-        "temperature": rng.choice([0.0, 0.0, 0.7, 1.5]),
-        "seed": rng.randrange(2**64),
-        "n": rng.choice([1, 1, 1, 2, 3]),
-        "prompt_logprobs": rng.choice([0, 2]) if wants_scores else None,
-        "logprobs": rng.choice([None, None, 0, 3]),
-        "top_k": rng.choice([0, 0, 4]),
-        "top_p": rng.choice([1.0, 1.0, 0.8]),
-        "min_p": rng.choice([0.0, 0.0, 0.1]),
-        "repetition_penalty": rng.choice([1.0, 1.0, 1.3]),
-        "frequency_penalty": rng.choice([0.0, 0.0, 0.5]),
-        "stop_token_ids": rng.choice([(), (), (), (3,)]),
-        "ignore_eos": rng.random() < 0.5,
-        "logit_bias": rng.choice([None, None, {1: 2.0, 4: -3.0}]),
-    }
-    if wants_scores and rng.random() < 0.3:
-        values["max_tokens"] = 0
-    return SamplingParams(**values)
-
-
-class Simulation:
-    """One engine with little of everything, fed at random, checked after every step."""
-
-    def __init__(self, seed: int, **options: object) -> None:
-        self.rng = rng = random.Random(seed)
-        self.size = {
-            "block_size": rng.choice([1, 2, 3, 4]),
-            "max_model_len": rng.choice([8, 17, 30]),
-            "eos": rng.choice([(), (7,)]),
-        }
-        self.options = options
-        max_num_seqs = rng.choice([1, 2, 4, 8])
-        full = -(-self.size["max_model_len"] // self.size["block_size"])
-        self.engine = make_engine(
-            **self.size,
-            num_blocks=max(1, int(full * rng.choice([0.7, 1.0, 1.3, 2.0]))),
-            max_num_seqs=max_num_seqs,
-            max_num_batched_tokens=max_num_seqs + rng.choice([0, 1, 4, 20]),
-            max_rows=max_num_seqs + rng.choice([0, 1, 3]),
-            **options,
-        )
-        self.asked: dict[str, tuple[list[int], SamplingParams]] = {}
-        self.outputs: dict[str, object] = {}
-        self.aborted: set[str] = set()
-        self.steps = self.preemptions = self.refused = self.shared = self.wasted = 0
-
-    def add(self) -> None:
-        rng = self.rng
-        prompt = [rng.randrange(13) for _ in range(rng.choice([1, 2, 3, 6, 11, 16]))]
-        params = random_params(rng)
-        name = str(len(self.asked) + self.refused)
-        try:
-            self.engine.add_request(name, prompt, params, priority=rng.randrange(3))
-        except CapacityError:
-            self.refused += 1
-        else:
-            self.asked[name] = (prompt, params)
-
-    def abort(self) -> None:
-        alive = sorted(self.asked.keys() - self.outputs.keys() - self.aborted)
-        if alive:
-            name = self.rng.choice(alive)
-            output = self.engine.abort(name)
-            assert output.finish_reason in ("abort", "stop", "length")
-            self.aborted.add(name)
-            self.engine.check()
-
-    def step(self) -> None:
-        running = self.engine.scheduler.running
-        oldest = min(running, key=lambda sequence: sequence.ticket, default=None)
-        before = oldest and (oldest.preemptions, oldest.computed)
-        output = self.engine.step()
-        self.engine.check()
-        self.steps += 1
-        on_their_way = [part for flight in self.engine._flights for part in flight.batch]
-        self.wasted += sum(part.sequence.status is Status.FINISHED for part in on_their_way)
-        if oldest is not None and "policy" not in self.options:
-            assert oldest.status is Status.FINISHED or (
-                oldest.preemptions == before[0] and oldest.computed > before[1]
-            ), "the oldest running sequence did not progress"
-        for done in output.finished:
-            self.outputs[done.request_id] = done
-            self.preemptions += done.metrics.preemptions
-            self.shared += done.metrics.cached_tokens
-
-    def finish(self) -> None:
-        tokens = sum((len(p) + 30) * q.n for p, q in self.asked.values())
-        for _ in range(20 * tokens + 20):
-            if not self.engine.has_work:
-                break
-            self.step()
-        assert not self.engine.has_work, "a sequence did not finish"
-        assert self.engine.kv_usage == 0.0
-
-    def compare(self) -> None:
-        """Every request that was left alone has what it has in an engine of its own."""
-        limit = self.engine.scheduler.context_limit
-        for name, (prompt, params) in self.asked.items():
-            if name in self.aborted:
-                continue
-            alone = run_one(prompt, params, **{**self.size, "max_model_len": limit})
-            assert self.outputs[name].error is None
-            assert self.outputs[name].completions == alone.completions
-            assert self.outputs[name].prompt_logprobs == alone.prompt_logprobs
-
-
-def simulate(seed: int, operations: int, **options: object) -> Simulation:
-    simulation = Simulation(seed, **options)
-    for _ in range(operations):
-        draw = simulation.rng.random()
-        if draw < 0.25:
-            simulation.add()
-        elif draw < 0.28:
-            simulation.abort()
-        else:
-            simulation.step()
-    simulation.finish()
-    simulation.compare()
-    return simulation
 
 
 @settings(max_examples=40, deadline=None)
@@ -179,59 +51,11 @@ def test_the_priority_policy_keeps_the_invariants_too():
         simulate(seed, operations=80, policy=Priority())
 
 
-@settings(max_examples=60, deadline=None)
-@given(seed=st.integers(0, 2**32))
-def test_any_history_of_overlapping_steps_gives_the_same(seed):
-    simulate(seed, operations=40, executor_type=OverlappingHash)
-
-
-def test_long_histories_of_overlapping_steps():
-    runs = [simulate(seed, operations=150, executor_type=OverlappingHash) for seed in range(12)]
-    assert sum(run.preemptions for run in runs) > 50
-    assert sum(run.shared for run in runs) > 50
-    assert {run.engine._executor.most_waiting for run in runs} == {2}
-    assert any(run.wasted for run in runs), "no step was computed for a sequence that had ended"
-
-
-def test_a_failing_step_among_overlapping_ones_ends_its_own_requests():
-    engine = make_engine(executor_type=OverlappingHash)
-    engine.add_request("first", [1, 2], GREEDY)
-    engine.step()
-    engine.add_request("second", [3, 4], GREEDY)
-    engine.step()  # the first step has landed, and one with both is on its way
-    engine._executor.fail_next = MachineError("the device is lost")
-    outputs = run_all(engine)
-    assert isinstance(outputs["first"].error, MachineError)
-    assert isinstance(outputs["second"].error, MachineError)
-    engine.add_request("third", [5], GREEDY)
-    assert list(run_all(engine)["third"].token_ids) == greedy([5], 8)
-
-
-def test_an_id_may_be_used_again_while_an_ended_request_has_a_step_on_its_way():
-    engine = make_engine(executor_type=OverlappingHash)
-    engine.add_request("r", [1, 2], GREEDY)
-    engine.step()
-    engine.step()
-    assert engine.abort("r").finish_reason == "abort"
-    engine.add_request("r", [7, 8, 9], GREEDY)
-    assert list(run_all(engine)["r"].token_ids) == greedy([7, 8, 9], 8)
-
-
-def test_steps_with_penalties_wait_for_their_tokens():
-    params = SamplingParams(temperature=0.0, max_tokens=9, repetition_penalty=1.5)
-    engine = make_engine(executor_type=OverlappingHash)
-    engine.add_request("r", [1, 2], params)
-    assert run_all(engine)["r"].token_ids == run_one([1, 2], params).token_ids
-    assert engine._executor.most_waiting == 1
-
-
 @pytest.mark.slow
 def test_tens_of_thousands_of_steps():
     runs = [simulate(1000 + seed, operations=400) for seed in range(60)]
     assert sum(run.steps for run in runs) > 20_000
     assert sum(run.preemptions for run in runs) > 1000
-    for seed in range(60):
-        simulate(2000 + seed, operations=400, executor_type=OverlappingHash)
 
 
 def test_greedy_tokens_are_those_of_the_model():
