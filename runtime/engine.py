@@ -29,6 +29,7 @@ from graphopt.errors import (
 
 from .completion_stream import CompletionStream
 from .detokenizer import Decoder
+from .dispatch import BatchShape
 from .executor import Executor, RowStatus, Sampled
 from .kv_cache import BlockPool
 from .model_runner import Flight, ModelRunner
@@ -105,6 +106,7 @@ class Engine:
         decoder: the tokenizer, for text and stop strings; None gives token ids only.
         policy: who runs next; first come, first served if None.
         clock: seconds, for metrics and the policy.
+        observe: told the shape of each step before it sets out.
 
     Raises:
         UsageError: the limits exceed what the executor can do.
@@ -119,6 +121,7 @@ class Engine:
         decoder: Decoder | None = None,
         policy: Policy | None = None,
         clock: Callable[[], float] = time.monotonic,
+        observe: Callable[[BatchShape], None] | None = None,
     ) -> None:
         if config.limits.max_rows > executor.max_rows:
             raise UsageError(
@@ -136,7 +139,7 @@ class Engine:
         self._live: dict[str, _Live] = {}
         self._pool = BlockPool(config.num_blocks, executor.block_size)
         self.scheduler = Scheduler(config.limits, self._pool, policy)
-        self._runner = ModelRunner(executor, config.limits, self.scheduler.context_limit)
+        self._runner = ModelRunner(executor, config.limits, self.scheduler.context_limit, observe)
         self._last_batch: Batch = ()
         self._flights: deque[Flight] = deque()
         executor.allocate(config.num_blocks)

@@ -6,12 +6,14 @@ want logits. A row at position p scores token p + 1 of the prompt, except a last
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
 from graphopt.errors import GraphoptError
 
+from .dispatch import BatchShape
 from .executor import I64, Executor, OverlappingExecutor, Sampled, SamplingInputs, StepInputs
 from .kv_cache import blocks_for
 from .sampling_batch import sampling_inputs
@@ -38,10 +40,18 @@ class ModelRunner:
         executor: runs the model.
         limits: what a step may hold; sizes the buffers.
         context_limit: longest sequence in tokens.
+        observe: told the shape of each step before it sets out.
     """
 
-    def __init__(self, executor: Executor, limits: SchedulerLimits, context_limit: int) -> None:
+    def __init__(
+        self,
+        executor: Executor,
+        limits: SchedulerLimits,
+        context_limit: int,
+        observe: Callable[[BatchShape], None] | None = None,
+    ) -> None:
         self.executor = executor
+        self._observe = observe
         self._overlapping = executor if isinstance(executor, OverlappingExecutor) else None
         self._block_size = executor.block_size
         tokens, sequences = limits.max_num_batched_tokens, limits.max_num_seqs
@@ -72,6 +82,8 @@ class ModelRunner:
             GraphoptError: the step could not be started, or computed.
         """
         inputs, sampling = self.prepare(batch)
+        if self._observe is not None:
+            self._observe(BatchShape.of(inputs))
         sampled = None
         if self._overlapping is not None:
             self._overlapping.start(inputs, sampling, self._sources_of(batch, ahead))
