@@ -1,12 +1,13 @@
 """The kernels between the steps of a plan on a GPU: what they are called, and what they take.
 
-An artifact for a GPU holds them besides the kernels of its steps, compiled like those, so that
-decoding goes from step to step without the host: ``sample`` makes tokens of logits, ``advance``
-makes the next step's inputs of tokens. Here is what the compiler and the runtime have to agree on.
+An artifact for a GPU holds them besides the kernels of its steps, compiled like those, so that a
+step can set out before the host knows the tokens of the one ahead of it: ``sample`` makes tokens of
+logits, ``take`` puts them into the next step's inputs, and ``advance`` makes all of a decode's
+inputs, so that the host writes none. Here is what the compiler and the runtime have to agree on.
 
 Each mapping lists arrays in the order of the kernel's pointers, by name, with their element types.
-A row of ``sample`` is a row of logits, ``R`` in all. A row of ``advance`` is a sequence with one
-token, so ``T = R = S`` in the step that it prepares.
+A row of ``sample`` is a row of logits, ``R`` in all. ``take`` is for ``T`` tokens. A row of
+``advance`` is a sequence with one token, so ``T = R = S`` in the step that it prepares.
 """
 
 from __future__ import annotations
@@ -15,8 +16,8 @@ from collections.abc import Mapping
 
 from graphopt.ir.dtype import DType
 
-SAMPLE, ADVANCE = "sample", "advance"
-LOOP_KERNELS = (SAMPLE, ADVANCE)
+SAMPLE, TAKE, ADVANCE = "sample", "take", "advance"
+LOOP_KERNELS = (SAMPLE, TAKE, ADVANCE)
 
 # What ``sample`` takes after the logits ``[R, V]``: SamplingInputs, where every row has every
 # parameter, and a row without a list has an empty one.
@@ -54,11 +55,22 @@ SAMPLE_RESULTS: Mapping[str, DType] = {
     "top_logprobs": DType.F32,
 }
 
-# Where a row of ``advance`` has its token from, if not from the sampled one that ``sources`` names.
+# Where a token is from, if not the sampled one that ``sources`` names; PADDING is for ``advance``.
 FROM_HOST, PADDING = -1, -2
+# What ``take`` reads, and what it writes, which may be ``host_tokens`` itself.
+#   sampled      [R] the tokens of the step before; other memory than ``token_ids``
+#   sources      [T] the row of that step whose token it is; or FROM_HOST
+#   host_tokens  [T] the token where it is FROM_HOST
+TAKE_OPERANDS: Mapping[str, DType] = {
+    "sampled": DType.I64,
+    "sources": DType.I64,
+    "host_tokens": DType.I64,
+}
+TAKE_RESULTS: Mapping[str, DType] = {"token_ids": DType.I64}
+
 # What ``advance`` reads; it adds one to ``ADVANCED`` in place.
 #   sampled      [R] the tokens of the step before; other memory than ``token_ids``
-#   sources      [S] which of them goes on in a row; FROM_HOST or PADDING
+#   sources      [S] the row of that step whose token goes on; or FROM_HOST, or PADDING
 #   host_tokens  [S] the token of a row that is FROM_HOST
 #   tables       [S, P] blocks of each sequence, with room for one more token
 #   lengths      [S] tokens of each sequence before the step that is prepared; after it, then

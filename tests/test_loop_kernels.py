@@ -13,6 +13,8 @@ from graphopt.loop_kernels import (
     PADDING,
     SAMPLE_OPERANDS,
     SAMPLE_RESULTS,
+    TAKE_OPERANDS,
+    TAKE_RESULTS,
 )
 from graphopt.runtime.executor import Sampled, StepInputs
 
@@ -31,10 +33,12 @@ def test_what_is_shared_has_one_type() -> None:
     assert ADVANCE_OPERANDS["counters"] is SAMPLE_OPERANDS["counters"]
     assert ADVANCE_OPERANDS["sampled"] is SAMPLE_RESULTS["token_ids"]
     assert ADVANCE_RESULTS["token_ids"] is SAMPLE_RESULTS["token_ids"]
+    assert list(ADVANCE_OPERANDS.items())[:3] == list(TAKE_OPERANDS.items())
+    assert TAKE_RESULTS["token_ids"] is SAMPLE_RESULTS["token_ids"]
 
 
 def test_names_and_marks_are_told_apart() -> None:
-    assert len(set(LOOP_KERNELS)) == 2
+    assert len(set(LOOP_KERNELS)) == 3
     assert FROM_HOST < 0
     assert PADDING < 0
     assert FROM_HOST != PADDING

@@ -1,7 +1,7 @@
 """The kernels between the steps of a decoder's plan.
 
 before:  a graph
-after:   for a decoder, the kernels ``sample`` and ``advance``, or why there is none
+after:   for a decoder, the kernels ``sample``, ``take`` and ``advance``, or why there is none
 """
 
 from __future__ import annotations
@@ -9,11 +9,11 @@ from __future__ import annotations
 from graphopt.ir.graph import Graph
 from graphopt.ir.types import StateType, TensorType
 from graphopt.ledger import Verdict, refuse
-from graphopt.loop_kernels import ADVANCE, SAMPLE
+from graphopt.loop_kernels import ADVANCE, LOOP_KERNELS, SAMPLE, TAKE
 
 from .kernel import TritonKernel
 from .sampling import sampler
-from .step_inputs import advancer
+from .step_inputs import advancer, taker
 
 
 def loop_kernels(graph: Graph, block_size: int) -> dict[str, TritonKernel | Verdict]:
@@ -28,6 +28,10 @@ def loop_kernels(graph: Graph, block_size: int) -> dict[str, TritonKernel | Verd
     logits = graph.outputs[0].type
     if not isinstance(logits, TensorType) or not isinstance(logits.shape[-1], int):
         why = refuse(f"logits are {logits}, where [R, V] of a fixed V are sampled")
-        return {SAMPLE: why, ADVANCE: why}
+        return dict.fromkeys(LOOP_KERNELS, why)
     vocab = logits.shape[-1]
-    return {SAMPLE: sampler(logits.dtype, vocab), ADVANCE: advancer(vocab, block_size)}
+    return {
+        SAMPLE: sampler(logits.dtype, vocab),
+        TAKE: taker(vocab),
+        ADVANCE: advancer(vocab, block_size),
+    }
