@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from graphopt.errors import GraphoptError
-from graphopt.runtime.executor import Sampled
 from graphopt.runtime.dispatch import BatchShape
+from graphopt.runtime.executor import Sampled
 from graphopt.runtime.model_runner import ModelRunner
 from graphopt.runtime.sampling_params import SamplingParams
 from graphopt.runtime.scheduler import Scheduled, SchedulerLimits
@@ -102,5 +102,6 @@ def test_the_shape_of_each_step_is_told():
     made = ModelRunner(
         HashExecutor(block_size=4), SchedulerLimits(4, 16, 16, 32), 32, shapes.append
     )
+    made.executor.run = lambda inputs, sampling: Sampled(np.zeros(1, dtype=np.int64))
     made.start((part([5, 6, 7, 8, 9, 10], 0, 6, [3, 1]), part([1, 2, 3, 4], 0, 3, [0])))
     assert shapes == [BatchShape(tokens=9, rows=1, sequences=2, blocks=2, longest_query=6)]
