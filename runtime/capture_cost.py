@@ -71,12 +71,12 @@ def runs_as_kernel(step: Step, launches: Launches, sizes: Sizes) -> bool:
     if step.backend != TRITON:
         return False
     kernel = launches[step.kernel]
-    return not kernel.variant(_known(kernel, sizes)).library
+    return not kernel.variant(known_sizes(kernel, sizes)).library
 
 
 def launched(kernel: LaunchKernel, sizes: Sizes) -> int:
     """How many launches a kernel makes in a step of these sizes."""
-    known = _known(kernel, sizes)
+    known = known_sizes(kernel, sizes)
     return sum(all(launch.counts(known)) for launch in kernel.variant(known).launches)
 
 
@@ -89,6 +89,6 @@ def _needs(kernel: LaunchKernel) -> set[str]:
     return found
 
 
-def _known(kernel: LaunchKernel, sizes: Sizes) -> dict[str, int]:
+def known_sizes(kernel: LaunchKernel, sizes: Sizes) -> dict[str, int]:
     """The sizes of a step, and 1 for others that a kernel depends on."""
     return {**dict.fromkeys(_needs(kernel), 1), **sizes}

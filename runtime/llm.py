@@ -16,6 +16,7 @@ import os
 import threading
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Protocol
@@ -24,10 +25,11 @@ from graphopt.artifact import Artifact, read_artifact
 from graphopt.errors import ArtifactError, RequestError, UsageError
 from graphopt.plan import CPP, Plan
 from graphopt.progress import ProgressFn, silent
-from graphopt.target import Target
 
+from .capture_trace import TraceRecorder
 from .engine import Engine, EngineConfig
 from .executor import Executor
+from .gpu_setup import GpuOptions, is_for_gpu, open_gpu
 from .outputs import Delta, RequestOutput
 from .policies import make_policy
 from .preflight import MemoryNeed, preflight
@@ -39,9 +41,11 @@ from .tokenizer import Tokenizer
 Message = Mapping[str, Any]
 
 # Without a measurement of the machine: enough sequences to amortise reading the weights, and
-# chunks long enough for matrix products to be bound by arithmetic.
+# chunks long enough for matrix products to be bound by arithmetic. A GPU takes more of both.
 DEFAULT_MAX_NUM_SEQS = 64
 DEFAULT_MAX_NUM_BATCHED_TOKENS = 1024
+GPU_MAX_NUM_SEQS = 256
+GPU_MAX_NUM_BATCHED_TOKENS = 2048
 
 
 class Model(Protocol):
@@ -69,10 +73,14 @@ class LLM:
 
     Args:
         artifact: a folder written by ``graphopt compile``, or one that was opened.
-        max_num_seqs: most sequences that run at once; 64 if None, or what the artifact allows.
+        max_num_seqs: most sequences that run at once; if None 64, on a GPU 256, or what the
+            artifact allows.
         max_num_batched_tokens: most tokens in a step; longer prompts are computed in chunks.
         kv_cache_memory: bytes for keys and values; None for the smaller of 4 GiB and a quarter of
-            free memory. Never more is taken than ``max_num_seqs`` full contexts can use.
+            free memory, and on a GPU for what the rest leaves. Never more is taken than
+            ``max_num_seqs`` full contexts can use.
+        gpu_memory_utilization: share of the GPU's memory that may be taken, at most what is free;
+            0.9 if None.
         max_model_len: longest context in tokens; None for the artifact's, or less if KV memory does
             not hold it.
         generation_config: where sampling defaults and stop tokens come from: ``auto`` for the
@@ -84,6 +92,9 @@ class LLM:
         threads: how many compute; None for one per physical core.
         weights: ``mmap`` for compiled kernels to read them from the artifact's files, ``copy`` to
             copy them into huge pages first; ``graphopt doctor`` says whether that pays.
+        capture_trace: a file of batches that were recorded, which captures on a GPU are made for;
+            None for captures that suit any workload.
+        record_trace: a file to add the shape of every step to.
         progress: told how far loading is.
 
     Raises:
@@ -101,6 +112,7 @@ class LLM:
         max_num_seqs: int | None = None,
         max_num_batched_tokens: int | None = None,
         kv_cache_memory: int | None = None,
+        gpu_memory_utilization: float | None = None,
         max_model_len: int | None = None,
         generation_config: str | Path = "auto",
         scheduling_policy: str = "fcfs",
@@ -108,46 +120,60 @@ class LLM:
         executor: Executor | None = None,
         threads: int | None = None,
         weights: Literal["mmap", "copy"] = "mmap",
+        capture_trace: str | Path | None = None,
+        record_trace: str | Path | None = None,
         progress: ProgressFn | None = None,
     ) -> None:
         report = progress or silent
         report("checking the artifact", 0, 0)
         model = read_artifact(artifact) if isinstance(artifact, str | Path) else artifact
         plan = model.plan
-        if executor is None:
-            _demand_device(plan)
         limits = engine_limits(plan, max_num_seqs, max_num_batched_tokens, max_model_len)
-        self.memory: MemoryNeed = preflight(
-            plan,
-            model.weight_bytes,
-            limits,
-            kv_cache_memory=kv_cache_memory,
-            needs_full_context=max_model_len is not None,
-        )
-        report(f"memory: {self.memory}", 0, 0)
-        folder = model.tokenizer_dir
-        report("loading the tokenizer", 0, 0)
-        self.tokenizer: Tokenizer | None = None if folder is None else Tokenizer.load(folder)
-        self._defaults = _generation_defaults(model, generation_config)
-        if self._defaults is not None:
-            self._defaults = _without_foreign_eos(self._defaults, plan.limits.vocab_size)
-        eos = {*eos_token_ids(self._defaults or {})}
-        if self.tokenizer is not None and self.tokenizer.eos_token_id is not None:
-            eos.add(self.tokenizer.eos_token_id)
-        config = EngineConfig(
-            limits,
-            self.memory.num_blocks,
-            frozenset(eos),
-            int.from_bytes(os.urandom(8)) if seed is None else seed,
-        )
-        policy = make_policy(scheduling_policy)
-        report("loading the weights", 0, 0)
-        self.engine = Engine(
-            executor or _executor_for(model, threads, weights),
-            config,
-            decoder=self.tokenizer,
-            policy=policy,
-        )
+        options = GpuOptions(gpu_memory_utilization, capture_trace)
+        options.demand_gpu(plan)
+        with ExitStack() as undone:  # what is open already is closed if the rest fails
+            gpu = None
+            if executor is None and is_for_gpu(plan) and isinstance(model, Artifact):
+                gpu = open_gpu(model, limits, options, kv_cache_memory)
+                undone.callback(gpu.device.close)
+            self.memory: MemoryNeed = preflight(
+                plan,
+                model.weight_bytes,
+                limits,
+                kv_cache_memory=kv_cache_memory,
+                needs_full_context=max_model_len is not None,
+                room=gpu.room if gpu else None,
+                step_bytes=gpu.step_bytes if gpu else None,
+            )
+            report(f"memory: {self.memory}", 0, 0)
+            folder = model.tokenizer_dir
+            report("loading the tokenizer", 0, 0)
+            self.tokenizer: Tokenizer | None = None if folder is None else Tokenizer.load(folder)
+            self._defaults = _generation_defaults(model, generation_config)
+            if self._defaults is not None:
+                self._defaults = _without_foreign_eos(self._defaults, plan.limits.vocab_size)
+            eos = {*eos_token_ids(self._defaults or {})}
+            if self.tokenizer is not None and self.tokenizer.eos_token_id is not None:
+                eos.add(self.tokenizer.eos_token_id)
+            config = EngineConfig(
+                limits,
+                self.memory.num_blocks,
+                frozenset(eos),
+                int.from_bytes(os.urandom(8)) if seed is None else seed,
+            )
+            policy = make_policy(scheduling_policy)
+            self._recorder = None if record_trace is None else TraceRecorder(record_trace)
+            if self._recorder is not None:
+                undone.callback(self._recorder.close)
+            report("loading the weights", 0, 0)
+            self.engine = Engine(
+                executor or (gpu.executor() if gpu else _executor_for(model, threads, weights)),
+                config,
+                decoder=self.tokenizer,
+                policy=policy,
+                observe=self._recorder.record if self._recorder else None,
+            )
+            undone.pop_all()
         self.max_model_len = self.engine.scheduler.context_limit
         self._number = 0
         self._lock = threading.RLock()  # held by whoever changes the engine or the fields below
@@ -167,13 +193,19 @@ class LLM:
         self.close()
 
     def close(self) -> None:
-        """Give all memory back; what is unfinished is dropped. May be called twice."""
+        """Give all memory back; what is unfinished is dropped. May be called twice.
+
+        Raises:
+            MachineError: the trace that was recorded is not complete; all else is done.
+        """
         with self._lock:
             if not self._closed:
                 self._closed = True
                 self._inboxes.clear()
                 self._outputs.clear()
                 self.engine.close()
+                if self._recorder is not None:
+                    self._recorder.close()
 
     def sampling_params(self, **overrides: Any) -> SamplingParams:
         """The model's own sampling defaults with ``overrides`` on top.
@@ -435,10 +467,13 @@ def engine_limits(
             got=num_seqs,
             expected=f"at most {most.max_rows}",
         )
+    usual_seqs, usual_tokens = DEFAULT_MAX_NUM_SEQS, DEFAULT_MAX_NUM_BATCHED_TOKENS
+    if is_for_gpu(plan):
+        usual_seqs, usual_tokens = GPU_MAX_NUM_SEQS, GPU_MAX_NUM_BATCHED_TOKENS
     if num_tokens is None:
-        num_tokens = max(DEFAULT_MAX_NUM_BATCHED_TOKENS, num_seqs or 0)
+        num_tokens = max(usual_tokens, num_seqs or 0)
     if num_seqs is None:
-        num_seqs = max(1, min(DEFAULT_MAX_NUM_SEQS, most.max_rows, num_tokens))
+        num_seqs = max(1, min(usual_seqs, most.max_rows, num_tokens))
     return SchedulerLimits(num_seqs, num_tokens, most.max_rows, model_len or most.max_model_len)
 
 
@@ -487,14 +522,6 @@ def _without_foreign_eos(defaults: Mapping[str, Any], vocab_size: int) -> Mappin
         _check_defaults(defaults)
         raise
     return {**defaults, "eos_token_id": eos}
-
-
-def _demand_device(plan: Plan) -> None:
-    """Demand the GPU that a plan is compiled for, before anything is taken for it."""
-    if Target.parse(plan.target).kind == "cuda":
-        from .executors.cubins import demand_device
-
-        demand_device(plan)
 
 
 def _executor_for(model: Model, threads: int | None, weights: str) -> Executor:

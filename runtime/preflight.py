@@ -1,8 +1,10 @@
-"""Does it fit? Bytes that serving will take against bytes that are free, before anything is loaded.
+"""Does it fit? Bytes that serving will take against bytes that may be taken, before it is loaded.
 
-Counted are weights, the arena of slots at the largest step, what captured pieces keep for each
-other, and KV blocks. When it does not fit, the error says which part is how large, and names a knob
-with a value for which it does.
+before:  a plan, the size of its weights, what a step may hold, and how much memory there is
+after:   how many KV blocks there will be, or which knob to turn, with a value for which it fits
+
+Counted are weights, the arena of slots at the largest step, on a GPU also what kernels and graphs
+keep (see ``preflight_gpu``), and KV blocks.
 """
 
 from __future__ import annotations
@@ -16,9 +18,7 @@ import psutil
 from graphopt.arena import layout
 from graphopt.errors import MachineError
 from graphopt.ir.dtype import DType
-from graphopt.ir.shape import evaluate
 from graphopt.plan import Plan
-from graphopt.target import Target
 
 from .kv_cache import blocks_for
 from .scheduler import SchedulerLimits
@@ -28,59 +28,114 @@ _CGROUP = Path("/sys/fs/cgroup")
 
 
 @dataclass(frozen=True, slots=True)
+class Room:
+    """Memory that serving may take.
+
+    Attributes:
+        free_bytes: all of it.
+        kv_bytes: most of it that KV takes by itself; None for what the rest leaves.
+        most_bytes: what it could be with another ``gpu_memory_utilization``.
+        total_bytes: of the GPU, whoever has it; 0 for the host.
+        utilization: the share of ``total_bytes`` that may be taken.
+    """
+
+    free_bytes: int
+    kv_bytes: int | None
+    most_bytes: int
+    total_bytes: int = 0
+    utilization: float = 0.0
+
+    def __str__(self) -> str:
+        if not self.total_bytes:
+            return f"{mib(self.free_bytes)} free"
+        share = f"gpu_memory_utilization {self.utilization:g}"
+        return f"{mib(self.free_bytes)} of the GPU's {mib(self.total_bytes)} to take ({share})"
+
+
+@dataclass(frozen=True, slots=True)
+class StepBytes:
+    """What steps take besides weights and KV, in bytes, when they are as large as they may be.
+
+    Attributes:
+        slots: the arena of the plan's slots.
+        inputs: memory that graphs read a step's inputs from, which stays in one place.
+        workspaces: what kernels keep for themselves.
+        graphs: what the driver keeps of captured launches; an estimate.
+    """
+
+    slots: int
+    inputs: int = 0
+    workspaces: int = 0
+    graphs: int = 0
+
+    @property
+    def total(self) -> int:
+        """All of it."""
+        return self.slots + self.inputs + self.workspaces + self.graphs
+
+
+StepBytesOf = Callable[[SchedulerLimits], StepBytes]
+
+
+@dataclass(frozen=True, slots=True)
 class MemoryNeed:
-    """What serving takes, in bytes.
+    """What serving takes.
 
     Attributes:
         weights_bytes: all weights, be they read from their files or from a copy: a file's pages may
             go, but come back with the next token.
-        slots_bytes: the arena of the plan's slots at the largest step.
-        capture_bytes: the inputs that captured pieces read, which have to stay in one place; 0 for
-            a plan without them. Captures of all sizes share them and the arena.
+        step_bytes: what steps take.
         kv_bytes: all KV blocks.
-        free_bytes: what was free before.
+        room: what there was before.
         num_blocks: KV blocks.
         block_size: tokens in one.
-        step_tokens: tokens in the largest step.
-        step_sequences: sequences in it.
+        limits: what a step may hold.
     """
 
     weights_bytes: int
-    slots_bytes: int
-    capture_bytes: int
+    step_bytes: StepBytes
     kv_bytes: int
-    free_bytes: int
+    room: Room
     num_blocks: int
     block_size: int
-    step_tokens: int
-    step_sequences: int
+    limits: SchedulerLimits
 
     @property
     def total_bytes(self) -> int:
         """All of it."""
-        return self.weights_bytes + self.slots_bytes + self.capture_bytes + self.kv_bytes
+        return self.weights_bytes + self.step_bytes.total + self.kv_bytes
 
     @property
     def left_bytes(self) -> int:
         """What is left for KV blocks; negative if the rest does not fit."""
-        return self.free_bytes - (self.total_bytes - self.kv_bytes)
+        return self.room.free_bytes - (self.total_bytes - self.kv_bytes)
 
-    def rows(self) -> tuple[tuple[str, int, str], ...]:
-        """Each part with its bytes and what it is for, then the sum and what is free."""
-        step = f"a step of {self.step_tokens} tokens, {self.step_sequences} sequences"
-        captured = "inputs of captured pieces" if self.capture_bytes else "nothing is captured"
+    def parts(self) -> tuple[tuple[str, int, str], ...]:
+        """Each part with its bytes and what it is for; those of a GPU only if there are any."""
+        step = f"{self.limits.max_num_batched_tokens} tokens, {self.limits.max_num_seqs} sequences"
+        on_gpu = (
+            ("inputs", self.step_bytes.inputs, "in one place, for graphs to read them"),
+            ("workspaces", self.step_bytes.workspaces, "what kernels keep for themselves"),
+            ("graphs", self.step_bytes.graphs, "captured launches, an estimate"),
+        )
         return (
             ("weights", self.weights_bytes, ""),
-            ("slots", self.slots_bytes, step),
-            ("capture", self.capture_bytes, captured),
+            ("slots", self.step_bytes.slots, f"a step of {step}"),
+            *(part for part in on_gpu if part[1]),
             ("KV", self.kv_bytes, f"{self.num_blocks} blocks of {self.block_size} tokens"),
+        )
+
+    def rows(self) -> tuple[tuple[str, int, str], ...]:
+        """The parts, then the sum and what may be taken."""
+        return (
+            *self.parts(),
             ("in all", self.total_bytes, ""),
-            ("free", self.free_bytes, ""),
+            ("free", self.room.free_bytes, ""),
         )
 
     def __str__(self) -> str:
-        parts = ", ".join(f"{name} {mib(nbytes)}" for name, nbytes, _ in self.rows()[:4])
-        return f"{parts} in {self.num_blocks} blocks; {mib(self.free_bytes)} free"
+        parts = ", ".join(f"{name} {mib(nbytes)}" for name, nbytes, _ in self.parts())
+        return f"{parts} in {self.num_blocks} blocks; {self.room}"
 
 
 def mib(nbytes: int) -> str:
@@ -101,34 +156,50 @@ def free_memory_bytes() -> int:
     return free
 
 
+def host_room(free_bytes: int | None = None) -> Room:
+    """What serving on a CPU may take; measured if not given.
+
+    KV takes the smallest of 4 GiB, a quarter of it, and what the rest leaves.
+    """
+    free = free_memory_bytes() if free_bytes is None else free_bytes
+    return Room(free, min(DEFAULT_KV_BYTES, free // 4), free)
+
+
 def memory_need(
     plan: Plan,
     weights_bytes: int,
     limits: SchedulerLimits,
     *,
+    room: Room,
     kv_cache_memory: int | None = None,
-    free_bytes: int,
+    step_bytes: StepBytesOf | None = None,
 ) -> MemoryNeed:
     """What serving takes, whether it fits or not. Arguments as for ``preflight``."""
-    tokens = limits.max_num_batched_tokens
-    slots, capture = _step_bytes(plan, limits)
-    left = max(0, free_bytes - weights_bytes - slots - capture)
-    default = min(DEFAULT_KV_BYTES, free_bytes // 4, left)
+    step = (step_bytes or host_step_bytes(plan))(limits)
+    left = max(0, room.free_bytes - weights_bytes - step.total)
+    default = left if room.kv_bytes is None else min(room.kv_bytes, left)
     wanted = default if kv_cache_memory is None else kv_cache_memory
     per_block = max(1, plan.bytes_per_block)
     per_sequence = blocks_for(limits.max_model_len, plan.block_size)
     num_blocks = min(wanted // per_block, limits.max_num_seqs * per_sequence)
     return MemoryNeed(
-        weights_bytes=weights_bytes,
-        slots_bytes=slots,
-        capture_bytes=capture,
-        kv_bytes=num_blocks * per_block,
-        free_bytes=free_bytes,
-        num_blocks=num_blocks,
-        block_size=plan.block_size,
-        step_tokens=tokens,
-        step_sequences=limits.max_num_seqs,
+        weights_bytes, step, num_blocks * per_block, room, num_blocks, plan.block_size, limits
     )
+
+
+def host_step_bytes(plan: Plan) -> StepBytesOf:
+    """What a plan's steps take on a CPU."""
+    return lambda limits: StepBytes(layout(plan, largest_sizes(plan, limits)).peak_bytes)
+
+
+def largest_sizes(plan: Plan, limits: SchedulerLimits) -> dict[str, int]:
+    """The largest T, S, R and P of a step."""
+    return {
+        "T": limits.max_num_batched_tokens,
+        "S": limits.max_num_seqs,
+        "R": min(limits.max_rows, limits.max_num_batched_tokens),
+        "P": blocks_for(limits.max_model_len, plan.block_size),
+    }
 
 
 def preflight(
@@ -138,7 +209,8 @@ def preflight(
     *,
     kv_cache_memory: int | None = None,
     needs_full_context: bool = False,
-    free_memory: Callable[[], int] = free_memory_bytes,
+    room: Room | None = None,
+    step_bytes: StepBytesOf | None = None,
 ) -> MemoryNeed:
     """Decide how many KV blocks there will be, and demand that everything fits.
 
@@ -146,16 +218,23 @@ def preflight(
         plan: the compiled model.
         weights_bytes: size of the weights.
         limits: what a step and the scheduler may hold.
-        kv_cache_memory: bytes for KV; None for the smallest of 4 GiB, a quarter of what is free,
-            and what the rest leaves.
+        kv_cache_memory: bytes for KV; None for as many as suit the room.
         needs_full_context: whether one sequence of ``limits.max_model_len`` must fit KV memory.
-        free_memory: how many bytes are free.
+        room: what may be taken; the host's free memory if None.
+        step_bytes: what steps of given limits take; as on a CPU if None.
 
     Raises:
         MachineError: it does not fit; a knob is named.
     """
+    room = host_room() if room is None else room
+    step_bytes = step_bytes or host_step_bytes(plan)
     need = memory_need(
-        plan, weights_bytes, limits, kv_cache_memory=kv_cache_memory, free_bytes=free_memory()
+        plan,
+        weights_bytes,
+        limits,
+        room=room,
+        kv_cache_memory=kv_cache_memory,
+        step_bytes=step_bytes,
     )
     least = blocks_for(limits.max_model_len, plan.block_size) if needs_full_context else 1
     least_bytes = least * plan.bytes_per_block
@@ -163,8 +242,8 @@ def preflight(
         raise MachineError(
             "the model does not fit into memory",
             got=str(need),
-            expected=f"at most {mib(need.free_bytes)}, with {mib(least_bytes)} or more for KV",
-            next=_advice(plan, need, limits, least),
+            expected=f"at most {mib(room.free_bytes)}, with {mib(least_bytes)} or more for KV",
+            next=_advice(plan, need, step_bytes, least),
         )
     if need.num_blocks < least:
         fitting = need.num_blocks * plan.block_size
@@ -179,20 +258,26 @@ def preflight(
     return need
 
 
-def _advice(plan: Plan, need: MemoryNeed, limits: SchedulerLimits, least: int) -> str:
+def _advice(plan: Plan, need: MemoryNeed, step_bytes: StepBytesOf, least: int) -> str:
     """A knob and a value for which ``least`` KV blocks fit beside the rest."""
+    limits, room = need.limits, need.room
     least_bytes = least * plan.bytes_per_block
     if need.left_bytes >= least_bytes:
         return f"lower kv_cache_memory to {need.left_bytes} bytes (now {need.kv_bytes})"
+    least_need = need.weights_bytes + need.step_bytes.total + least_bytes
+    if least_need <= room.most_bytes:
+        shares = (percent / 100 for percent in range(1, 101))
+        share = next(one for one in shares if int(room.total_bytes * one) >= least_need)
+        return f"raise gpu_memory_utilization to {share:g} (now {room.utilization:g})"
     fitting = max(0, need.left_bytes // max(1, plan.bytes_per_block)) * plan.block_size
     if fitting:
         return f"lower max_model_len to {fitting} (now {limits.max_model_len})"
-    budget = need.free_bytes - need.weights_bytes - least_bytes
+    budget = room.free_bytes - need.weights_bytes - least_bytes
 
     def fits(tokens: int) -> bool:
         sequences = min(limits.max_num_seqs, tokens)
         smaller = replace(limits, max_num_batched_tokens=tokens, max_num_seqs=sequences)
-        return sum(_step_bytes(plan, smaller)) <= budget
+        return step_bytes(smaller).total <= budget
 
     tokens = _largest(fits, limits.max_num_batched_tokens)
     if tokens >= limits.max_num_seqs:
@@ -200,12 +285,15 @@ def _advice(plan: Plan, need: MemoryNeed, limits: SchedulerLimits, least: int) -
         return f"lower max_num_batched_tokens to {tokens} {now}, which sizes the slots"
     if tokens:
         return f"lower max_num_batched_tokens and max_num_seqs to {tokens}"
+    machine = "GPU" if room.total_bytes else "machine"
     if plan.dtype is DType.F32:
         halved = f"its weights take about {mib(need.weights_bytes // 2)}"
-        return f"compile with dtype bfloat16, in which {halved}, or use a machine with more memory"
+        return (
+            f"compile with dtype bfloat16, in which {halved}, or use a {machine} with more memory"
+        )
     smallest = replace(limits, max_num_batched_tokens=1, max_num_seqs=1)
-    most = need.weights_bytes + sum(_step_bytes(plan, smallest)) + least_bytes
-    return f"use a machine with {mib(most)} free, which is what a single token takes"
+    most = need.weights_bytes + step_bytes(smallest).total + least_bytes
+    return f"use a {machine} with {mib(most)} free, which is what a single token takes"
 
 
 def _largest(fits: Callable[[int], bool], most: int) -> int:
@@ -218,16 +306,3 @@ def _largest(fits: Callable[[int], bool], most: int) -> int:
         else:
             high = middle - 1
     return low
-
-
-def _step_bytes(plan: Plan, limits: SchedulerLimits) -> tuple[int, int]:
-    """Bytes of the arena at the largest step, and of the inputs that captured pieces keep."""
-    sizes = {
-        "T": limits.max_num_batched_tokens,
-        "S": limits.max_num_seqs,
-        "R": min(limits.max_rows, limits.max_num_batched_tokens),
-        "P": blocks_for(limits.max_model_len, plan.block_size),
-    }
-    captured = Target.parse(plan.target).kind == "cuda"
-    inputs = [evaluate(plan.slots[slot].nbytes, sizes) for slot in plan.inputs.values()]
-    return layout(plan, sizes).peak_bytes, sum(inputs) if captured else 0

@@ -13,8 +13,10 @@ if TYPE_CHECKING:
     from graphopt.artifact import Artifact
     from graphopt.ledger import Entry
     from graphopt.plan import Plan, Step
+    from graphopt.runtime.scheduler import SchedulerLimits
 
 Rows = list[tuple[str, object]]
+Parts = Sequence[tuple[str, int, str]]
 # Sizes of a step at which the buffers are reported: one decode, and one chunk of a long prompt.
 STEP_TOKENS = (1, 512)
 
@@ -61,22 +63,46 @@ def buffer_bytes(plan: Plan, tokens: int) -> int:
 
 
 def memory(artifact: Artifact) -> dict[str, Any]:
-    """What serving on this machine would take by default, and what to change if it does not fit."""
+    """What serving takes by default; on a CPU what to change if it does not fit this machine."""
     from graphopt.errors import MachineError
     from graphopt.runtime.llm import engine_limits
-    from graphopt.runtime.preflight import free_memory_bytes, memory_need, preflight
+    from graphopt.runtime.preflight import host_room, memory_need, preflight
 
-    plan, weights, free = artifact.plan, artifact.weight_bytes, free_memory_bytes()
-    limits = engine_limits(plan)
-    rows = memory_need(plan, weights, limits, free_bytes=free).rows()
+    plan, weights, limits = artifact.plan, artifact.weight_bytes, engine_limits(artifact.plan)
+    if plan.target.startswith("cuda"):
+        return {"parts": _parts(_gpu_rows(artifact, limits)), "advice": None}
+    room = host_room()
+    rows = memory_need(plan, weights, limits, room=room).rows()
     try:
-        preflight(plan, weights, limits, free_memory=lambda: free)
+        preflight(plan, weights, limits, room=room)
     except MachineError as error:
         advice = error.next
     else:
         advice = None
-    parts = [{"part": name, "bytes": nbytes, "for": purpose} for name, nbytes, purpose in rows]
-    return {"parts": parts, "advice": advice}
+    return {"parts": _parts(rows), "advice": advice}
+
+
+def _gpu_rows(artifact: Artifact, limits: SchedulerLimits) -> Parts:
+    """The parts of what is taken of any GPU; how many KV blocks there are depends on the GPU."""
+    from graphopt.runtime.capture_choice import launches_of
+    from graphopt.runtime.preflight import memory_need
+    from graphopt.runtime.preflight_gpu import gpu_room, gpu_step_bytes
+
+    plan = artifact.plan
+    step_bytes = gpu_step_bytes(plan, launches_of(artifact))
+    need = memory_need(
+        plan, artifact.weight_bytes, limits, room=gpu_room(0, 0), step_bytes=step_bytes
+    )
+    block = f"{plan.block_size} tokens; as many blocks as what is left holds"
+    return [
+        *need.parts()[:-1],
+        ("without KV", need.total_bytes, ""),
+        ("a KV block", plan.bytes_per_block, block),
+    ]
+
+
+def _parts(rows: Parts) -> list[dict[str, object]]:
+    return [{"part": name, "bytes": nbytes, "for": purpose} for name, nbytes, purpose in rows]
 
 
 def compile_rows(summary: Mapping[str, Any]) -> Rows:

@@ -48,7 +48,7 @@ def test_memory_as_serving_would_take_it(
     assert found["memory"]["advice"].startswith("lower max_num_batched_tokens to ")
     (text,) = (text for label, text in inspect_rows(found) if label == "memory")
     lines = str(text).splitlines()
-    assert [line.split()[0] for line in lines[:4]] == ["weights", "slots", "capture", "KV"]
+    assert [line.split()[0] for line in lines[:3]] == ["weights", "slots", "KV"]
     assert lines[1].endswith("a step of 1024 tokens, 32 sequences")
     assert lines[-1] == f"does not fit: {found['memory']['advice']}"
 

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -16,7 +17,9 @@ from graphopt.errors import (
     RequestError,
     UsageError,
 )
-from graphopt.runtime.llm import LLM
+from graphopt.runtime.capture_trace import read_trace
+from graphopt.runtime.dispatch import BatchShape
+from graphopt.runtime.llm import LLM, engine_limits
 from graphopt.runtime.sampling_params import SamplingParams
 
 from .fakes import FakeModel, HashExecutor, greedy, model, small_plan
@@ -429,3 +432,43 @@ def test_generating_with_kernels_imports_no_pytorch(tmp_path):
     ids, code, loaded = done.stdout.splitlines()
     assert len(ids.split()) == 3
     assert (code, loaded) == ("exit 0", "loaded []")
+
+
+def test_options_for_a_gpu_are_refused_on_a_cpu(tmp_path):
+    with pytest.raises(UsageError, match="runs on a CPU"):
+        ids_only(gpu_memory_utilization=0.5)
+    with pytest.raises(UsageError, match="runs on a CPU"):
+        ids_only(capture_trace=tmp_path / "trace")
+
+
+def test_steps_are_recorded(tmp_path):
+    file = tmp_path / "trace"
+    for _ in range(2):
+        with ids_only(record_trace=file) as llm:
+            llm.generate([[1, 2, 3], [4, 5]], GREEDY)
+    found = read_trace(file)
+    assert found[BatchShape(tokens=5, rows=2, sequences=2, blocks=2, longest_query=3)] == 2
+    decodes = {shape for shape in found if shape.is_decode}
+    assert sum(found[shape] for shape in decodes) == 2 * 5
+    assert {shape.sequences for shape in decodes} == {2}
+    assert found.total() == 2 * 6
+
+
+def test_a_trace_that_cannot_be_written_is_refused_before_weights_are_loaded(tmp_path):
+    executor = HashExecutor()
+    with pytest.raises(UsageError, match="cannot be written"):
+        LLM(FakeModel(), executor=executor, record_trace=tmp_path / "no" / "trace")
+    llm = LLM(FakeModel(), executor=executor, record_trace="/dev/full")
+    llm.generate([[1, 2]], GREEDY)
+    with pytest.raises(MachineError, match="not complete"):
+        llm.close()
+    assert executor.closed
+    llm.close()
+
+
+def test_a_step_on_a_gpu_holds_more():
+    gpu = replace(small_plan(max_rows=1024), target="cuda:sm_90")
+    assert engine_limits(gpu).max_num_seqs == 256
+    assert engine_limits(gpu).max_num_batched_tokens == 2048
+    assert engine_limits(small_plan(max_rows=1024)).max_num_seqs == 64
+    assert engine_limits(gpu, num_tokens=100).max_num_seqs == 100

@@ -12,7 +12,14 @@ from hypothesis import strategies as st
 from graphopt.errors import MachineError
 from graphopt.ir.dtype import DType
 from graphopt.runtime import preflight as module
-from graphopt.runtime.preflight import MemoryNeed, free_memory_bytes, memory_need, preflight
+from graphopt.runtime.preflight import (
+    MemoryNeed,
+    StepBytes,
+    free_memory_bytes,
+    host_room,
+    memory_need,
+    preflight,
+)
 from graphopt.runtime.scheduler import SchedulerLimits
 
 from .fakes import small_plan
@@ -23,15 +30,14 @@ SLOTS = 4 * 13 * 32  # f32[R, 13], where a step of 32 tokens has 32 rows at most
 
 
 def decide(free: int, weights: int = 1000, **options: object) -> MemoryNeed:
-    return preflight(small_plan(), weights, LIMITS, free_memory=lambda: free, **options)
+    return preflight(small_plan(), weights, LIMITS, room=host_room(free), **options)
 
 
 def test_never_more_blocks_than_can_be_used():
     need = decide(64 * GIB)
     assert need.num_blocks == 4 * 32
     assert need.kv_bytes == 4 * 32 * 16
-    assert need.slots_bytes == SLOTS
-    assert need.capture_bytes == 0
+    assert need.step_bytes == StepBytes(SLOTS)
     assert need.total_bytes == 1000 + SLOTS + need.kv_bytes
 
 
@@ -41,7 +47,7 @@ def test_by_default_a_quarter_of_what_is_free():
 
 def test_by_default_four_gib_at_most():
     limits = SchedulerLimits(1 << 20, 1 << 20, 1 << 20, 1 << 14)
-    need = preflight(small_plan(), 0, limits, free_memory=lambda: 64 * GIB)
+    need = preflight(small_plan(), 0, limits, room=host_room(64 * GIB))
     assert need.kv_bytes == 4 * GIB
 
 
@@ -52,13 +58,6 @@ def test_by_default_what_the_rest_leaves():
 
 def test_what_is_asked_for_is_taken():
     assert decide(64 * GIB, kv_cache_memory=100).num_blocks == 6
-
-
-def test_on_a_gpu_inputs_of_captured_pieces_count():
-    plan = replace(small_plan(), target="cuda:sm_90")
-    need = preflight(plan, 0, LIMITS, free_memory=lambda: GIB)
-    assert need.capture_bytes == 8 * 32
-    assert need.slots_bytes == SLOTS
 
 
 def test_too_little_for_one_block_or_one_context():
@@ -75,13 +74,12 @@ def test_too_little_for_one_block_or_one_context():
 def test_the_table_names_every_part():
     need = decide(6400)
     rows = need.rows()
-    assert [name for name, _, _ in rows] == ["weights", "slots", "capture", "KV", "in all", "free"]
-    assert sum(nbytes for _, nbytes, _ in rows[:4]) == rows[4][1] == need.total_bytes
+    assert [name for name, _, _ in rows] == ["weights", "slots", "KV", "in all", "free"]
+    assert sum(nbytes for _, nbytes, _ in rows[:3]) == rows[3][1] == need.total_bytes
     assert rows[1][2] == "a step of 32 tokens, 4 sequences"
-    assert rows[3][2] == "100 blocks of 2 tokens"
+    assert rows[2][2] == "100 blocks of 2 tokens"
     assert str(need) == (
-        "weights 1,000 bytes, slots 1,664 bytes, capture 0 bytes, KV 1,600 bytes in 100 blocks; "
-        "6,400 bytes free"
+        "weights 1,000 bytes, slots 1,664 bytes, KV 1,600 bytes in 100 blocks; 6,400 bytes free"
     )
 
 
@@ -98,7 +96,7 @@ def test_the_table_names_every_part():
 def test_what_does_not_fit_names_a_knob(free, weights, dtype, knob):
     plan = replace(small_plan(), dtype=dtype)
     with pytest.raises(MachineError, match="does not fit into memory") as caught:
-        preflight(plan, weights, LIMITS, kv_cache_memory=2048, free_memory=lambda: free)
+        preflight(plan, weights, LIMITS, kv_cache_memory=2048, room=host_room(free))
     assert knob in caught.value.next
     assert "weights" in caught.value.got
     assert "KV" in caught.value.got
@@ -110,7 +108,7 @@ def test_a_context_that_does_not_fit_names_one_that_does():
     assert caught.value.next == "lower max_model_len to 42 (now 64)"
     shorter = replace(LIMITS, max_model_len=42)
     preflight(
-        small_plan(), 1000, shorter, needs_full_context=True, free_memory=lambda: 3_000,
+        small_plan(), 1000, shorter, needs_full_context=True, room=host_room(3_000),
         kv_cache_memory=21 * 16,
     )  # fmt: skip
 
@@ -128,7 +126,7 @@ def test_turning_the_knobs_that_are_named_makes_it_fit(free, weights, kv, full):
 
     def tried() -> str:
         try:
-            options = {**values, "needs_full_context": full, "free_memory": lambda: free}
+            options = {**values, "needs_full_context": full, "room": host_room(free)}
             assert preflight(plan, weights, limits, **options).total_bytes <= free
         except MachineError as error:
             return error.next
@@ -140,7 +138,7 @@ def test_turning_the_knobs_that_are_named_makes_it_fit(free, weights, kv, full):
             return
         if "dtype" in knob:
             least = SchedulerLimits(1, 1, 64, 64)
-            left = memory_need(plan, weights, least, free_bytes=free).left_bytes
+            left = memory_need(plan, weights, least, room=host_room(free)).left_bytes
             assert left < (32 if full else 1) * plan.bytes_per_block
             return
         first = re.split(r", or | \(now|, which", knob)[0]
@@ -152,6 +150,11 @@ def test_turning_the_knobs_that_are_named_makes_it_fit(free, weights, kv, full):
         else:
             limits = replace(limits, **named)
     raise AssertionError("the knobs lead nowhere")
+
+
+def test_a_room_that_is_not_told_is_measured(monkeypatch):
+    monkeypatch.setattr(module, "free_memory_bytes", lambda: 6400)
+    assert preflight(small_plan(), 1000, LIMITS) == decide(6400)
 
 
 def test_the_control_group_counts_if_it_is_smaller(tmp_path, monkeypatch):

@@ -1,0 +1,146 @@
+"""What is decided on a GPU before anything is loaded: the device, its room, and what is captured.
+
+before:  an artifact for a GPU, what a step may hold, and what a user asks for
+after:   what ``preflight`` decides with, then the executor
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from graphopt.artifact import Artifact
+from graphopt.errors import UsageError
+from graphopt.plan import Plan
+from graphopt.target import Target
+
+from .preflight import Room, StepBytesOf
+from .scheduler import SchedulerLimits
+
+if TYPE_CHECKING:
+    from .capture_plan import CapturePlan
+    from .executor import Executor
+    from .executors.device import Device
+
+
+@dataclass(frozen=True, slots=True)
+class GpuOptions:
+    """What a user may ask of a GPU.
+
+    Attributes:
+        memory_utilization: the share of its memory that may be taken; None for the default.
+        capture_trace: a file with batches to capture for; None for sizes that suit any workload.
+    """
+
+    memory_utilization: float | None = None
+    capture_trace: str | Path | None = None
+
+    def demand_gpu(self, plan: Plan) -> None:
+        """Demand that the plan is for a GPU if anything is asked for.
+
+        Raises:
+            UsageError: it is for a CPU.
+        """
+        asked = {
+            "gpu_memory_utilization": self.memory_utilization,
+            "capture_trace": self.capture_trace,
+        }
+        given = [name for name, value in asked.items() if value is not None]
+        if given and not is_for_gpu(plan):
+            raise UsageError(
+                "this artifact runs on a CPU, and an option is for a GPU",
+                got=", ".join(given),
+                next="leave it out, or compile the checkpoint with --target cuda:sm_NN",
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class GpuSetup:
+    """A device and what will be done on it.
+
+    Attributes:
+        artifact: what will run.
+        device: where; whoever has the setup closes it, or the executor does.
+        limits: what a step may hold.
+        captured: what is captured.
+        room: memory that may be taken.
+        step_bytes: what steps of given limits take.
+    """
+
+    artifact: Artifact
+    device: Device
+    limits: SchedulerLimits
+    captured: CapturePlan
+    room: Room
+    step_bytes: StepBytesOf
+
+    def executor(self) -> Executor:
+        """What runs the artifact there; its weights are loaded now, and it closes the device.
+
+        Raises:
+            MachineError: there is not enough memory.
+        """
+        from .executors.cuda import CudaExecutor
+
+        return CudaExecutor(self.artifact, self.device, self.limits, self.captured)
+
+
+def is_for_gpu(plan: Plan) -> bool:
+    """Whether a plan runs on a GPU."""
+    return Target.parse(plan.target).kind == "cuda"
+
+
+def open_gpu(
+    artifact: Artifact,
+    limits: SchedulerLimits,
+    options: GpuOptions,
+    kv_cache_memory: int | None = None,
+    open_device: Callable[[Plan], Device] | None = None,
+) -> GpuSetup:
+    """Measure this machine's GPU and decide what is captured.
+
+    Args:
+        artifact: what will run.
+        limits: what a step may hold.
+        options: what the user asks for.
+        kv_cache_memory: bytes for KV, if they are given.
+        open_device: gives the device that a plan runs on; this machine's GPU if None.
+
+    Raises:
+        ArtifactError: its kernels are for another GPU.
+        MachineError: there is no GPU.
+        UsageError: an option makes no sense.
+    """
+    # Nothing of this is imported where an engine runs on a CPU.
+    from .capture_choice import choose_captures, launches_of
+    from .capture_trace import read_trace
+    from .preflight_gpu import gpu_room, gpu_step_bytes
+
+    trace = None if options.capture_trace is None else read_trace(options.capture_trace)
+    plan = artifact.plan
+    device = (open_device or this_gpu)(plan)
+    try:
+        room = gpu_room(*device.memory(), options.memory_utilization, kv_cache_memory)
+        launches = launches_of(artifact)
+        captured = choose_captures(plan, launches, limits, trace)
+    except BaseException:
+        device.close()
+        raise
+    step_bytes = gpu_step_bytes(plan, launches, trace)
+    return GpuSetup(artifact, device, limits, captured, room, step_bytes)
+
+
+def this_gpu(plan: Plan) -> Device:
+    """This machine's GPU, if the plan is for it.
+
+    Raises:
+        ArtifactError: the plan is for another one.
+        MachineError: there is none.
+    """
+    from .executors.cubins import demand_device
+    from .executors.driver_device import DriverDevice
+
+    demand_device(plan)
+    return DriverDevice()

@@ -1,0 +1,89 @@
+"""What is opened for a GPU is closed if something is wrong; its options are refused on a CPU."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+
+from graphopt.errors import MachineError, UsageError
+from graphopt.runtime.capture_choice import choose_captures
+from graphopt.runtime.gpu_setup import GpuOptions, is_for_gpu, open_gpu
+from graphopt.runtime.preflight_gpu import gpu_room, gpu_step_bytes
+from graphopt.runtime.scheduler import SchedulerLimits
+
+from .fakes import small_plan
+from .gpu_plan import KERNELS, gpu_plan
+
+LIMITS = SchedulerLimits(32, 1024, 64, 64)
+GIB = 1 << 30
+
+
+class SomeArtifact:
+    """What is asked of an artifact before it is loaded."""
+
+    plan = gpu_plan()
+    launch_archs = dict.fromkeys(KERNELS, "sm_90")
+    launch = staticmethod(KERNELS.__getitem__)
+
+
+@dataclass
+class SomeDevice:
+    """A device that knows its memory."""
+
+    fails: bool = False
+    closed: int = 0
+
+    def memory(self) -> tuple[int, int]:
+        if self.fails:
+            raise MachineError("the device is lost")
+        return 70 * GIB, 80 * GIB
+
+    def close(self) -> None:
+        self.closed += 1
+
+
+def opened(options: GpuOptions, device: SomeDevice, kv: int | None = None):
+    return open_gpu(SomeArtifact(), LIMITS, options, kv, lambda plan: device)
+
+
+def test_everything_is_decided_from_what_is_measured(tmp_path: Path):
+    device = SomeDevice()
+    setup = opened(GpuOptions(0.5), device)
+    assert setup.device is device
+    assert setup.room == gpu_room(70 * GIB, 80 * GIB, 0.5)
+    assert setup.captured == choose_captures(SomeArtifact.plan, KERNELS, LIMITS)
+    assert setup.step_bytes(LIMITS) == gpu_step_bytes(SomeArtifact.plan, KERNELS)(LIMITS)
+    assert opened(GpuOptions(), device, 4 * GIB).room.utilization == 1.0
+    shape = {"tokens": 3, "rows": 3, "sequences": 3, "blocks": 1, "longest_query": 1}
+    (tmp_path / "trace").write_text(json.dumps(shape) + "\n", encoding="utf-8")
+    fitted = opened(GpuOptions(capture_trace=tmp_path / "trace"), device)
+    assert fitted.captured.decode_sizes == (3, 32)
+    assert fitted.step_bytes(LIMITS).graphs == fitted.captured.total_bytes
+    assert device.closed == 0
+
+
+def test_a_device_is_closed_if_something_is_wrong(tmp_path: Path):
+    device = SomeDevice()
+    with pytest.raises(UsageError, match="share"):
+        opened(GpuOptions(2.0), device)
+    assert device.closed == 1
+    lost = SomeDevice(fails=True)
+    with pytest.raises(MachineError, match="lost"):
+        opened(GpuOptions(), lost)
+    assert lost.closed == 1
+    with pytest.raises(UsageError, match="cannot be read"):  # before the device is opened
+        opened(GpuOptions(capture_trace=tmp_path / "none"), device)
+    assert device.closed == 1
+
+
+def test_options_for_a_gpu_are_refused_on_a_cpu():
+    GpuOptions().demand_gpu(small_plan())
+    GpuOptions(0.5, "trace").demand_gpu(gpu_plan())
+    with pytest.raises(UsageError, match="runs on a CPU") as caught:
+        GpuOptions(0.5, "trace").demand_gpu(small_plan())
+    assert caught.value.got == "gpu_memory_utilization, capture_trace"
+    assert is_for_gpu(gpu_plan())
+    assert not is_for_gpu(replace(gpu_plan(), target="cpu:avx2"))
