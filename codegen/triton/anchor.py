@@ -22,7 +22,7 @@ from graphopt.ir.shape import Dim, product
 from graphopt.ir.types import TensorType
 from graphopt.region import Region
 
-from ..rows.access import Access, contiguous
+from ..rows.access import Access
 from ..rows.arguments import Argument, Kind, arguments
 from ..rows.lower import type_of
 from ..rows.names import Names
@@ -102,6 +102,21 @@ class Factors:
     elements: Tree
     rows: tuple[Tree, ...] = ()
     sums: tuple[Reduced, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class _Store:
+    """A result: some columns of each part of the product, beside one another.
+
+    Attributes:
+        columns: the first of them, and how many.
+        target: where it goes, ``[rows, columns]``.
+        tree: what it is.
+    """
+
+    columns: tuple[int, int]
+    target: Leaf
+    tree: Tree
 
 
 class Anchored:
@@ -329,24 +344,46 @@ class Anchored:
         """
         page = Page(self.rows, self.names, indent=0)
         scope = self._result_scope(page, is_even=is_even)
-        stores = self._stores()
-        biases = self._biases()
-        scope.count([*(tree for _, tree in stores), *biases])
-        for name in self.accumulators:
-            own = Leaf(Buffer(name, DType.F32), contiguous((self._row_count(), self.width)))
-            scope.terms[scope.key(own)] = Term(name, "float")
+        stores, whole = self._stores(), (0, self.width)
+        full, biases = [one for one in stores if one.columns == whole], self._biases()
+        scope.count([*(one.tree for one in full), *biases])
         for name, bias in zip(self.accumulators, biases, strict=False):
             page.put(f"{name} += {scope.term(bias).text}")
-        terms = [scope.term(tree) for _, tree in stores]
+        self._put(scope, full)
+        for columns in dict.fromkeys(one.columns for one in stores if one.columns != whole):
+            some = [one for one in stores if one.columns == columns]
+            scope = self._part_scope(page, *columns)
+            scope.count([one.tree for one in some])
+            self._put(scope, some)
+        return page.lines
+
+    def _put(self, scope: Scope, stores: Sequence[_Store]) -> None:
+        """Prints results of the same columns."""
+        for one in stores:
+            for sums in self._sums(one.tree):
+                scope.terms[scope.key(sums)] = Term(sums.buffer.name, "float")
+        terms = [scope.term(one.tree) for one in stores]
         mask = scope.mask([0, 1])
         masked = f", mask={mask}" if mask else ""
-        for (target, _), term in zip(stores, terms, strict=True):
-            page.put(f"tl.store({scope.address(target)}, {term.text}{masked})")
-        return page.lines
+        for one, term in zip(stores, terms, strict=True):
+            scope.page.put(f"tl.store({scope.address(one.target)}, {term.text}{masked})")
+
+    def _sums(self, tree: Tree) -> list[Leaf]:
+        leaves = [one for one in walk(tree) if isinstance(one, Leaf)]
+        return [one for one in leaves if one.buffer.name in self.accumulators]
 
     def _result_scope(self, page: Page, *, is_even: bool) -> Scope:
         bound = "" if is_even else str(self.width)
         column = Axis("column", self.width, "BLOCK_N", bound)
+        return Scope(page, [self._row_axis(), column], [[1]], 2)
+
+    def _part_scope(self, page: Page, first: int, count: int) -> Scope:
+        """Of ``count`` columns from ``first`` on: those before them are where none is."""
+        index = "column"
+        if first:
+            index = self.names.fresh("column")
+            page.put(f"{index} = tl.where(column < {first}, {count}, column - {first})")
+        column = Axis(index, count, "BLOCK_N", str(count))
         return Scope(page, [self._row_axis(), column], [[1]], 2)
 
     def _biases(self) -> list[Tree]:
@@ -366,40 +403,45 @@ class Anchored:
             found.append(made)
         return found
 
-    def _stores(self) -> list[tuple[Leaf, Tree]]:
-        """Where each result goes, and what it is, as ``[rows, columns]`` of a part."""
+    def _stores(self) -> list[_Store]:
+        """What is made of the sums."""
         sums: dict[Value, Tree] = {
             value: leaf_of(value, Buffer(self.accumulators[part], DType.F32))
             for value, part in self.parts.values.items()
         }
         lowering = self._lowering(sums)
         lowering.finish()
-        flat = (self._row_count(), self.width)
         found = []
         for store in lowering.stores:
             (value,) = store.values
             if any(isinstance(one, Reduced) for one in walk(store.tree)):
                 raise RefusedError("its epilogue reduces whole rows of the product", value)
-            if (
-                store.condition is not None
-                or self.rows.elements(store.target.access.shape) != self.width
-            ):
+            count = self.rows.elements(store.target.access.shape)
+            if store.condition is not None or not isinstance(count, int):
                 raise RefusedError("a result has other columns than the product", value)
+            flat = (self._row_count(), count)
             target, tree = (_viewed(one, flat, value) for one in (store.target, store.tree))
             if not isinstance(target, Leaf):
                 raise RefusedError("a result has no place", value)
-            self._check(tree, flat, value)
-            found.append((target, tree))
+            found.append(_Store((self._first(tree, count, value), count), target, tree))
         return found
 
-    def _check(self, tree: Tree, flat: tuple[Dim, Dim], value: Value) -> None:
-        """Refuses what is no function of one column of each part."""
-        own = contiguous(flat).strides
-        for one in walk(tree):
-            if isinstance(one, Leaf) and one.buffer.name in self.accumulators:
-                access = one.access
-                if one.indices or access.strides != own or access.offset != 0:
-                    raise RefusedError("its epilogue reads other columns of the product", value)
+    def _first(self, tree: Tree, count: int, value: Value) -> int:
+        """The column of each part that a result of ``count`` columns begins with.
+
+        Raises:
+            RefusedError: it is no function of one column of each part.
+        """
+        sums = self._sums(tree)
+        first, *others = {one.access.offset for one in sums} or {0}
+        if (
+            others
+            or not isinstance(first, int)
+            or not 0 <= first <= self.width - count
+            or any(one.indices or one.access.strides != (self.width, 1) for one in sums)
+        ):
+            raise RefusedError("its epilogue reads other columns of the product", value)
+        return first
 
     # ---- Both -----------------------------------------------------------------------------------
 
@@ -441,8 +483,16 @@ class Anchored:
         )
 
 
-def _viewed(tree: Tree, shape: tuple[Dim, ...], value: Value) -> Tree:
-    found = map_view(tree, lambda access: access.reshape(shape))
+def _viewed(tree: Tree, shape: tuple[Dim, Dim], value: Value) -> Tree:
+    """A tree of rows and columns; a single column is one of those that lie side by side."""
+
+    def view(access: Access) -> Access | None:
+        made = access.reshape(shape)
+        if made is None or shape[1] != 1:
+            return made
+        return Access(shape, (made.strides[0], 1), made.offset)
+
+    found = map_view(tree, view)
     if found is None:
         raise RefusedError("strides cannot say where its rows are", value)
     return found

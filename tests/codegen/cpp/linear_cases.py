@@ -30,15 +30,15 @@ class Around:
     def weight(self, name: str, *shape: int, dtype: DType | None = None) -> Value:
         return self.b.weight(name, TensorType(dtype or self.dtype, shape))
 
-    def product(self, x: Value, *, bias: bool = False) -> Value:
-        """The linear map, of floats or of ``bits``."""
-        biases = [self.weight("mlp.bias", N)] if bias else []
+    def product(self, x: Value, *, bias: bool = False, n: int = N) -> Value:
+        """The linear map to ``n`` columns, of floats or of ``bits``."""
+        biases = [self.weight("mlp.bias", n)] if bias else []
         if not self.bits:
-            return self.b.one("linear", [x, self.weight("mlp.weight", N, K), *biases])
+            return self.b.one("linear", [x, self.weight("mlp.weight", n, K), *biases])
         quant = quant_of(self.bits)
         weights = [
-            self.weight("mlp.weight", N, K, dtype=DType.I8),
-            self.weight("mlp.scales", N, quant.groups(K), dtype=DType.F16),
+            self.weight("mlp.weight", n, K, dtype=DType.I8),
+            self.weight("mlp.scales", n, quant.groups(K), dtype=DType.F16),
         ]
         attrs = {"bits": quant.bits, "group": quant.group}
         return self.b.one("quantized_linear", [x, *weights, *biases], attrs)
@@ -126,6 +126,29 @@ def third_of_three(a: Around, x: Value) -> list[Value]:
     return [a.b.one("mul", [first, last])]
 
 
+def gate_beside_scores(a: Around, x: Value) -> list[Value]:
+    """All columns, and a unit of the last one, as a router with a shared expert has it."""
+    y = a.product(x, bias=True)
+    _, gate = a.b.node("split", [y], {"dim": 1, "sizes": (N - 1, 1)})
+    return [y, a.b.one("sigmoid", [gate])]
+
+
+def units_of_unequal_parts(a: Around, x: Value) -> list[Value]:
+    """Results of some columns each, with operands of as many."""
+    sizes = (20, 8, 16)
+    first, middle, last = a.b.node("split", [a.product(x)], {"dim": 1, "sizes": sizes})
+    return [
+        a.b.one("relu", [first]),
+        a.b.one("add", [middle, a.input("residual", a.rows, sizes[1])]),
+        a.b.one("mul", [last, a.weight("scale", sizes[2])]),
+    ]
+
+
+def one_column(a: Around, x: Value) -> list[Value]:
+    """A gate for each row."""
+    return [a.b.one("sigmoid", [a.product(x, bias=True, n=1)])]
+
+
 def normed(a: Around, x: Value) -> list[Value]:
     """A norm of each head of the product, which needs more than some columns of it."""
     heads = a.b.one("reshape", [a.product(x, bias=True)], {"shape": (a.rows, 4, N // 4)})
@@ -152,6 +175,8 @@ AFTER: tuple[After, ...] = (
     normed,
     normed_and_added,
 )
+# Results of other columns than the product's.
+SOME_COLUMNS: tuple[After, ...] = (gate_beside_scores, units_of_unequal_parts, one_column)
 # How many parts the weight has, where it is not one.
 PARTS: Mapping[After, int] = {glu_of_halves: 2, glu_of_turned_halves: 2, glu_of_every_second: 2}
 WHOLE_ROWS: tuple[After, ...] = (third_of_three, normed, normed_and_added)

@@ -13,6 +13,7 @@ from graphopt.ir.types import TensorType
 from graphopt.region import make_region
 from tests.codegen.cpp.linear_cases import (
     Before,
+    gate_beside_scores,
     gated,
     gathered,
     glu_of_turned_halves,
@@ -22,6 +23,8 @@ from tests.codegen.cpp.linear_cases import (
     plain,
     residual,
     rms_norm,
+    third_of_three,
+    units_of_unequal_parts,
 )
 
 T = sym("T")
@@ -88,3 +91,24 @@ def test_a_reduction_of_heads_is_refused() -> None:
     anchored = Anchored(graph, make_region(graph, range(3), family="linear"))
     with pytest.raises(RefusedError):
         anchored.prologue(is_even=True)
+
+
+def test_a_result_of_some_columns_is_where_they_are() -> None:
+    anchored = Anchored(*linear_case(plain, gate_beside_scores, DType.BF16))
+    lines = "\n".join(anchored.epilogue(is_even=True))
+    assert "tl.where(column < 43, 1, column - 43)" in lines
+    assert lines.count("tl.store(") == 2
+    text = "\n".join(
+        Anchored(*linear_case(plain, units_of_unequal_parts, DType.BF16)).epilogue(is_even=True)
+    )
+    assert [f"column < {start}, {count}" in text for start, count in ((20, 8), (28, 16))] == [
+        True
+    ] * 2
+    assert text.count("tl.where(column <") == 2
+    assert text.count("tl.store(") == 3
+
+
+def test_what_mixes_columns_is_refused() -> None:
+    anchored = Anchored(*linear_case(plain, third_of_three, DType.BF16))
+    with pytest.raises(RefusedError, match="reads other columns of the product"):
+        anchored.epilogue(is_even=True)

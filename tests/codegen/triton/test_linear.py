@@ -18,7 +18,15 @@ from graphopt.ir.types import TensorType
 from graphopt.ledger import Verdict
 from graphopt.region import Region, make_region
 from tests.codegen.cpp import linear_cases
-from tests.codegen.cpp.linear_cases import AFTER, BEFORE, WHOLE_ROWS, After, Before, linear_case
+from tests.codegen.cpp.linear_cases import (
+    AFTER,
+    BEFORE,
+    SOME_COLUMNS,
+    WHOLE_ROWS,
+    After,
+    Before,
+    linear_case,
+)
 from tests.passes.models import lowered
 
 from .linear_shapes import KINDS, MODELS, shape_case
@@ -36,6 +44,7 @@ REST = [
         "gemma3",
         "qwen3",
         "mixtral",
+        "qwen2_moe",
         "phi",
         "phi3",
         "gpt_oss",
@@ -190,6 +199,16 @@ class TestNumbers:
     def test_every(self, one: tuple[Before, After, DType]) -> None:
         self.agrees(one, 2)
 
+    @pytest.mark.parametrize("after", SOME_COLUMNS)
+    def test_results_of_some_columns(self, after: After) -> None:
+        self.agrees((BEFORE[0], after, DType.F32), 3)
+        self.agrees((BEFORE[1], after, DType.BF16), 4)
+
+    @pytest.mark.full
+    @pytest.mark.parametrize("one", product(BEFORE, SOME_COLUMNS, TOLERANCE), ids=name_of)
+    def test_every_result_of_some_columns(self, one: tuple[Before, After, DType]) -> None:
+        self.agrees(one, 5)
+
     @pytest.mark.parametrize("normed", [True, False])
     @pytest.mark.parametrize("rows", [1, 7, 16, 33])
     def test_split_sums(self, rows: int, normed: bool) -> None:
@@ -254,6 +273,30 @@ def region_kernels(name: str) -> list[tuple[Graph, Region, TritonKernel]]:
 @pytest.mark.parametrize("name", [*SOME, *REST])
 def test_every_family_has_kernels(name: str) -> None:
     assert region_kernels(name)
+
+
+def router_case(hidden: int, experts: int) -> tuple[Graph, Region]:
+    """A router's scores, and beside them the gate of a shared expert."""
+    b = GraphBuilder("router")
+    x = b.input("x", TensorType(DType.BF16, (T, hidden)))
+    y = b.one("linear", [x, b.weight("w", TensorType(DType.BF16, (experts + 1, hidden)))])
+    _, gate = b.node("split", [y], {"dim": 1, "sizes": (experts, 1)})
+    graph = b.finish([y, b.one("sigmoid", [gate])])
+    return graph, make_region(graph, range(len(graph.nodes)), family="linear")
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("arch", [80, 89, 90])
+def test_resources_of_a_gate_beside_scores(arch: int) -> None:
+    """The sizes of qwen2-moe; what writes the gate spills nothing."""
+    from graphopt.codegen.triton.compile import compile_variant
+    from graphopt.codegen.triton.resources import resources_of
+
+    kernel = made(router_case(2048, 60), arch)
+    for launch in kernel_launches(kernel):
+        found = resources_of(compile_variant(kernel, launch, arch))
+        assert found.problems() == [], (dict(launch.constants), found)
+        assert found.has_tensor_cores, (dict(launch.constants), found)
 
 
 def kernel_launches(kernel: TritonKernel) -> list[Variant]:

@@ -12,13 +12,20 @@ from graphopt.ir.shape import sym
 from graphopt.ir.types import TensorType
 from graphopt.ledger import Verdict
 from graphopt.region import make_region
-from tests.codegen.cpp.linear_cases import AFTER, BEFORE, WHOLE_ROWS, After, linear_case
+from tests.codegen.cpp.linear_cases import (
+    AFTER,
+    BEFORE,
+    SOME_COLUMNS,
+    WHOLE_ROWS,
+    After,
+    linear_case,
+)
 
 from .fp8_runs import Case, fp8_case, fp8_shape, in_fp8
 from .linear_shapes import KINDS
 
 T = sym("T")
-FUSED = [after for after in AFTER if after not in WHOLE_ROWS]
+FUSED = [after for after in (*AFTER, *SOME_COLUMNS) if after not in WHOLE_ROWS]
 TYPES = (DType.BF16, DType.F16)
 
 
