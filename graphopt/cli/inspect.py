@@ -35,6 +35,16 @@ REPORT = "report.html"
 @click.option("--rule", metavar="NAME", help="With --ledger: only what this rule decided.")
 @click.option("--refused", is_flag=True, help="With --ledger: only what was refused.")
 @click.option("--plan", is_flag=True, help="Print the pieces, their steps and why each ends.")
+@click.option(
+    "--captures",
+    is_flag=True,
+    help="Print what is captured on a GPU: sizes, bytes, and a sentence for each choice and cut.",
+)
+@click.option(
+    "--capture-trace",
+    metavar="FILE",
+    help="With --captures: as it is for the batches in FILE, which --record-trace wrote.",
+)
 @click.option("--kernels", is_flag=True, help="List the compiled kernels, and what they take.")
 @click.option("--kernel", metavar="NAME", help="Print the source of this kernel.")
 @click.option("--report", is_flag=True, help="Write the report, a page for a browser, to a file.")
@@ -57,6 +67,8 @@ def command(
     rule: str | None,
     refused: bool,
     plan: bool,
+    captures: bool,
+    capture_trace: str | None,
     kernels: bool,
     kernel: str | None,
     report: bool,
@@ -71,9 +83,11 @@ def command(
     from graphopt.artifact import read_artifact
 
     from . import summary
+    from .captures import captures_json, captures_of, print_captures
     from .kernels import COLUMNS, LAUNCH_COLUMNS, kernel_rows, kernels_json, launch_rows
 
     needs(ledger, "--ledger", {"--all": each, "--rule": rule, "--refused": refused})
+    needs(captures, "--captures", {"--capture-trace": capture_trace})
     needs(report, "--report", {"-o": output})
     opened = read_artifact(artifact, check_digests=check)
     texts = _texts(opened, graph=graph, stage=stage, kernel=kernel)
@@ -84,6 +98,9 @@ def command(
         views.update(summary.ledger_json(entries))
     if plan:
         views["plan"] = opened.plan.to_json()
+    captured = captures_of(opened, capture_trace) if captures else None
+    if captured:
+        views["captures"] = captures_json(captured, opened.plan)
     if kernels:
         views["kernels"] = kernels_json(opened)
     if report:
@@ -98,6 +115,8 @@ def command(
     if plan:
         for line in summary.plan_lines(opened.plan):
             click.echo(line)
+    if captured:
+        print_captures(captured, opened.plan)
     if kernels:
         print_table(COLUMNS, kernel_rows(views["kernels"]), right=(3, 4))
         if variants := launch_rows(views["kernels"]):

@@ -134,6 +134,9 @@ ENGINE_OPTIONS = (
     "max_num_seqs",
     "max_num_batched_tokens",
     "kv_cache_memory",
+    "gpu_memory_utilization",
+    "capture_trace",
+    "record_trace",
     "generation_config",
 )
 
@@ -150,20 +153,41 @@ engine_options = _all(
         "--max-num-seqs",
         metavar="N",
         type=click.IntRange(min=1),
-        help="Most sequences that run at once. Default: 64, or what the artifact allows.",
+        help="Most sequences that run at once. Default: 64, on a GPU 256, or what the artifact "
+        "allows.",
     ),
     click.option(
         "--max-num-batched-tokens",
         metavar="TOKENS",
         type=token_count,
-        help="Most tokens in one step; a longer prompt is read in chunks. Default: 1024.",
+        help="Most tokens in one step; a longer prompt is read in chunks. "
+        "Default: 1024, on a GPU 2048.",
     ),
     click.option(
         "--kv-cache-memory",
         metavar="SIZE",
         type=byte_size,
         help="Memory for the KV cache, such as 512MiB or 4GiB. "
-        "Default: the smaller of 4 GiB and a quarter of the free memory.",
+        "Default: the smaller of 4 GiB and a quarter of the free memory; on a GPU what the rest "
+        "leaves.",
+    ),
+    click.option(
+        "--gpu-memory-utilization",
+        metavar="SHARE",
+        type=float,
+        help="Share of the GPU's memory that may be taken, above 0 and up to 1; never more than "
+        "is free. Default: 0.9.",
+    ),
+    click.option(
+        "--capture-trace",
+        metavar="FILE",
+        help="Capture steps on a GPU at the sizes that pad the batches in FILE least. "
+        "Default: sizes that suit any workload.",
+    ),
+    click.option(
+        "--record-trace",
+        metavar="FILE",
+        help="Add the shape of every step to FILE, for --capture-trace.",
     ),
     click.option(
         "--generation-config",

@@ -44,6 +44,7 @@ def summarize(artifact: Artifact) -> dict[str, Any]:
         "kernels": len({step.kernel for step in plan.steps() if step.backend != "torch"}),
         "isas": [*artifact.kernels, *dict.fromkeys(artifact.launch_archs.values())],
         "buffer_bytes": {str(tokens): buffer_bytes(plan, tokens) for tokens in STEP_TOKENS},
+        "captures": captures(artifact),
         "memory": memory(artifact),
         "weight_bytes": artifact.weight_bytes,
         "total_bytes": sum(files.values()),
@@ -52,6 +53,15 @@ def summarize(artifact: Artifact) -> dict[str, Any]:
         "notes": list(model.notes),
         "files": files,
     }
+
+
+def captures(artifact: Artifact) -> str | None:
+    """What is captured of an artifact for a GPU, in a line; None for a CPU."""
+    from graphopt.runtime.gpu_setup import is_for_gpu
+
+    from .captures import captures_of, summary_line
+
+    return summary_line(captures_of(artifact)) if is_for_gpu(artifact.plan) else None
 
 
 def buffer_bytes(plan: Plan, tokens: int) -> int:
@@ -65,11 +75,12 @@ def buffer_bytes(plan: Plan, tokens: int) -> int:
 def memory(artifact: Artifact) -> dict[str, Any]:
     """What serving takes by default; on a CPU what to change if it does not fit this machine."""
     from graphopt.errors import MachineError
+    from graphopt.runtime.gpu_setup import is_for_gpu
     from graphopt.runtime.llm import engine_limits
     from graphopt.runtime.preflight import host_room, memory_need, preflight
 
     plan, weights, limits = artifact.plan, artifact.weight_bytes, engine_limits(artifact.plan)
-    if plan.target.startswith("cuda"):
+    if is_for_gpu(plan):
         return {"parts": _parts(_gpu_rows(artifact, limits)), "advice": None}
     room = host_room()
     rows = memory_need(plan, weights, limits, room=room).rows()
@@ -135,6 +146,7 @@ def inspect_rows(summary: Mapping[str, Any]) -> Rows:
         ("plan", _plan(summary)),
         ("kernels", _kernels(summary)),
         ("buffers", buffers),
+        *([("captures", summary["captures"])] if summary["captures"] else []),
         ("memory", _memory(summary["memory"])),
         ("KV cache", f"{human_bytes(kv)} a token, {human_bytes(context)} a full context"),
         ("", f"{summary['state']}, {summary['block_size']} tokens a block"),

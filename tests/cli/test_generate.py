@@ -137,6 +137,7 @@ def test_sampling_options_reach_the_request(run: Run, fake: FakeAPI) -> None:
 def test_engine_and_compile_options_reach_the_api(run: Run, fake: FakeAPI) -> None:
     words = shlex.split(
         "--max-num-seqs 3 --max-num-batched-tokens 2K --kv-cache-memory 512MiB "
+        "--gpu-memory-utilization 0.5 --capture-trace seen --record-trace new "
         "--generation-config other --target cpu:avx2 --dtype float32 --max-model-len 1k "
         "--block-size 8 --quantize int8 --allow-unproven"
     )
@@ -161,6 +162,9 @@ def test_engine_and_compile_options_reach_the_api(run: Run, fake: FakeAPI) -> No
                 "max_num_seqs": 3,
                 "max_num_batched_tokens": 2048,
                 "kv_cache_memory": 512 << 20,
+                "gpu_memory_utilization": 0.5,
+                "capture_trace": "seen",
+                "record_trace": "new",
                 "generation_config": "other",
                 "max_model_len": 1000,
             },
