@@ -14,11 +14,16 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from graphopt.errors import MachineError
 from graphopt.launch import LaunchKernel
 
 Bytes = npt.NDArray[np.uint8]
 # Where memory begins: a multiple of this, which is more than any kernel asks for.
 DEVICE_ALIGNMENT = 256
+
+
+class DeviceMemoryError(MachineError):
+    """A device has too little memory left."""
 
 
 def rounded(nbytes: int) -> int:
@@ -76,7 +81,7 @@ class Device(Protocol):
         """The address of memory of any contents, a multiple of ``DEVICE_ALIGNMENT``.
 
         Raises:
-            MachineError: there is not enough; ``what`` it is for is said.
+            DeviceMemoryError: there is not enough; ``what`` it is for is said.
         """
 
     def free(self, address: int) -> None:
@@ -114,7 +119,8 @@ class Device(Protocol):
         What it gives answers with the graph, once the context is left.
 
         Raises:
-            MachineError: the device refuses to capture, or has no memory for it.
+            DeviceMemoryError: the device has no memory for it.
+            MachineError: the device refuses to capture.
         """
 
     def replay(self, graph: Graph) -> None:

@@ -19,7 +19,7 @@ from graphopt.errors import MachineError, UsageError
 from graphopt.launch import LaunchKernel
 
 from .cubins import KernelSet, check_arch, checked, device_arch, open_driver
-from .device import Bytes, Graph
+from .device import Bytes, DeviceMemoryError, Graph
 from .pinned import Pinned
 
 
@@ -89,14 +89,14 @@ class DriverDevice:
         """The address of memory of any contents.
 
         Raises:
-            MachineError: there is not enough.
+            DeviceMemoryError: there is not enough.
         """
         self._demand_no_capture("allocate memory")
         try:
             address = int(self._call("cuMemAlloc", max(1, nbytes)))
-        except MachineError as error:
+        except DeviceMemoryError as error:
             free, total = self.memory()
-            raise MachineError(
+            raise DeviceMemoryError(
                 f"the GPU has no memory for {what}",
                 got=f"{nbytes:,} bytes wanted, {free:,} of {total:,} free",
                 expected="enough of it",
@@ -149,7 +149,8 @@ class DriverDevice:
         """Within it launches are recorded and not run.
 
         Raises:
-            MachineError: the device refuses, or has no memory for it.
+            DeviceMemoryError: the device has no memory for it.
+            MachineError: the device refuses.
         """
         self._demand_no_capture("capture")
         found: list[_Graph] = []
@@ -225,7 +226,11 @@ class DriverDevice:
         driver.cuDevicePrimaryCtxRelease(self._handle)
 
     def _call(self, name: str, *given: Any) -> Any:
-        return checked(self._driver, name, getattr(self._driver, name)(*given))
+        driver = self._driver
+        answer = getattr(driver, name)(*given)
+        if answer[0] == driver.CUresult.CUDA_ERROR_OUT_OF_MEMORY:
+            raise DeviceMemoryError(f"the GPU has no memory for {name}", got=f"{answer[0]}")
+        return checked(driver, name, answer)
 
     def _demand_no_capture(self, what: str) -> None:
         if self._capturing:

@@ -12,13 +12,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from graphopt.arena import ALIGNMENT, Layout, layout
+from graphopt.arena import ALIGNMENT, Layout
 from graphopt.errors import MachineError
 from graphopt.ir.dtype import DType
 from graphopt.ir.shape import evaluate
 from graphopt.ir.types import TensorType
 from graphopt.plan import Plan
 from graphopt.safetensors_io import numpy_dtype
+
+from .layouts import Layouts, power_of_two_from
 
 Bytes = npt.NDArray[np.uint8]
 Sizes = Mapping[str, int]
@@ -53,9 +55,8 @@ class Slots:
     """
 
     def __init__(self, plan: Plan) -> None:
-        self._plan = plan
         self._arena = aligned(0)
-        self._layouts: dict[tuple[int, ...], Layout] = {}
+        self._layouts = Layouts(plan)
 
     @property
     def base(self) -> int:
@@ -68,11 +69,8 @@ class Slots:
         Raises:
             MachineError: there is not enough memory.
         """
-        key = tuple(1 << max(0, sizes[name] - 1).bit_length() for name in "TRS")
-        found = self._layouts.get(key)
-        if found is None:
-            rounded = dict(zip("TRS", key, strict=True))
-            found = self._layouts[key] = layout(self._plan, {**rounded, "P": 1})
+        tokens, rows, sequences = key = tuple(power_of_two_from(sizes[name]) for name in "TRS")
+        found = self._layouts.at(tokens, rows, sequences)
         if found.peak_bytes > len(self._arena):
             try:
                 self._arena = aligned(found.peak_bytes)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,28 +10,17 @@ import numpy.typing as npt
 import torch
 
 from graphopt.artifact import Artifact
-from graphopt.errors import ArtifactError, GraphoptError
+from graphopt.errors import ArtifactError
 from graphopt.ir.graph import Graph, Value
-from graphopt.ir.reference import prepare, torch_dtype
-from graphopt.ir.types import StateType, TensorType
+from graphopt.ir.reference import torch_dtype
 from graphopt.plan import Operand, Piece, Step
-from graphopt.region import make_region
 
 from ..executor import StepInputs
 from .slots import Sizes, Slots
 from .torch import weight_tensor
+from .torch_nodes import TorchStep, tensor_type
 
 Observe = Callable[[Step, Sequence[npt.NDArray[Any]]], None]
-
-
-@dataclass(frozen=True, slots=True)
-class _Prepared:
-    """A step: where its operands are, its nodes, and what goes into its slots."""
-
-    step: Step
-    operands: tuple[tuple[Value, Operand], ...]
-    nodes: tuple[tuple[Any, Any], ...]
-    outputs: tuple[Value, ...]
 
 
 class TorchSteps:
@@ -67,24 +55,14 @@ class TorchSteps:
                     observe(one.step, made)
 
     def _run(
-        self, one: _Prepared, slots: Slots, inputs: StepInputs, sizes: Sizes
+        self, one: TorchStep, slots: Slots, inputs: StepInputs, sizes: Sizes
     ) -> list[npt.NDArray[Any]]:
-        values = {v: self._read(v, operand, slots, inputs, sizes) for v, operand in one.operands}
-        try:
-            for node, compute in one.nodes:
-                results = compute([values[value] for value in node.inputs], dict(sizes))
-                values.update(zip(node.outputs, results, strict=True))
-        except (RuntimeError, IndexError, TypeError, ValueError) as error:
-            raise GraphoptError(
-                f"step {one.step.kernel} failed",
-                where=one.step.scope,
-                got=f"{type(error).__name__}: {error}",
-                next="run `graphopt verify` on the artifact",
-            ) from error
+        given = {v: self._read(v, operand, slots, inputs, sizes) for v, operand in one.operands}
+        found = one.run(given, sizes)
         made = []
-        for value, slot in zip(one.outputs, one.step.results, strict=True):
-            place = slots.array(slot, _tensor_type(value), sizes)
-            tensor = values[value].contiguous()
+        for value, result, slot in zip(one.outputs, found, one.step.results, strict=True):
+            place = slots.array(slot, tensor_type(value), sizes)
+            tensor = result.contiguous()
             integers = torch.int16 if tensor.dtype is torch.bfloat16 else tensor.dtype
             np.copyto(place, tensor.view(integers).numpy().view(place.dtype))
             made.append(place.copy())
@@ -97,15 +75,15 @@ class TorchSteps:
             return self._weights[operand[1:]]
         if operand in self._inputs:
             return torch.from_numpy(getattr(inputs, self._inputs[operand]))
-        type_ = _tensor_type(value)
+        type_ = tensor_type(value)
         # A copy, because a result may come to lie where an operand was.
         array = slots.array(operand, type_, sizes).copy()
         integers = array.view(np.int16) if array.dtype == np.uint16 else array
         return torch.from_numpy(integers).view(torch_dtype(type_.dtype))
 
-    def _prepare(self, artifact: Artifact, graph: Graph, step: Step) -> _Prepared:
-        region = make_region(graph, step.nodes)
-        if any(isinstance(value.type, StateType) for value in region.inputs):
+    def _prepare(self, artifact: Artifact, graph: Graph, step: Step) -> TorchStep:
+        found = TorchStep.of(graph, step)
+        if found.has_state:
             raise ArtifactError(
                 "PyTorch cannot read the state that kernels keep",
                 where=step.scope or step.name,
@@ -114,12 +92,4 @@ class TorchSteps:
         for operand in step.operands:
             if isinstance(operand, str):
                 self._weights[operand[1:]] = weight_tensor(artifact, operand[1:])
-        nodes = tuple((graph.nodes[place], prepare(graph.nodes[place])) for place in step.nodes)
-        operands = tuple(zip(region.inputs, step.operands, strict=True))
-        return _Prepared(step, operands, nodes, region.outputs)
-
-
-def _tensor_type(value: Value) -> TensorType:
-    if not isinstance(value.type, TensorType):
-        raise ArtifactError("a slot holds no tensor", where=str(value), got=value.type)
-    return value.type
+        return found

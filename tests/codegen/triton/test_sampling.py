@@ -23,7 +23,8 @@ from graphopt.ir.reference import torch_dtype
 from graphopt.ir.shape import evaluate
 from graphopt.ledger import Verdict
 from graphopt.loop_kernels import SAMPLE_OPERANDS, SAMPLE_RESULTS
-from graphopt.runtime.executor import F32, Ragged, Sampled, SamplingInputs
+from graphopt.runtime.executor import F32, Sampled, SamplingInputs
+from graphopt.runtime.executors.device_sampler import operands
 from graphopt.runtime.sampler import sample
 from graphopt.runtime.sampling_params import GREEDY_TEMPERATURE
 from tests.codegen.cpp.sampling_cases import disagreements, random_inputs, random_logits
@@ -66,44 +67,6 @@ def sampled(logits: F32, inputs: SamplingInputs, dtype: DType = DType.F32) -> Sa
         return Sampled(found["token_ids"], status)
     tops = [found[name].reshape(rows, -1) for name in ("top_ids", "top_logprobs")]
     return Sampled(found["token_ids"], status, found["logprobs"], found["ranks"], *tops)
-
-
-def operands(inputs: SamplingInputs) -> dict[str, Any]:
-    """All arrays of the kernel: what no row uses is there too."""
-    rows = inputs.num_rows
-
-    def column(values: Any, fill: float, dtype: type) -> Any:
-        return np.full(rows, fill, dtype) if values is None else values.astype(dtype)
-
-    def lists(ragged: Ragged | None) -> tuple[Any, ...]:
-        if ragged is None:
-            return np.zeros(rows + 1, np.int64), np.zeros(1, np.int64), np.zeros(1, np.float32)
-        # Of no entries there is no memory.
-        tokens, values = ragged.tokens, ragged.values
-        return ragged.starts, np.append(tokens, 0), np.append(values, np.float32(np.nan))
-
-    seen = lists(inputs.penalties.seen if inputs.penalties else None)
-    bias, allowed, banned = map(lists, (inputs.bias, inputs.allowed, inputs.banned))
-    penalties = inputs.penalties
-    values = [
-        column(inputs.targets, -1, np.int64),
-        column(inputs.temperature, 0, np.float32),
-        column(inputs.top_k, 0, np.int64),
-        column(inputs.top_p, 1, np.float32),
-        column(inputs.min_p, 0, np.float32),
-        *bias,
-        *allowed[:2],
-        *banned[:2],
-        *seen,
-        column(penalties and penalties.repetition, 1, np.float32),
-        column(penalties and penalties.presence, 0, np.float32),
-        column(penalties and penalties.frequency, 0, np.float32),
-        column(inputs.seeds, 0, np.int64),
-        column(inputs.streams, 0, np.int64),
-        column(inputs.counters, 0, np.int64),
-        column(inputs.num_logprobs, -1, np.int64),
-    ]
-    return dict(zip(SAMPLE_OPERANDS, values, strict=True))
 
 
 def check(seed: int, rows: int, vocab: int) -> int:

@@ -13,7 +13,7 @@ from graphopt.errors import ArtifactError, MachineError, UsageError
 from graphopt.ir.dtype import DType
 from graphopt.ir.shape import sym
 from graphopt.launch import Launch, LaunchKernel, LaunchVariant
-from graphopt.runtime.executors.device import DEVICE_ALIGNMENT
+from graphopt.runtime.executors.device import DEVICE_ALIGNMENT, DeviceMemoryError
 from graphopt.runtime.executors.driver_device import DriverDevice
 from tests.runtime.executors.memory_driver import MemoryDriver
 
@@ -62,7 +62,7 @@ def test_of_nothing_there_is_an_address_too() -> None:
 
 def test_too_little_memory_says_for_what() -> None:
     device = DriverDevice(driver(total=5000))
-    with pytest.raises(MachineError, match="no memory for keys and values") as caught:
+    with pytest.raises(DeviceMemoryError, match="no memory for keys and values") as caught:
         device.allocate(6000, "keys and values")
     assert "6,000 bytes wanted, 5,000 of 5,000 free" in str(caught.value)
 

@@ -1,0 +1,336 @@
+"""Runs a plan on an NVIDIA GPU: launches in order, or graphs of them, and a token for each row.
+
+Whatever kernels use lies in memory that is taken once: weights, keys and values, one arena for the
+slots of the largest step, a step's inputs. Only integers and parameters of sampling go to the
+device, and only tokens come back. PyTorch is imported where a step has no kernel, or its kernel
+leaves its sizes to a library.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from graphopt.artifact import Artifact
+from graphopt.errors import ArtifactError, UsageError
+from graphopt.ir.graph import Graph
+from graphopt.ir.parser import parse_graph
+from graphopt.ir.shape import evaluate
+from graphopt.ir.types import StateType, TensorType
+from graphopt.ir.verify import verify
+from graphopt.launch import LaunchKernel
+from graphopt.loop_kernels import SAMPLE
+from graphopt.plan import TRITON, Piece, Plan, Step
+from graphopt.plan_arguments import Argument, Kind, arguments_of, layer_of
+from graphopt.region import make_region
+from graphopt.safetensors_io import numpy_dtype
+
+from ..capture_cost import is_captured, why_not_whole
+from ..capture_plan import NOTHING_CAPTURED, CapturePlan
+from ..dispatch import BatchShape, Mode
+from ..executor import F32, Sampled, SamplingInputs, StepInputs
+from ..kv_cache import blocks_for
+from ..plan_check import check_plan
+from ..scheduler import SchedulerLimits
+from ..weight_check import check_weights
+from .captures import Captures, Launches
+from .device import Device
+from .device_places import DevicePlaces, Places, Sizes
+from .device_sampler import DeviceSampler
+from .device_state import DeviceState
+from .device_weights import place_on
+from .padding import padded
+from .plan_numbers import PlanNumbers
+from .slots import as_f32
+
+if TYPE_CHECKING:
+    from .cpp import Observe
+    from .device_torch import DeviceTorch
+
+# The graph of a whole step; others have the names of their pieces.
+WHOLE = "the step"
+
+
+@dataclass(frozen=True, slots=True)
+class _Bound:
+    """A step that is ready to run.
+
+    Attributes:
+        number: in the plan.
+        step: what it is.
+        kernel: how it is launched; None if PyTorch runs it.
+        arguments: what its pointers point to.
+        outputs: types of its results.
+        may_leave: whether the kernel leaves some sizes to PyTorch.
+    """
+
+    number: int
+    step: Step
+    kernel: LaunchKernel | None
+    arguments: tuple[Argument, ...]
+    outputs: tuple[TensorType, ...]
+    may_leave: bool
+
+    def by_pytorch(self, sizes: Sizes) -> bool:
+        """Whether PyTorch runs it at these sizes."""
+        if self.kernel is None:
+            return True
+        return self.may_leave and self.kernel.variant(sizes).library
+
+
+class CudaExecutor(PlanNumbers):
+    """Runs an artifact for a GPU.
+
+    Args:
+        artifact: what to run.
+        device: where; closed with this.
+        limits: what a step may hold, which memory is taken for.
+        captured: which steps are captured; none if left out.
+
+    Raises:
+        ArtifactError: the plan does not fit its graph, or the kernels do not fit the device.
+        MachineError: there is not enough memory.
+    """
+
+    def __init__(
+        self,
+        artifact: Artifact,
+        device: Device,
+        limits: SchedulerLimits,
+        captured: CapturePlan = NOTHING_CAPTURED,
+    ) -> None:
+        plan = artifact.plan
+        super().__init__(plan)
+        foreign = plan.backends() - {TRITON, "torch"}
+        if foreign:
+            raise ArtifactError(
+                "the plan has steps that do not run on a GPU", got=", ".join(sorted(foreign))
+            )
+        self._device = device
+        device.attach()
+        self._graph = parse_graph(artifact.graph_text())
+        verify(self._graph)
+        check_plan(plan, self._graph)
+        check_weights(artifact.weights, self._graph)
+        self._output = _tensor_type(self._graph.outputs[0].type)
+        self._bound = _bound(artifact, self._graph)
+        self._launches = {one.kernel.name: one.kernel for one in self._steps() if one.kernel}
+        self._kernels = device.kernels(self._launches, artifact.cubin)
+        self._weights = place_on(device, artifact.weights, *_weights_read(tuple(self._steps())))
+        most = largest_step(plan, limits)
+        self._kernels.reserve(most)
+        self._places = DevicePlaces(device, plan, most)
+        sample = artifact.launch(SAMPLE)
+        self._sampler = DeviceSampler(
+            device, sample, artifact.cubin, plan.limits.vocab_size, most["R"]
+        )
+        self._state: DeviceState | None = None
+        self._torch: DeviceTorch | None = None
+        self._pointers: dict[int, dict[int, list[int]]] = {}
+        self.captures = Captures(device, captured, self._record, self.addresses)
+
+    def allocate(self, num_blocks: int) -> None:
+        """Take memory for ``num_blocks`` KV blocks.
+
+        Raises:
+            MachineError: there is not enough.
+        """
+        self._device.attach()
+        self._forget_state()
+        self._state = DeviceState(self._device, self._plan, num_blocks)
+
+    def run(self, inputs: StepInputs, sampling: SamplingInputs) -> Sampled:
+        """Compute a step, and choose or score a token per row."""
+        sizes = self._compute(inputs)
+        return self._sampler.sample(self._places.at(sizes["T"]).slots[self._plan.output], sampling)
+
+    def logits(self, inputs: StepInputs, observe: Observe | None = None) -> F32:
+        """Compute a step up to its logits, f32[R, V]; for comparing numbers.
+
+        Args:
+            inputs: the step.
+            observe: called with each of the plan's steps and its results; nothing is captured then.
+        """
+        sizes = {**self._compute(inputs, observe), "R": len(inputs.rows)}
+        places = self._places.at(sizes["T"])
+        found = self._array(places.slots[self._plan.output], self._output, sizes)
+        return as_f32(found, self._output.dtype)
+
+    def addresses(self) -> Mapping[str, int]:
+        """Where everything is that a captured graph uses, by what it is."""
+        state = self._state.places if self._state else {}
+        return {
+            **{f"weight {name}": place for name, place in self._weights.addresses.items()},
+            **{f"{kind.value} of layer {number}": at for (kind, number), at in state.items()},
+            "the arena of slots": self._places.arena,
+            "a step's inputs": self._places.inputs,
+            **self._kernels.workspaces(),
+        }
+
+    def close(self) -> None:
+        """Give all memory back, and the device."""
+        self._state = None
+        self._device.close()
+
+    def _compute(self, inputs: StepInputs, observe: Observe | None = None) -> Sizes:
+        """Run every step; the answer is the sizes that it ran at."""
+        self._device.attach()
+        shape = BatchShape.of(inputs)
+        self._places.check(shape.sizes)
+        if observe is not None:
+            self._places.write(inputs)
+            self._observed(shape.sizes, observe)
+            return shape.sizes
+        choice = self.captures.choose(shape)
+        graphs = self.captures.graphs(choice)
+        sizes = choice.sizes if graphs else shape.sizes
+        self._places.write(padded(inputs, sizes))
+        if WHOLE in graphs:
+            self._device.replay(graphs[WHOLE])
+            return sizes
+        for piece, steps in self._bound:
+            if piece.name in graphs:
+                self._device.replay(graphs[piece.name])
+            else:
+                self._launch(steps, sizes)
+        return sizes
+
+    def _record(self, mode: Mode, sizes: Mapping[str, int]) -> Iterator[tuple[str, Launches]]:
+        """What is captured in a mode: the whole step, or each piece that can be.
+
+        Raises:
+            UsageError: PyTorch runs a step of what should be captured as a whole.
+        """
+        if mode is Mode.WHOLE:
+            if why_not := why_not_whole(self._plan, self._launches, sizes):
+                raise UsageError("a whole step cannot be captured", got=why_not)
+            yield WHOLE, lambda: self._launch(tuple(self._steps()), sizes)
+            return
+        for piece, steps in self._bound:
+            if is_captured(piece, self._launches, sizes["T"]):
+                yield piece.name, lambda steps=steps: self._launch(steps, sizes)  # type: ignore[misc]
+
+    def _launch(self, steps: Sequence[_Bound], sizes: Sizes) -> None:
+        places = self._places.at(sizes["T"])
+        pointers = self._pointers_at(places)
+        for one in steps:
+            if one.kernel is None or one.by_pytorch(sizes):
+                self._by_pytorch().run(one.number, one.step, places, self._kv(), sizes)
+            else:
+                self._kernels.launch(one.kernel.name, pointers[one.number], sizes)
+
+    def _observed(self, sizes: Sizes, observe: Observe) -> None:
+        """Run every step and tell what it made."""
+        places = self._places.at(sizes["T"])
+        for one in self._steps():
+            self._launch((one,), sizes)
+            results = zip(one.step.results, one.outputs, strict=True)
+            made = [self._array(places.slots[slot], type_, sizes) for slot, type_ in results]
+            observe(one.step, made)
+
+    def _array(self, address: int, type_: TensorType, sizes: Sizes) -> npt.NDArray[Any]:
+        """A copy of a tensor of the device; bf16 as integers."""
+        shape = tuple(evaluate(dim, sizes) for dim in type_.shape)
+        count = int(np.prod(shape, dtype=np.int64))
+        found = self._device.read(address, count * type_.dtype.nbytes)
+        return found.view(numpy_dtype(type_.dtype)).reshape(shape)
+
+    def _pointers_at(self, places: Places) -> dict[int, list[int]]:
+        """Each step's pointers in a step of so many tokens."""
+        found = self._pointers.get(places.tokens)
+        if found is None:
+            found = self._pointers[places.tokens] = {
+                one.number: [self._address(argument, places) for argument in one.arguments]
+                for one in self._steps()
+                if one.kernel is not None
+            }
+        return found
+
+    def _address(self, argument: Argument, places: Places) -> int:
+        if argument.kind is Kind.WEIGHT:
+            return self._weights.addresses[argument.name]
+        if argument.kind is Kind.SLOT:
+            return places.slots[argument.number]
+        return self._kv().places[argument.kind, argument.number]
+
+    def _kv(self) -> DeviceState:
+        if self._state is None:
+            raise UsageError("there is no KV memory", next="call allocate first")
+        return self._state
+
+    def _by_pytorch(self) -> DeviceTorch:
+        if self._torch is None:
+            from .device_torch import DeviceTorch
+
+            plain = self._weights.plain
+            self._torch = DeviceTorch(self._device, self._plan, self._graph, plain)
+        return self._torch
+
+    def _forget_state(self) -> None:
+        """Give KV memory back, and all that knows where it is."""
+        self.captures.drop()
+        self._pointers.clear()
+        if self._state is not None:
+            self._state.close()
+        self._state = None
+
+    def _steps(self) -> Iterator[_Bound]:
+        for _, steps in self._bound:
+            yield from steps
+
+
+def largest_step(plan: Plan, limits: SchedulerLimits) -> dict[str, int]:
+    """T, R, S and P of the largest step that limits allow."""
+    tokens = limits.max_num_batched_tokens
+    return {
+        "T": tokens,
+        "R": min(limits.max_rows, tokens),
+        "S": min(limits.max_num_seqs, tokens),
+        "P": blocks_for(limits.max_model_len, plan.block_size),
+    }
+
+
+def _bound(artifact: Artifact, graph: Graph) -> tuple[tuple[Piece, tuple[_Bound, ...]], ...]:
+    """The steps of each piece with their kernels."""
+    kernels: dict[str, LaunchKernel] = {}
+    found: list[tuple[Piece, tuple[_Bound, ...]]] = []
+    number = 0
+    for piece in artifact.plan.pieces:
+        steps = []
+        for step in piece.steps:
+            kernel = None
+            if step.backend == TRITON:
+                if step.kernel not in kernels:
+                    kernels[step.kernel] = artifact.launch(step.kernel)
+                kernel = kernels[step.kernel]
+            outputs = [one.type for one in make_region(graph, step.nodes).outputs]
+            types = tuple(_tensor_type(one) for one in outputs if not isinstance(one, StateType))
+            arguments = arguments_of(step, layer_of(graph, step)) if kernel else ()
+            may_leave = kernel is not None and any(one.library for one in kernel.variants)
+            steps.append(_Bound(number, step, kernel, arguments, types, may_leave))
+            number += 1
+        found.append((piece, tuple(steps)))
+    return tuple(found)
+
+
+def _weights_read(steps: Sequence[_Bound]) -> tuple[list[str], list[str]]:
+    """Names of the weights that kernels read, and of those that PyTorch reads, in their order."""
+    by_kernels: list[str] = []
+    by_pytorch: list[str] = []
+    for one in steps:
+        names = [x[1:] for x in one.step.operands if isinstance(x, str) and x.startswith("@")]
+        if one.kernel is not None:
+            by_kernels += names
+        if one.kernel is None or one.may_leave:
+            by_pytorch += names
+    return by_kernels, by_pytorch
+
+
+def _tensor_type(type_: object) -> TensorType:
+    if not isinstance(type_, TensorType):
+        raise ArtifactError("a slot holds no tensor", got=type_)
+    return type_

@@ -1,0 +1,71 @@
+"""Inputs and slots lie where steps of so many tokens find them, for good."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from graphopt.errors import UsageError
+from graphopt.ir.shape import evaluate
+from graphopt.plan import BufferSlot, Plan
+from graphopt.runtime.executors.device_places import INPUTS, DevicePlaces
+from tests.runtime.executors.interpreted_device import InterpretedDevice
+from tests.runtime.executors.test_padding import step
+from tests.runtime.executors.test_slots import plan
+
+MOST = {"T": 100, "R": 20, "S": 8, "P": 5}
+
+
+def decoder_plan() -> Plan:
+    """The plan of the tests of slots, with all inputs of a decoder."""
+    base = plan(workspace=0)
+    extra = [name for name in INPUTS if name != "token_ids"]
+    inputs = {"token_ids": 0, **{name: 3 + n for n, name in enumerate(extra)}}
+    slots = (*base.slots, *(BufferSlot(8, name) for name in extra))
+    return replace(base, inputs=inputs, slots=slots)
+
+
+@pytest.mark.parametrize("counts", [[1], [1, 1, 1], [5, 1], [93, 7]])
+def test_inputs_are_written_where_kernels_read_them(counts: list[int]) -> None:
+    device = InterpretedDevice()
+    places = DevicePlaces(device, decoder_plan(), MOST)
+    given = step(counts, 1, 3)
+    places.write(given)
+    found = places.at(sum(counts))
+    for name, address in found.inputs.items():
+        want = getattr(given, name)
+        got = device.read(address, want.nbytes).view(want.dtype).reshape(want.shape)
+        np.testing.assert_array_equal(got, want)
+        assert found.slots[decoder_plan().inputs[name]] == address
+        assert address % 256 == 0
+    places.close()
+    assert device.blocks == {}
+
+
+def test_places_depend_on_tokens_alone_and_never_move() -> None:
+    device = InterpretedDevice()
+    places = DevicePlaces(device, decoder_plan(), MOST)
+    small = places.at(3)
+    assert places.at(4) is small
+    assert places.at(100) is places.at(65)
+    assert places.at(3) is small
+    arena = range(places.arena, places.arena + places.nbytes)
+    for tokens in (1, 2, 7, 64, 100):
+        here = places.at(tokens)
+        assert here.tokens >= tokens
+        sizes = {"T": tokens, "R": min(tokens, 20), "S": min(tokens, 8), "P": 5}
+        slots = decoder_plan().slots
+        ends = [here.slots[n] + int(evaluate(slots[n].nbytes, sizes)) for n in (1, 2)]
+        assert here.slots[1] in arena
+        assert here.slots[2] in arena
+        assert ends[0] <= here.slots[2] or ends[1] <= here.slots[1], "both live at the end"
+
+
+def test_a_step_beyond_the_largest_is_refused() -> None:
+    places = DevicePlaces(InterpretedDevice(), decoder_plan(), MOST)
+    places.check(MOST)
+    for name in "TRSP":
+        with pytest.raises(UsageError, match="larger than memory was taken for"):
+            places.check({**MOST, name: MOST[name] + 1})

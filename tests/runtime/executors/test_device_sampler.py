@@ -1,0 +1,103 @@
+"""Rows of logits on a device to tokens on the host, many rows some at a time."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from graphopt.artifact import Artifact
+from graphopt.errors import UsageError
+from graphopt.ir.shape import sym
+from graphopt.launch import LaunchKernel
+from graphopt.loop_kernels import SAMPLE, SAMPLE_OPERANDS
+from graphopt.runtime.executor import F32, Ragged, SamplingInputs
+from graphopt.runtime.executors import device_sampler
+from graphopt.runtime.executors.device_sampler import DeviceSampler, operands, rows_at_once
+from graphopt.runtime.sampler import sample
+from tests.codegen.cpp.sampling_cases import disagreements, random_inputs, random_logits
+from tests.runtime.executors.interpreted_artifact import tiny
+from tests.runtime.executors.interpreted_device import InterpretedDevice
+
+VOCAB = 97
+MOST = 40
+
+
+def sampler(device: InterpretedDevice) -> DeviceSampler:
+    artifact: Artifact = tiny()
+    kernel: LaunchKernel = artifact.launch(SAMPLE)
+    return DeviceSampler(device, kernel, artifact.cubin, VOCAB, MOST)
+
+
+def place(device: InterpretedDevice, logits: F32) -> int:
+    address = device.allocate(logits.nbytes, "logits")
+    device.write(address, logits)
+    return address
+
+
+@pytest.mark.interpreted
+@pytest.mark.parametrize("rows", [1, 17])
+def test_tokens_are_those_of_numpy(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(device_sampler, "WORK_BYTES", 1)  # 16 rows at a time
+    device, rng = InterpretedDevice(), np.random.default_rng(rows)
+    one = sampler(device)
+    for _ in range(2 if rows == 1 else 1):
+        logits = np.stack([random_logits(rng, VOCAB) for _ in range(rows)])
+        inputs = random_inputs(rng, rows, VOCAB)
+        address = place(device, logits)
+        with np.errstate(all="ignore"):
+            got, want = one.sample(address, inputs), sample(logits, inputs)
+            assert disagreements(logits, inputs, got, want, 2e-8) <= 1
+        device.free(address)
+    assert len(device.launched) == 2
+    assert one.workspaces().keys() == {"the workspace of sample"}
+    one.close()
+    assert device.blocks.keys() == set(one.workspaces().values())
+    device.close()
+
+
+@pytest.mark.interpreted
+def test_a_greedy_step_reads_little() -> None:
+    device = InterpretedDevice()
+    one = sampler(device)
+    logits = np.random.default_rng(1).standard_normal((3, VOCAB)).astype(np.float32)
+    found = one.sample(place(device, logits), SamplingInputs(3))
+    np.testing.assert_array_equal(found.token_ids, logits.argmax(1))
+    assert found.logprobs is None
+    tokens = device.read(one.results, 24).view(np.int64)
+    np.testing.assert_array_equal(tokens, found.token_ids)
+
+
+def test_no_rows_and_wrong_targets_launch_nothing() -> None:
+    device = InterpretedDevice()
+    one = sampler(device)
+    assert len(one.sample(0, SamplingInputs(0)).token_ids) == 0
+    asked = one.sample(0, SamplingInputs(0, num_logprobs=np.zeros(0, np.int64)))
+    assert asked.top_ids is not None
+    with pytest.raises(UsageError, match="a target is no token"):
+        one.sample(0, SamplingInputs(1, targets=np.array([VOCAB])))
+    assert device.launched == []
+
+
+def test_rows_at_once_are_as_many_as_memory_allows() -> None:
+    kernel = tiny().launch(SAMPLE)
+    assert rows_at_once(kernel, 1) == 16
+    assert rows_at_once(kernel, 40) == 48
+    wide = replace(kernel, workspace=sym("R") * (1 << 22))
+    assert rows_at_once(wide, 1000) == 64
+    assert rows_at_once(replace(kernel, workspace=sym("R") * (1 << 30)), 1000) == 16
+
+
+def test_what_no_row_uses_is_there() -> None:
+    plain = operands(SamplingInputs(3))
+    assert list(plain) == list(SAMPLE_OPERANDS)
+    assert plain["targets"].tolist() == [-1] * 3
+    assert plain["top_ps"].tolist() == plain["repetition"].tolist() == [1.0] * 3
+    assert plain["num_logprobs"].tolist() == [-1] * 3
+    assert plain["bias_starts"].tolist() == [0] * 4
+    lists = Ragged(np.array([0, 1, 1, 2]), np.array([5, 6]), np.array([0.5, -1], np.float32))
+    found = operands(SamplingInputs(3, bias=lists, banned=lists))
+    assert found["bias_tokens"][:2].tolist() == found["banned_tokens"][:2].tolist() == [5, 6]
+    assert found["bias_values"][:2].tolist() == [0.5, -1]
+    assert all(len(found[name]) >= 1 for name in found)
