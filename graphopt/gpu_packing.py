@@ -2,6 +2,7 @@
 
 before:  integers i8[N, K] and scales f16[N, K / group], as ``quantize_weight`` gives them
 after:   bytes i8[chunks, steps, 64, group] and scales f16[chunks, steps, halves, 64]
+         with one scale for each row: i8[chunks, steps, 64, 128] and f16[chunks, 1, 1, 64]
 
 A chunk is sixty-four rows, and a step what a program takes of them at a time, so that whatever the
 group, it reads whole lines of memory one after the other. Of 8 bits a step is a group, a byte each
@@ -32,6 +33,8 @@ CHUNKS = "chunks"  # what ``plan.json`` calls such a layout
 CHUNK_ROWS = 64
 # Of columns that share a scale: a tile of a product is as deep.
 GROUPS = (32, 64, 128)
+# How deep a tile is where all columns of a row share a scale.
+DEPTH = 128
 # How much more than it is an integer of four bits is stored as.
 FOUR_OFFSET = 8
 
@@ -44,7 +47,7 @@ class GpuPacking:
         rows: N.
         columns: K.
         bits: 8 or 4.
-        group: columns that share a scale.
+        group: columns that share a scale; where it is none of ``GROUPS``, all of them.
         parts: selections of rows as (start, stop, step); together they take every row once.
         is_scales: whether it is the scales that are stored so.
     """
@@ -57,11 +60,11 @@ class GpuPacking:
     is_scales: bool = False
 
     def __post_init__(self) -> None:
-        if self.bits not in (4, 8) or self.group not in GROUPS:
+        if self.bits not in (4, 8) or (self.is_whole and self.group < self.columns):
             raise IRError(
                 "no GPU kernel reads such a weight",
                 got=f"{self.bits} bits in groups of {self.group}",
-                expected=f"4 or 8 bits in groups of {', '.join(map(str, GROUPS))}",
+                expected=f"4 or 8 bits in groups of {', '.join(map(str, GROUPS))}, or whole rows",
             )
         if min(self.rows, self.columns) < 1:
             raise IRError("a packed weight has no elements", got=self)
@@ -78,14 +81,24 @@ class GpuPacking:
         return replace(self, is_scales=True)
 
     @property
+    def is_whole(self) -> bool:
+        """Whether all columns of a row share a scale."""
+        return self.group not in GROUPS
+
+    @property
+    def depth(self) -> int:
+        """Columns of one half of a step."""
+        return DEPTH if self.is_whole else self.group
+
+    @property
     def halves(self) -> int:
-        """Groups of one step."""
+        """Halves of each byte: runs of ``depth`` columns in one step."""
         return 8 // self.bits
 
     @property
     def steps(self) -> int:
         """How many steps there are along K."""
-        return -(-self.columns // (self.group * self.halves))
+        return -(-self.columns // (self.depth * self.halves))
 
     @property
     def groups(self) -> int:
@@ -112,8 +125,8 @@ class GpuPacking:
         """The shape of what is stored."""
         chunks = sum(self.part_chunks)
         if self.is_scales:
-            return chunks, self.steps, self.halves, CHUNK_ROWS
-        return chunks, self.steps, CHUNK_ROWS, self.group
+            return chunks, *((1, 1) if self.is_whole else (self.steps, self.halves)), CHUNK_ROWS
+        return chunks, self.steps, CHUNK_ROWS, self.depth
 
     def to_json(self) -> dict[str, Any]:
         """Plain data for ``plan.json``."""
@@ -178,8 +191,12 @@ def pack_chunks(array: Array, packing: GpuPacking) -> Array:
     """
     _check(array, packing.plain, packing)
     stored = np.empty(packing.shape, dtype=array.dtype)
-    halves, steps, columns = packing.halves, packing.steps, packing.plain[1]
-    wide = 1 if packing.is_scales else packing.group
+    columns = packing.plain[1]
+    if packing.is_scales:
+        _, steps, halves, _ = packing.shape
+        wide = 1
+    else:
+        steps, halves, wide = packing.steps, packing.halves, packing.depth
     for chunk, rows in _chunks(packing):
         part = array[rows]
         padded = np.zeros((CHUNK_ROWS, steps * halves * wide), dtype=array.dtype)

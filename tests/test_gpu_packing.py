@@ -44,7 +44,7 @@ def parts_of(rows: int, kind: str) -> tuple[tuple[int, int, int], ...]:
     rows=st.sampled_from([2, 44, 64, 130, 200]),
     columns=st.sampled_from([1, 31, 64, 97, 256, 300]),
     bits=st.sampled_from([8, 4]),
-    group=st.sampled_from(GROUPS),
+    group=st.sampled_from((*GROUPS, 300)),
     kind=st.sampled_from(["whole", "halves", "turned", "every second"]),
     seed=st.integers(0, 99),
 )
@@ -65,6 +65,15 @@ def test_what_is_packed_comes_back(
         assert np.array_equal(back, given_)
         read = GpuPacking.from_json(json.loads(json.dumps(own.to_json())))
         assert read == own
+
+
+def test_rows_with_one_scale_each() -> None:
+    packing = GpuPacking.whole(70, 300, 4, 300)
+    integers, scales = random_weight(packing, 0)
+    stored, factors = pack_weight(integers, scales, packing)
+    assert stored.shape == GpuPacking.whole(70, 300, 4, 128).shape == (2, 2, 64, 128)
+    assert factors.shape == (2, 1, 1, 64)
+    assert (factors[1, 0, 0, 5], factors[1, 0, 0, 6]) == (scales[69, 0], 0)
 
 
 @pytest.mark.parametrize("group", GROUPS)

@@ -88,7 +88,7 @@ def _kernel(anchored: Anchored, packing: GpuPacking, arch: int) -> TritonKernel:
     is_plain = anchored.plain is not None
     product = Product(packing, anchored.dtype, arch, rounds=rounds, is_plain=is_plain)
     tiles = product_tiles(product)
-    prologue = anchored.prologue(is_even=packing.columns % (packing.group * packing.halves) == 0)
+    prologue = anchored.prologue(is_even=packing.columns % (packing.depth * packing.halves) == 0)
     widest = max(one.columns for one in tiles)
     is_even = anchored.width % widest == 0
     if rounds:  # from f32: rounded to another type before, some would be a step off
@@ -112,7 +112,7 @@ def _kernel(anchored: Anchored, packing: GpuPacking, arch: int) -> TritonKernel:
 
 
 def _variant(one: Tile, packing: GpuPacking, symbol: str) -> Variant:
-    constants = {"BLOCK_M": one.rows, "BLOCK_N": one.columns, "BLOCK_K": packing.group}
+    constants = {"BLOCK_M": one.rows, "BLOCK_N": one.columns, "BLOCK_K": packing.depth}
     if one.is_left:
         constants |= {"SPLIT": one.split, "STEPS": one.steps, "EXACT": int(one.is_exact)}
     blocks = packing.part_chunks[0] * CHUNK_ROWS // one.columns
@@ -163,11 +163,14 @@ def _text(
         prologue=prologue,
         unpack=unpack,
         rounds=rounds,
+        total="tl.int32" if rounds and packing.is_whole else "tl.float32",
         type=anchored.dtype,
         long=TYPES[anchored.dtype].removeprefix("tl."),
         halves=packing.halves,
         steps=packing.steps,
-        group=packing.group,
+        depth=packing.depth,
+        whole=packing.is_whole,
+        factors=1 if packing.is_whole else packing.steps * packing.halves,
         chunk=CHUNK_ROWS,
         workspace=work.nbytes > 0,
         partials=work.partials // 4,

@@ -20,6 +20,8 @@ _HOPPER = 90
 # Programs of a multiprocessor that are to load together, and what one more part of K costs of the
 # time. Guesses: no device has been asked.
 _RESIDENT, _SPLIT_COST = 4, 0.02
+# Bytes of a weight that a warp loads at once: sixteen each thread.
+_WARP_BYTES = 32 * 16
 # Bytes of a program whose loads run ahead.
 _AHEAD = 24 << 10
 
@@ -88,8 +90,8 @@ def _few(product: Product, rows: int) -> Tile:
     if not product.is_plain and (product.rounds or rows > 8):
         columns = CHUNK_ROWS // 2  # what makes the rows takes registers too
     steps = _steps(product, columns)
-    step = columns * packing.group * parts
-    step += rows * packing.group * packing.halves * product.dtype.nbytes
+    step = columns * packing.depth * parts
+    step += rows * packing.depth * packing.halves * product.dtype.nbytes
     stages = max(2, min(8, _AHEAD // step + 1))
     split = -(-packing.steps // steps)
     # Two warps: four would be a warp group, whose instructions want the bytes in another order.
@@ -102,7 +104,7 @@ def _steps(product: Product, columns: int) -> int:
     """Steps of one program."""
     packing = product.packing
     blocks = packing.part_chunks[0] * CHUNK_ROWS // columns
-    depth = packing.group * packing.halves
+    depth = packing.depth * packing.halves
     return _split(blocks, packing.steps, depth, product.processors * _RESIDENT)
 
 
@@ -132,9 +134,10 @@ def _split(blocks: int, steps: int, depth: int, slots: int) -> int:
 def _many(product: Product) -> tuple[Tile, ...]:
     packing = product.packing
     is_even, parts = packing.part_chunks[0] % 2 == 0, len(packing.parts)
-    stages = 2 if packing.group == 128 else 3
+    stages = 2 if packing.depth == 128 else 3
     if product.rounds and not product.is_plain:  # what makes the rows, and rounds them, takes most
-        return (Tile(None, 32, CHUNK_ROWS, 8, stages, is_left=True, steps=packing.steps),)
+        warps = min(8, CHUNK_ROWS * packing.depth // _WARP_BYTES)
+        return (Tile(None, 32, CHUNK_ROWS, warps, stages, is_left=True, steps=packing.steps),)
     if product.arch >= _HOPPER:
         warps = 4 if product.is_plain or parts == 1 else 8
         columns = 2 * CHUNK_ROWS if is_even and parts == 1 else CHUNK_ROWS

@@ -9,6 +9,8 @@ from graphopt.ir.dtype import DType
 from ..render import render
 
 _START = "@triton.jit\ndef "
+# What rounds rows to 127 steps either way.
+ROUNDING = ("greatest_of", "steps_of", "width_of", "round_rows")
 _NAMES = {8: "eight", 4: "four"}
 # Below this a row's largest number in a group counts as zero.
 TINY = 2.0**-100
@@ -26,7 +28,7 @@ def unpacking(bits: int, dtype: DType, *, rounds: bool) -> tuple[str, str]:
         its name, and the text of it and of what else is called.
     """
     name = f"{_NAMES[bits]}_to_{DType.I8 if rounds else dtype}"
-    return name, definitions(name, "round_rows" if rounds else f"times_{dtype}")
+    return name, definitions(name, *(ROUNDING if rounds else (f"times_{dtype}",)))
 
 
 def definitions(*names: str) -> str:

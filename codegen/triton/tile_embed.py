@@ -54,7 +54,7 @@ def _in_chunks(lowering: Lowering, node: Node, row: Tree, packing: GpuPacking) -
     """A number and its scale, of tables that lie in chunks; ``graphopt.gpu_packing`` says where."""
     if len(packing.parts) > 1:
         raise RefusedError("the table is packed in a way that gives no rows", node.inputs[1])
-    new, depth = type_of(node.output).shape, packing.group * packing.halves
+    new, depth = type_of(node.output).shape, packing.depth * packing.halves
     bytes_, scales = (
         Leaf(lowering.source(value).buffer, contiguous(one.shape))
         for value, one in zip(node.inputs[1:], (packing, packing.scales), strict=True)
@@ -63,14 +63,16 @@ def _in_chunks(lowering: Lowering, node: Node, row: Tree, packing: GpuPacking) -
     chunk = computed(new, whole("floor_div(a, b)", row, CHUNK_ROWS))
     inside = computed(new, whole("remainder(a, b)", row, CHUNK_ROWS))
     step = computed(new, whole("floor_div(a, b)", column, depth))
-    place = computed(new, whole("remainder(a, b)", column, packing.group))
+    place = computed(new, whole("remainder(a, b)", column, packing.depth))
     number = at(bytes_, [chunk, step, inside, place])
     half: Tree = Number(0, "int")
     if packing.halves == 2:
-        half = whole("remainder(floor_div(a, b), 2)", column, packing.group)
+        half = whole("remainder(floor_div(a, b), 2)", column, packing.depth)
         high = whole("floor_div(a, 16)", number)
         number = whole(f"(where(a == 0, b, c) & 15) - {FOUR_OFFSET}", half, number, high)
-    return number, at(scales, [chunk, step, computed(new, half), inside])
+    first = computed(new, Number(0, "int"))
+    group = [first, first] if packing.is_whole else [step, computed(new, half)]
+    return number, at(scales, [chunk, *group, inside])
 
 
 TABLE: Mapping[str, Lower] = {"quantized_embed": _quantized_embed}

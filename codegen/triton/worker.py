@@ -43,6 +43,7 @@ class Built:
         narrow_loads: loads of less than 4.
         has_tensor_cores: whether it uses them.
         problems: what should not ship, in words.
+        has_wgmma: whether whole warp groups multiply.
     """
 
     code: bytes
@@ -58,6 +59,7 @@ class Built:
     narrow_loads: int
     has_tensor_cores: bool
     problems: tuple[str, ...]
+    has_wgmma: bool = False
 
 
 FAILED = ".error"
@@ -121,6 +123,7 @@ def build(kernel: TritonKernel, variant: Variant, arch: int) -> Built:
         taken.narrow_loads,
         taken.has_tensor_cores,
         tuple(taken.problems()),
+        taken.has_wgmma,
     )
 
 

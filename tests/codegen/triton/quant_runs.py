@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+import re
+from collections.abc import Hashable, Mapping
 from dataclasses import replace
 from types import MappingProxyType
 
 import torch
 
 from graphopt.codegen.rows.parts import anchor_of
+from graphopt.codegen.triton.ahead import Request
 from graphopt.codegen.triton.kernel import TritonKernel, Variant
 from graphopt.codegen.triton.quant_linear import packing_of
 from graphopt.gpu_packing import pack_weight
@@ -23,6 +26,9 @@ from .linear_runs import Launch, Tensors, expected
 from .linear_shapes import shape_case
 
 Case = tuple[Graph, Region]
+_NUMBER = re.compile(r"(?<![\w.])\d+(?![\w.])")
+# More steps than this are as many: no loop is unrolled as far, and no more loads run ahead.
+_MANY_STEPS = 8
 
 
 def quantized(before: Before, after: After, dtype: DType, bits: int, *, weight_only: bool) -> Case:
@@ -39,6 +45,25 @@ def with_attrs(graph: Graph, region: Region, **attrs: Attr) -> Case:
         for node in graph.nodes
     )
     return replace(graph, nodes=nodes), region
+
+
+def by_rows(graph: Graph, region: Region) -> Case:
+    """The same graph, each row of its weight with one scale."""
+    anchor = anchor_of(graph, region)
+    x, integers, scales, *bias = anchor.inputs
+    assert isinstance(integers.type, TensorType)
+    rows, columns = integers.type.shape
+    assert isinstance(columns, int)
+    one = replace(scales, type=TensorType(DType.F16, (rows, 1)))
+    attrs = MappingProxyType({**anchor.attrs, "group": columns})
+    now = replace(anchor, inputs=(x, integers, one, *bias), attrs=attrs)
+    made = replace(
+        graph,
+        weights=tuple(one if value is scales else value for value in graph.weights),
+        nodes=tuple(now if node is anchor else node for node in graph.nodes),
+    )
+    operands = tuple(one if value is scales else value for value in region.inputs)
+    return made, replace(region, inputs=operands)
 
 
 def quantized_shape(
@@ -126,3 +151,33 @@ def check(
         again = launch.results(graph, region, variant, memory, env)
         for one, other in zip(found, again, strict=True):
             assert torch.equal(one, other)
+
+
+def likeness(request: Request, kind: str) -> Hashable:
+    """What variants have in common that differ only in how large their matrix is.
+
+    Instructions follow from the text, the constants and the options. Of a size, what counts is
+    whether vectors fit it (its divisors up to 16), whether it takes 64 bits, and, of how often a
+    loop runs, whether that is seldom.
+
+    Args:
+        request: a kernel of ``quantized_shape``, and one of its variants.
+        kind: of that product, after which its weight is named.
+    """
+    kernel, variant = request.kernel, request.variant
+    text = re.sub(r"#.*", "", kernel.text).replace(kernel.name, "")
+    text = _NUMBER.sub(_as_size, re.sub(rf"\b{kind}_", "", text))
+    constants = dict(variant.constants)
+    split, steps = constants.pop("SPLIT", 1), constants.pop("STEPS", _MANY_STEPS)
+    return (
+        text,
+        variant.function.removeprefix(kernel.name),
+        tuple(constants.items()),
+        (split > 1, min(steps, _MANY_STEPS)),
+        (variant.num_warps, variant.num_stages),
+    )
+
+
+def _as_size(number: re.Match[str]) -> str:
+    size = int(number[0])
+    return f"<{math.gcd(size, 16)}, {size < 1 << 31}>" if size > 1 else number[0]

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable, Sequence
 from itertools import product
 
 import pytest
 
+from graphopt.codegen.triton.ahead import Request, build_all
 from graphopt.codegen.triton.kernel import TritonKernel
 from graphopt.codegen.triton.quant_linear import packing_of, quant_linear_kernel
 from graphopt.ir.builder import GraphBuilder
@@ -23,13 +25,15 @@ from tests.codegen.cpp.linear_cases import (
     linear_case,
 )
 
-from .linear_shapes import KINDS, MODELS
-from .quant_runs import Case, quantized, quantized_shape, with_attrs
+from .linear_shapes import KINDS
+from .quant_runs import Case, by_rows, likeness, quantized, quantized_shape
 
 T = sym("T")
 FUSED = [after for after in AFTER if after not in WHOLE_ROWS]
 TYPES = (DType.BF16, DType.F16)
 ROWS = (1, 9, 17, 33, 70)
+# Columns for which K is split; as a group, all of them.
+LONG = 2 * 512 + 40
 
 
 def made(case: Case | None, arch: int = 90) -> TritonKernel:
@@ -143,6 +147,18 @@ class TestNumbers:
             for rows in ROWS[n % 2 :: 2] if arch == 90 else (70,):
                 check(case, kernel, {"T": rows, "R": rows}, tolerance(weight_only), seed=rows)
 
+    @pytest.mark.parametrize("n", range(len(FUSED)))
+    @pytest.mark.parametrize("weight_only", [True, False])
+    def test_around_with_a_scale_for_each_row(self, n: int, weight_only: bool) -> None:
+        from .quant_runs import check
+
+        bits = (4, 8)[n % 2]
+        before = BEFORE[(n + 1) % len(BEFORE)]
+        case = by_rows(*quantized(before, FUSED[n], TYPES[n % 2], bits, weight_only=weight_only))
+        for arch, rows in ((90, ROWS[n % len(ROWS)]), (90, 70), (80, 70)):
+            env = {"T": rows, "R": rows}
+            check(case, made(case, arch), env, tolerance(weight_only), seed=rows)
+
     @pytest.mark.full
     @pytest.mark.parametrize("before", BEFORE)
     @pytest.mark.parametrize("after", FUSED)
@@ -153,12 +169,12 @@ class TestNumbers:
         for weight_only in (True, False):
             for dtype in TYPES:
                 case = quantized(before, after, dtype, bits, weight_only=weight_only)  # type: ignore[arg-type]
-                for arch in (80, 90):
+                for arch, one in product((80, 90), (case, by_rows(*case))):
                     for rows in ROWS:
                         env = {"T": rows, "R": rows}
-                        check(case, made(case, arch), env, tolerance(weight_only), seed=rows)
+                        check(one, made(one, arch), env, tolerance(weight_only), seed=rows)
 
-    @pytest.mark.parametrize("group", [32, 64, 128])
+    @pytest.mark.parametrize("group", [32, 64, 128, LONG])
     @pytest.mark.parametrize(
         ("bits", "weight_only"), [(4, True), (8, True), (4, False), (8, False)]
     )
@@ -166,7 +182,7 @@ class TestNumbers:
         """A part of K that is shorter than the others, and the same sums every time."""
         from .quant_runs import check
 
-        case = plain_case(66, 2 * 512 + 40, bits, group, weight_only=weight_only)
+        case = plain_case(66, LONG, bits, group, weight_only=weight_only)
         kernel = made(case)
         for rows in (1, 11) if weight_only else (5,):
             env = {"T": rows}
@@ -179,10 +195,9 @@ class TestNumbers:
         from .linear_runs import Launch
         from .quant_runs import operands_of, packed
 
-        for weight_only in (True, False):
-            case = with_attrs(
-                *quantized(BEFORE[0], FUSED[0], DType.BF16, 8, weight_only=weight_only)
-            )
+        for weight_only, whole in product((True, False), (True, False)):
+            case = quantized(BEFORE[0], FUSED[0], DType.BF16, 8, weight_only=weight_only)
+            case = by_rows(*case) if whole else case
             kernel, env = made(case), {"T": 3, "R": 3}
             given = operands_of(*case, env, 0)
             given["x"][1, 5] = float("inf")
@@ -192,24 +207,16 @@ class TestNumbers:
             assert torch.isfinite(found[[0, 2]]).all()
 
 
-def gate(model: str, kind: str, bits: int, group: int, arch: int, *, weight_only: bool) -> None:
-    """All variants of a model's linear map: what they take, and that nothing is wrong."""
-    from graphopt.codegen.triton.compile import compile_variant
-    from graphopt.codegen.triton.resources import resources_of
-
-    case = quantized_shape(model, kind, bits, group, weight_only=weight_only)
-    if case is None:
-        return
-    kernel = made(case, arch)
-    for variant in kernel.variants:
-        found = resources_of(compile_variant(kernel, variant, arch))
-        where = (model, kind, bits, group, arch, weight_only, variant, found)
-        assert found.problems() == [], where
+def gate(requests: Sequence[Request], arch: int) -> None:
+    """What variants take, and that nothing is wrong with any of them."""
+    for request, outcome in zip(requests, build_all(requests, arch, jobs=1), strict=True):
+        where = (request.kernel.name, request.variant, arch, outcome)
+        assert not isinstance(outcome, Verdict), where
+        (found,) = outcome
+        assert found.problems == (), where
         assert found.has_tensor_cores, where
-        # Rounded rows meet groups of 32 weights in narrower loads.
-        assert found.wide_loads > 0 or (group == 32 and not weight_only), where
-        if variant.function.endswith("_right"):
-            assert found.has_wgmma, where
+        assert found.wide_loads > 0, where
+        assert found.has_wgmma or not request.variant.function.endswith("_right"), where
 
 
 @pytest.mark.slow
@@ -218,29 +225,40 @@ def gate(model: str, kind: str, bits: int, group: int, arch: int, *, weight_only
     [
         ("gate_up", 4, 128, 90, True),
         ("down", 4, 32, 80, True),
+        ("qkv", 8, 32, 89, False),
         ("o", 8, 64, 90, True),
         ("down", 8, 64, 80, False),
         ("o", 8, 128, 90, False),
     ],
 )
 def test_resources(kind: str, bits: int, group: int, arch: int, weight_only: bool) -> None:
-    gate("qwen3-8b", kind, bits, group, arch, weight_only=weight_only)
-
-
-# Each bits, group and meaning on each GPU and with each kind of product, not all with all.
-EVERY = [
-    (kind, bits, group, arch, weight_only)
-    for place, (bits, group) in enumerate(product((4, 8), (32, 64, 128)))
-    for turn, (arch, weight_only) in enumerate(product((80, 89, 90), (True, False)))
-    for kind in (KINDS[(place + turn) % len(KINDS)],)
-]
+    kernel = made(quantized_shape("qwen3-8b", kind, bits, group, weight_only=weight_only), arch)
+    gate([Request(kernel, variant) for variant in kernel.variants], arch)
 
 
 @pytest.mark.full
-@pytest.mark.parametrize(("kind", "bits", "group", "arch", "weight_only"), EVERY)
-@pytest.mark.parametrize("model", ["qwen3-8b", "llama-3.1-8b"])
-def test_all_resources(
-    model: str, kind: str, bits: int, group: int, arch: int, weight_only: bool
-) -> None:
-    assert model in MODELS
-    gate(model, kind, bits, group, arch, weight_only=weight_only)
+@pytest.mark.parametrize("weight_only", [True, False])
+@pytest.mark.parametrize("arch", [80, 89, 90])
+@pytest.mark.parametrize("group", [32, 64, 128])
+@pytest.mark.parametrize("bits", [4, 8])
+def test_all_resources(bits: int, group: int, arch: int, weight_only: bool) -> None:
+    """Each kind of product of each model; those whose kernels are alike are compiled once."""
+    requests: dict[Hashable, Request] = {}
+    for model, kind in product(("qwen3-8b", "llama-3.1-8b"), KINDS):
+        kernel = made(quantized_shape(model, kind, bits, group, weight_only=weight_only), arch)
+        for variant in kernel.variants:
+            request = Request(kernel, variant)
+            requests.setdefault(likeness(request, kind), request)
+    gate(list(requests.values()), arch)
+
+
+def test_variants_are_alike_but_for_sizes() -> None:
+    def alike(model: str, kind: str, *, arch: int = 90) -> list[Hashable]:
+        kernel = made(quantized_shape(model, kind, 8, 64, weight_only=True), arch)
+        return [likeness(Request(kernel, one), kind) for one in kernel.variants]
+
+    down = alike("qwen3-8b", "down")
+    assert len(set(down)) == len(down)
+    assert alike("llama-3.1-8b", "down") == down == alike("qwen3-8b", "o")
+    assert not {*down} & {*alike("qwen3-8b", "gate_up")}
+    assert {*alike("qwen3-8b", "down", arch=80)} != {*down}

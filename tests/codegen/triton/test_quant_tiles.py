@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import product
+
 import pytest
 
 from graphopt.codegen.triton.quant_tiles import Product, fp8_tiles, product_tiles
@@ -63,6 +65,23 @@ def test_rows_that_are_made_take_room() -> None:
             one.rows * one.columns for one in plain
         )
         assert sum(one.columns for one in made) < sum(one.columns for one in plain)
+
+
+def test_each_thread_loads_sixteen_bytes_of_a_weight_whose_rows_are_rounded() -> None:
+    for group, bits, arch, is_plain in product(GROUPS, (4, 8), (80, 90), (True, False)):
+        packing = GpuPacking.whole(4096, 4096, bits, group)
+        made = Product(packing, DType.BF16, arch, rounds=True, is_plain=is_plain)
+        for one in product_tiles(made):
+            assert one.columns * group >= 16 * 32 * one.warps
+
+
+def test_a_scale_for_each_row_leaves_tiles_of_whole_lines() -> None:
+    packing = GpuPacking.whole(4096, 4096, 8, 4096)
+    whole, grouped = (
+        product_tiles(Product(one, DType.BF16, 90, rounds=True))
+        for one in (packing, GpuPacking.whole(4096, 4096, 8, 128))
+    )
+    assert whole == grouped
 
 
 def test_few_columns_are_split_and_many_are_not() -> None:

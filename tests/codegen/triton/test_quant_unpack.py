@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from graphopt.codegen.triton.kernel import TritonKernel, Variant, named_kernel
-from graphopt.codegen.triton.quant_unpack import definitions, unpacking
+from graphopt.codegen.triton.quant_unpack import ROUNDING, definitions, unpacking
 from graphopt.ir.dtype import DType
 from graphopt.packing import Array
 
@@ -113,7 +113,7 @@ def test_rows_are_rounded_as_the_reference_rounds_them() -> None:
     from graphopt.codegen.triton import interpreter
     from graphopt.ir.reference_quant import round_rows
 
-    text = f"""{HEAD}{definitions("round_rows")}@triton.jit
+    text = f"""{HEAD}{definitions(*ROUNDING)}@triton.jit
 def KERNEL_NAME(x, q, s):
     row = tl.arange(0, 8)
     place = row[:, None] * 32 + tl.arange(0, 32)[None, :]

@@ -44,6 +44,8 @@ def embedding(
         (66, 300, 4, 64, 1.0),
         (131, 97, 8, 32, 0.25),
         (65, 260, 4, 128, 1.0),
+        (67, 300, 4, 300, 1.0),
+        (67, 131, 8, 131, 1.0),
     ],
 )
 def test_rows_of_chunks(rows: int, columns: int, bits: int, group: int, scale: float) -> None:
