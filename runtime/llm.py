@@ -16,7 +16,7 @@ import os
 import threading
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing, nullcontext
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Protocol
@@ -29,7 +29,7 @@ from graphopt.progress import ProgressFn, silent
 from .capture_trace import TraceRecorder
 from .engine import Engine, EngineConfig
 from .executor import Executor
-from .gpu_setup import GpuOptions, is_for_gpu, open_gpu
+from .gpu_setup import GpuOptions, GpuSetup, is_for_gpu, open_gpu
 from .outputs import Delta, RequestOutput
 from .policies import make_policy
 from .preflight import MemoryNeed, preflight
@@ -132,10 +132,8 @@ class LLM:
         options = GpuOptions(gpu_memory_utilization, capture_trace)
         options.demand_gpu(plan)
         with ExitStack() as undone:  # what is open already is closed if the rest fails
-            gpu = None
-            if executor is None and is_for_gpu(plan) and isinstance(model, Artifact):
-                gpu = open_gpu(model, limits, options, kv_cache_memory)
-                undone.callback(gpu.device.close)
+            gpu = None if executor else _open_gpu(model, limits, options, kv_cache_memory)
+            undone.enter_context(closing(gpu.device) if gpu else nullcontext())
             self.memory: MemoryNeed = preflight(
                 plan,
                 model.weight_bytes,
@@ -146,25 +144,12 @@ class LLM:
                 step_bytes=gpu.step_bytes if gpu else None,
             )
             report(f"memory: {self.memory}", 0, 0)
-            folder = model.tokenizer_dir
-            report("loading the tokenizer", 0, 0)
-            self.tokenizer: Tokenizer | None = None if folder is None else Tokenizer.load(folder)
-            self._defaults = _generation_defaults(model, generation_config)
-            if self._defaults is not None:
-                self._defaults = _without_foreign_eos(self._defaults, plan.limits.vocab_size)
-            eos = {*eos_token_ids(self._defaults or {})}
-            if self.tokenizer is not None and self.tokenizer.eos_token_id is not None:
-                eos.add(self.tokenizer.eos_token_id)
-            config = EngineConfig(
-                limits,
-                self.memory.num_blocks,
-                frozenset(eos),
-                int.from_bytes(os.urandom(8)) if seed is None else seed,
-            )
+            eos = self._load_words(model, generation_config, report)
+            own_seed = int.from_bytes(os.urandom(8)) if seed is None else seed
+            config = EngineConfig(limits, self.memory.num_blocks, eos, own_seed)
             policy = make_policy(scheduling_policy)
             self._recorder = None if record_trace is None else TraceRecorder(record_trace)
-            if self._recorder is not None:
-                undone.callback(self._recorder.close)
+            undone.enter_context(closing(self._recorder) if self._recorder else nullcontext())
             report("loading the weights", 0, 0)
             self.engine = Engine(
                 executor or (gpu.executor() if gpu else _executor_for(model, threads, weights)),
@@ -180,6 +165,21 @@ class LLM:
         self._inboxes: dict[str, deque[Delta]] = {}
         self._outputs: dict[str, RequestOutput] = {}
         self._closed = False
+
+    def _load_words(
+        self, model: Model, generation_config: str | Path, report: ProgressFn
+    ) -> frozenset[int]:
+        """Load the tokenizer and sampling defaults; the answer is the tokens that end a sample."""
+        folder = model.tokenizer_dir
+        report("loading the tokenizer", 0, 0)
+        self.tokenizer: Tokenizer | None = None if folder is None else Tokenizer.load(folder)
+        self._defaults = _generation_defaults(model, generation_config)
+        if self._defaults is not None:
+            self._defaults = _without_foreign_eos(self._defaults, model.plan.limits.vocab_size)
+        eos = {*eos_token_ids(self._defaults or {})}
+        if self.tokenizer is not None and self.tokenizer.eos_token_id is not None:
+            eos.add(self.tokenizer.eos_token_id)
+        return frozenset(eos)
 
     def __enter__(self) -> LLM:
         return self
@@ -522,6 +522,15 @@ def _without_foreign_eos(defaults: Mapping[str, Any], vocab_size: int) -> Mappin
         _check_defaults(defaults)
         raise
     return {**defaults, "eos_token_id": eos}
+
+
+def _open_gpu(
+    model: Model, limits: SchedulerLimits, options: GpuOptions, kv_cache_memory: int | None
+) -> GpuSetup | None:
+    """The GPU that a model runs on; None if it runs on a CPU."""
+    if not is_for_gpu(model.plan) or not isinstance(model, Artifact):
+        return None
+    return open_gpu(model, limits, options, kv_cache_memory)
 
 
 def _executor_for(model: Model, threads: int | None, weights: str) -> Executor:

@@ -13,6 +13,7 @@ from .output import print_json, print_rows, print_table
 if TYPE_CHECKING:
     from graphopt.artifact import Artifact
     from graphopt.ledger import Entry
+    from graphopt.runtime.capture_plan import CapturePlan
 
 REPORT = "report.html"
 
@@ -83,26 +84,20 @@ def command(
     from graphopt.artifact import read_artifact
 
     from . import summary
-    from .captures import captures_json, captures_of, print_captures
-    from .kernels import COLUMNS, LAUNCH_COLUMNS, kernel_rows, kernels_json, launch_rows
+    from .captures import captures_of, print_captures
+    from .kernels import print_kernels
 
     needs(ledger, "--ledger", {"--all": each, "--rule": rule, "--refused": refused})
     needs(captures, "--captures", {"--capture-trace": capture_trace})
     needs(report, "--report", {"-o": output})
     opened = read_artifact(artifact, check_digests=check)
+    captured = captures_of(opened, capture_trace) if captures else None
     texts = _texts(opened, graph=graph, stage=stage, kernel=kernel)
-    views: dict[str, Any] = {**texts}
+    views: dict[str, Any] = {**texts, **_facts(opened, captured, plan=plan, kernels=kernels)}
     entries: list[Entry] = []
     if ledger:
         entries = summary.chosen_entries(opened.ledger().entries, rule=rule, refused=refused)
         views.update(summary.ledger_json(entries))
-    if plan:
-        views["plan"] = opened.plan.to_json()
-    captured = captures_of(opened, capture_trace) if captures else None
-    if captured:
-        views["captures"] = captures_json(captured, opened.plan)
-    if kernels:
-        views["kernels"] = kernels_json(opened)
     if report:
         views["report"] = write_report(opened, output or REPORT)
     if as_json:
@@ -113,15 +108,11 @@ def command(
     if ledger:
         _print_ledger(entries, each=each)
     if plan:
-        for line in summary.plan_lines(opened.plan):
-            click.echo(line)
+        click.echo("\n".join(summary.plan_lines(opened.plan)))
     if captured:
         print_captures(captured, opened.plan)
     if kernels:
-        print_table(COLUMNS, kernel_rows(views["kernels"]), right=(3, 4))
-        if variants := launch_rows(views["kernels"]):
-            click.echo()
-            print_table(LAUNCH_COLUMNS, variants, right=range(3, 9))
+        print_kernels(views["kernels"])
     if report:
         print_rows([("report", f"{output or REPORT}: open it in a browser")])
     if not views:
@@ -140,6 +131,23 @@ def _texts(
     if kernel is not None:
         texts["kernel"] = _kernel(opened, kernel)
     return texts
+
+
+def _facts(
+    opened: Artifact, captured: CapturePlan | None, *, plan: bool, kernels: bool
+) -> dict[str, Any]:
+    """Views of the plan as plain data."""
+    from .captures import captures_json
+    from .kernels import kernels_json
+
+    facts: dict[str, Any] = {}
+    if plan:
+        facts["plan"] = opened.plan.to_json()
+    if captured:
+        facts["captures"] = captures_json(captured, opened.plan)
+    if kernels:
+        facts["kernels"] = kernels_json(opened)
+    return facts
 
 
 def _kernel(opened: Artifact, name: str) -> str:

@@ -5,7 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+import click
+
 from graphopt.launch import LIBRARY, bucket_name
+
+from .output import print_table
 
 if TYPE_CHECKING:
     from graphopt.artifact import Artifact
@@ -23,6 +27,14 @@ LAUNCH_COLUMNS = (
     "programs",
     "chosen by",
 )
+
+
+def print_kernels(found: Sequence[dict[str, Any]]) -> None:
+    """Print what ``kernels_json`` found: the kernels, then the variants of those for a GPU."""
+    print_table(COLUMNS, kernel_rows(found), right=(3, 4))
+    if variants := launch_rows(found):
+        click.echo()
+        print_table(LAUNCH_COLUMNS, variants, right=range(3, 9))
 
 
 def kernels_json(artifact: Artifact) -> list[dict[str, Any]]:
