@@ -49,7 +49,7 @@ from .slots import as_f32
 
 if TYPE_CHECKING:
     from .cpp import Observe
-    from .device_torch import DeviceTorch
+    from .torch_on_device import TorchOnDevice
 
 # The graph of a whole step; others have the names of their pieces.
 WHOLE = "the step"
@@ -129,7 +129,7 @@ class CudaExecutor(PlanNumbers):
             device, sample, artifact.cubin, plan.limits.vocab_size, most["R"]
         )
         self._state: DeviceState | None = None
-        self._torch: DeviceTorch | None = None
+        self._torch: TorchOnDevice | None = None
         self._pointers: dict[int, dict[int, list[int]]] = {}
         self.captures = Captures(device, captured, self._record, self.addresses)
 
@@ -262,12 +262,12 @@ class CudaExecutor(PlanNumbers):
             raise UsageError("there is no KV memory", next="call allocate first")
         return self._state
 
-    def _by_pytorch(self) -> DeviceTorch:
+    def _by_pytorch(self) -> TorchOnDevice:
         if self._torch is None:
-            from .device_torch import DeviceTorch
+            from .torch_on_device import TorchOnDevice
 
             plain = self._weights.plain
-            self._torch = DeviceTorch(self._device, self._plan, self._graph, plain)
+            self._torch = TorchOnDevice(self._device, self._plan, self._graph, plain)
         return self._torch
 
     def _forget_state(self) -> None:

@@ -26,7 +26,7 @@ from .device_state import DeviceState
 from .torch_nodes import TorchStep, tensor_type
 
 
-class DeviceTorch:
+class TorchOnDevice:
     """Runs steps of one plan through PyTorch.
 
     Args:

@@ -17,15 +17,15 @@ from graphopt.ir.types import LayerState, StateType, TensorType
 from graphopt.plan import Step
 from graphopt.runtime.executors.device_places import Places
 from graphopt.runtime.executors.device_state import DeviceState
-from graphopt.runtime.executors.device_torch import DeviceTorch
+from graphopt.runtime.executors.torch_on_device import TorchOnDevice
 from tests.runtime.executors.interpreted_device import InterpretedDevice
 from tests.runtime.executors.test_slots import plan
 
 T = sym("T")
 
 
-def runner(device: Any, graph: Graph, state: StateType, weights: dict[str, int]) -> DeviceTorch:
-    return DeviceTorch(device, replace(plan(), state=state), graph, weights)
+def runner(device: Any, graph: Graph, state: StateType, weights: dict[str, int]) -> TorchOnDevice:
+    return TorchOnDevice(device, replace(plan(), state=state), graph, weights)
 
 
 @pytest.mark.parametrize("tokens", [0, 1, 5])

@@ -1,0 +1,73 @@
+"""Whole plans for a GPU of several families, token for token what transformers generates.
+
+Kernels run in Triton's interpreter, through the engine, with prompts and decodes in the same steps;
+then once more from captured graphs, padded.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from graphopt.plan import TRITON
+from graphopt.runtime import gpu_setup
+from graphopt.runtime.capture_plan import CapturePlan
+from graphopt.runtime.executors.cuda import CudaExecutor
+from graphopt.runtime.llm import LLM
+from graphopt.runtime.sampling_params import SamplingParams
+from graphopt.runtime.scheduler import SchedulerLimits
+from tests.models.cases import CASES
+from tests.models.harness import config_of, generated, prompts, reference_logits
+from tests.models.native import Checkpoint
+from tests.runtime.executors.interpreted_artifact import (
+    compile_interpreted,
+    greedy_through_engine,
+    reference_of,
+    tiny,
+)
+from tests.runtime.executors.interpreted_device import InterpretedDevice
+
+LIMITS = SchedulerLimits(max_num_seqs=4, max_num_batched_tokens=16, max_rows=16, max_model_len=64)
+CAPTURED = CapturePlan((2, 4), (8, 16), 4, (0, 0), (0, 0))
+COUNT = 5
+
+
+@pytest.mark.interpreted
+@pytest.mark.full
+@pytest.mark.parametrize(
+    "name", ["llama", "qwen3", "gemma3_text", "gpt2", "mixtral", "gpt_oss", "deepseek_v3"]
+)
+def test_tokens_are_those_of_transformers(name: str, tmp_path: Path) -> None:
+    model_type, settings = CASES[name]
+    layers = "n_layer" if "n_layer" in settings else "num_hidden_layers"
+    checkpoint = Checkpoint.of(config_of(model_type, **{**settings, layers: 2}), tmp_path / name)
+    artifact = compile_interpreted(checkpoint.folder, tmp_path / f"{name}.gopt")
+    assert artifact.plan.backends() == {TRITON}
+    starts = prompts(artifact.plan.limits.vocab_size, (21, 9, 2), seed=3)
+    expected = [generated(checkpoint.exact, tokens, COUNT) for tokens in starts]
+    for captured in (CapturePlan((), (), 0, (), ()), CAPTURED):
+        device = InterpretedDevice()
+        executor = CudaExecutor(artifact, device, LIMITS, captured)
+        assert greedy_through_engine(executor, LIMITS, starts, COUNT) == expected
+        assert executor.captures.plan == captured
+        assert bool(device.replays) == bool(captured.decode_sizes)
+        executor.close()
+
+
+@pytest.mark.interpreted
+def test_an_llm_generates_and_scores(monkeypatch: pytest.MonkeyPatch) -> None:
+    device = InterpretedDevice()
+    monkeypatch.setattr(gpu_setup, "this_gpu", lambda plan: device)
+    reference = reference_of(tiny())
+    prompt = [3, 1, 4, 1, 5]
+    limits = {"max_num_seqs": 2, "max_num_batched_tokens": 8, "max_model_len": 32}
+    with LLM(tiny(), generation_config="none", **limits) as llm:
+        (found,) = llm.generate([prompt], SamplingParams(max_tokens=3, temperature=0.0))
+        assert list(found.completions[0].token_ids) == generated(reference, prompt, 3)
+        scores = llm.score(prompt)
+    logits = reference_logits(reference, prompt).log_softmax(-1)
+    wanted = [float(logits[n, token]) for n, token in enumerate(prompt[1:])]
+    assert scores[1:] == pytest.approx(wanted, rel=1e-4)
+    assert device.replays > 0
+    assert device.blocks == {}, "closing gives everything back"
