@@ -8,7 +8,8 @@ leaves its sizes to a library.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +24,7 @@ from graphopt.ir.shape import evaluate
 from graphopt.ir.types import StateType, TensorType
 from graphopt.ir.verify import verify
 from graphopt.launch import LaunchKernel
-from graphopt.loop_kernels import SAMPLE
+from graphopt.loop_kernels import FROM_HOST, SAMPLE, TAKE, TAKE_OPERANDS
 from graphopt.plan import TRITON, Piece, Plan, Step
 from graphopt.plan_arguments import Argument, Kind, arguments_of, layer_of
 from graphopt.region import make_region
@@ -32,7 +33,7 @@ from graphopt.safetensors_io import numpy_dtype
 from ..capture_cost import is_captured, why_not_whole
 from ..capture_plan import NOTHING_CAPTURED, CapturePlan
 from ..dispatch import BatchShape, Mode
-from ..executor import F32, Sampled, SamplingInputs, StepInputs
+from ..executor import F32, I64, Sampled, SamplingInputs, StepInputs
 from ..kv_cache import blocks_for
 from ..plan_check import check_plan
 from ..scheduler import SchedulerLimits
@@ -53,6 +54,7 @@ if TYPE_CHECKING:
 
 # The graph of a whole step; others have the names of their pieces.
 WHOLE = "the step"
+_SOURCE_BYTES = TAKE_OPERANDS["sources"].nbytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +130,9 @@ class CudaExecutor(PlanNumbers):
         self._sampler = DeviceSampler(
             device, sample, artifact.cubin, plan.limits.vocab_size, most["R"]
         )
+        self._taking = device.kernels({TAKE: artifact.launch(TAKE)}, artifact.cubin)
+        self._sources = device.allocate(_SOURCE_BYTES * most["T"], "where a step's tokens are from")
+        self._flights: deque[Callable[[], Sampled]] = deque()
         self._state: DeviceState | None = None
         self._torch: TorchOnDevice | None = None
         self._pointers: dict[int, dict[int, list[int]]] = {}
@@ -145,8 +150,23 @@ class CudaExecutor(PlanNumbers):
 
     def run(self, inputs: StepInputs, sampling: SamplingInputs) -> Sampled:
         """Compute a step, and choose or score a token per row."""
-        sizes = self._compute(inputs)
-        return self._sampler.sample(self._places.at(sizes["T"]).slots[self._plan.output], sampling)
+        return self._begin(inputs, sampling, None)()
+
+    def start(self, inputs: StepInputs, sampling: SamplingInputs, sources: I64) -> None:
+        """Let a step begin; see :class:`~graphopt.runtime.executor.OverlappingExecutor`."""
+        self._flights.append(self._begin(inputs, sampling, sources))
+
+    def finish(self) -> Sampled:
+        """Wait for the step that was started first, and is not finished."""
+        self._device.attach()
+        return self._flights.popleft()()
+
+    def _begin(
+        self, inputs: StepInputs, sampling: SamplingInputs, sources: I64 | None
+    ) -> Callable[[], Sampled]:
+        """Give all of a step to the device; calling the answer waits for its tokens."""
+        sizes = self._compute(inputs, sources)
+        return self._sampler.start(self._places.at(sizes["T"]).slots[self._plan.output], sampling)
 
     def logits(self, inputs: StepInputs, observe: Observe | None = None) -> F32:
         """Compute a step up to its logits, f32[R, V]; for comparing numbers.
@@ -155,7 +175,7 @@ class CudaExecutor(PlanNumbers):
             inputs: the step.
             observe: called with each of the plan's steps and its results; nothing is captured then.
         """
-        sizes = {**self._compute(inputs, observe), "R": len(inputs.rows)}
+        sizes = {**self._compute(inputs, observe=observe), "R": len(inputs.rows)}
         places = self._places.at(sizes["T"])
         found = self._array(places.slots[self._plan.output], self._output, sizes)
         return as_f32(found, self._output.dtype)
@@ -174,9 +194,12 @@ class CudaExecutor(PlanNumbers):
     def close(self) -> None:
         """Give all memory back, and the device."""
         self._state = None
+        self._flights.clear()
         self._device.close()
 
-    def _compute(self, inputs: StepInputs, observe: Observe | None = None) -> Sizes:
+    def _compute(
+        self, inputs: StepInputs, sources: I64 | None = None, observe: Observe | None = None
+    ) -> Sizes:
         """Run every step; the answer is the sizes that it ran at."""
         self._device.attach()
         shape = BatchShape.of(inputs)
@@ -189,6 +212,8 @@ class CudaExecutor(PlanNumbers):
         graphs = self.captures.graphs(choice)
         sizes = choice.sizes if graphs else shape.sizes
         self._places.write(padded(inputs, sizes))
+        if sources is not None and (sources != FROM_HOST).any():
+            self._take(sources, self._places.at(sizes["T"]))
         if WHOLE in graphs:
             self._device.replay(graphs[WHOLE])
             return sizes
@@ -198,6 +223,13 @@ class CudaExecutor(PlanNumbers):
             else:
                 self._launch(steps, sizes)
         return sizes
+
+    def _take(self, sources: I64, places: Places) -> None:
+        """Put tokens of the step before, which the host does not know, among a step's inputs."""
+        self._device.write(self._sources, sources)
+        tokens = places.inputs["token_ids"]
+        pointers = [self._sampler.results, self._sources, tokens, tokens]
+        self._taking.launch(TAKE, pointers, {"T": len(sources)})
 
     def _record(self, mode: Mode, sizes: Mapping[str, int]) -> Iterator[tuple[str, Launches]]:
         """What is captured in a mode: the whole step, or each piece that can be.

@@ -1,8 +1,9 @@
 """All that an executor asks of a GPU: memory, launches in order, and graphs of launches.
 
-Everything is given to one stream, so what comes later sees what came before; only ``read`` and
-``synchronize`` wait. Addresses are numbers that stay what they are until memory is given back. A
-device knows neither plans nor PyTorch; PyTorch reaches the same memory through ``view``.
+Everything is given to one stream, so what comes later sees what came before; only ``read``,
+``synchronize`` and what ``fetch`` gives wait. Addresses are numbers that stay what they are until
+memory is given back. A device knows neither plans nor PyTorch; PyTorch reaches the same memory
+through ``view``.
 """
 
 from __future__ import annotations
@@ -92,6 +93,12 @@ class Device(Protocol):
 
     def read(self, address: int, nbytes: int) -> Bytes:
         """A copy of bytes, once everything before is finished."""
+
+    def fetch(self, address: int, nbytes: int) -> Callable[[], Bytes]:
+        """A copy of bytes as they are after everything before, whatever is given later.
+
+        Calling the answer waits until they are here.
+        """
 
     def fill(self, address: int, nbytes: int, byte: int) -> None:
         """Put one byte everywhere, in order with everything else."""

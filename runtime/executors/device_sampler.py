@@ -75,8 +75,8 @@ class DeviceSampler:
         """Where the tokens of the last step lie, i64[R]."""
         return self._results.address
 
-    def sample(self, logits: int, inputs: SamplingInputs) -> Sampled:
-        """Choose or score one token per row.
+    def start(self, logits: int, inputs: SamplingInputs) -> Callable[[], Sampled]:
+        """Choose or score one token per row; calling the answer waits for them.
 
         Args:
             logits: address of [R, V].
@@ -84,11 +84,11 @@ class DeviceSampler:
 
         Raises:
             UsageError: a target is no token.
-            MachineError: the device failed.
+            MachineError: there is not enough memory; or, by the answer, the device failed.
         """
         rows = inputs.num_rows
         if not rows:
-            return _nothing(inputs)
+            return lambda: _nothing(inputs)
         if inputs.targets is not None and inputs.targets.max(initial=-1) >= self._vocab:
             raise UsageError(
                 "a target is no token", got=inputs.targets.max(), expected=f"below {self._vocab}"
@@ -108,7 +108,8 @@ class DeviceSampler:
             self._kernels.launch(SAMPLE, pointers, {"R": count, "K": most})
         # The first two arrays are all that most steps need.
         wanted = end if inputs.num_logprobs is not None else offsets[2]
-        return _sampled(self._device.read(results, wanted), offsets, inputs, most)
+        fetched = self._device.fetch(results, wanted)
+        return lambda: _sampled(fetched(), offsets, inputs, most)
 
     def workspaces(self) -> Mapping[str, int]:
         """What the kernel keeps, by a name for it."""

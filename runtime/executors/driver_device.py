@@ -121,6 +121,11 @@ class DriverDevice:
         self._demand_no_capture("read")
         return self._pinned.read(address, nbytes)
 
+    def fetch(self, address: int, nbytes: int) -> Callable[[], Bytes]:
+        """A copy of bytes as they are after everything before; calling the answer waits."""
+        self._demand_no_capture("read")
+        return self._pinned.fetch(address, nbytes)
+
     def fill(self, address: int, nbytes: int, byte: int) -> None:
         """Put one byte everywhere."""
         self._demand_no_capture("fill memory")

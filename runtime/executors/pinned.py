@@ -8,6 +8,9 @@ copy is finished, which by then it most often is.
 from __future__ import annotations
 
 import ctypes
+from collections import deque
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -20,6 +23,24 @@ Bytes = npt.NDArray[np.uint8]
 # Of each buffer, and how many there are: a step's inputs fit into one, and eight steps may be
 # under way; weights go through all of them in turn.
 BUFFER_BYTES, BUFFERS = 1 << 20, 8
+# Results of so many steps may be on their way at once.
+FETCHES = 2
+
+
+class _Fetch:
+    """Bytes on their way from the device into a buffer."""
+
+    def __init__(self, wait: Callable[[], None], buffer: Bytes) -> None:
+        self._wait = wait
+        self._buffer = buffer
+        self._found: Bytes | None = None
+
+    def __call__(self) -> Bytes:
+        """The bytes, once they are here; the buffer may be used again then."""
+        if self._found is None:
+            self._wait()
+            self._found = self._buffer.copy()
+        return self._found
 
 
 class Pinned:
@@ -38,13 +59,16 @@ class Pinned:
         self._stream = stream
         self._next = 0
         self._events: list[Any] = []
-        total = BUFFER_BYTES * (BUFFERS + 1)
+        count = BUFFERS + 1 + FETCHES
+        total = BUFFER_BYTES * count
         self._address = int(checked(driver, "pinned memory", driver.cuMemHostAlloc(total, 0)))
         raw = (ctypes.c_uint8 * total).from_address(self._address)
         whole = np.ctypeslib.as_array(raw)
-        self._buffers = [whole[n * BUFFER_BYTES :][:BUFFER_BYTES] for n in range(BUFFERS + 1)]
+        self._buffers = [whole[n * BUFFER_BYTES :][:BUFFER_BYTES] for n in range(count)]
         untimed = driver.CUevent_flags.CU_EVENT_DISABLE_TIMING
-        for _ in range(BUFFERS):
+        self._fetches: deque[_Fetch] = deque()
+        self._fetched = 0
+        for _ in range(BUFFERS + FETCHES):
             made = driver.cuEventCreate(int(untimed))
             self._events.append(checked(driver, "an event", made))
 
@@ -81,10 +105,35 @@ class Pinned:
             found[start : start + count] = buffer[:count]
         return found
 
+    def fetch(self, address: int, nbytes: int) -> Callable[[], Bytes]:
+        """A copy of bytes of the device as they are after all before on the stream.
+
+        Calling the answer waits for them. What does not fit a buffer is waited for at once.
+        """
+        if nbytes > BUFFER_BYTES:
+            found = self.read(address, nbytes)
+            return lambda: found
+        if len(self._fetches) == FETCHES:
+            self._fetches.popleft()()  # its buffer is the next one
+        driver, place = self._driver, self._fetched % FETCHES
+        self._fetched += 1
+        event = self._events[BUFFERS + place]
+        buffer = self._buffers[BUFFERS + 1 + place][:nbytes]
+        answer = driver.cuMemcpyDtoHAsync(buffer.ctypes.data, address, nbytes, self._stream)
+        checked(driver, "a copy from the device", answer)
+        checked(driver, "recording an event", driver.cuEventRecord(event, self._stream))
+        wait = partial(self._wait_for, event)
+        self._fetches.append(_Fetch(wait, buffer))
+        return self._fetches[-1]
+
+    def _wait_for(self, event: Any) -> None:
+        checked(self._driver, "what ran before", self._driver.cuEventSynchronize(event))
+
     def close(self) -> None:
         """Give the memory back; the stream has nothing left to do."""
         events, self._events = self._events, []
         self._buffers = []
+        self._fetches.clear()
         for event in events:
             self._driver.cuEventDestroy(event)
         if self._address:

@@ -88,6 +88,10 @@ class InterpretedDevice:
         self._demand_no_capture()
         return self._bytes(address, nbytes).copy()
 
+    def fetch(self, address: int, nbytes: int) -> Callable[[], Bytes]:
+        found = self.read(address, nbytes)
+        return lambda: found
+
     def fill(self, address: int, nbytes: int, byte: int) -> None:
         self._demand_no_capture()
         self._bytes(address, nbytes)[:] = byte

@@ -17,7 +17,7 @@ from graphopt.ir.parser import parse_graph
 from graphopt.ir.reference import PagedState
 from graphopt.launch import LaunchKernel, LaunchVariant
 from graphopt.runtime.capture_plan import NOTHING_CAPTURED, CapturePlan
-from graphopt.runtime.executor import SamplingInputs, StepInputs
+from graphopt.runtime.executor import OverlappingExecutor, SamplingInputs, StepInputs
 from graphopt.runtime.executors.cuda import CudaExecutor, largest_step
 from graphopt.runtime.sampler import sample
 from graphopt.runtime.scheduler import SchedulerLimits
@@ -108,6 +108,30 @@ def test_tokens_are_those_of_transformers(opened: Any, expected: list[list[int]]
     one = opened(tiny())
     assert greedy_through_engine(one.executor, LIMITS, PROMPTS, COUNT) == expected
     assert "sample" in one.device.launched
+
+
+@pytest.mark.interpreted
+def test_steps_set_out_before_the_host_knows_their_tokens(opened: Any) -> None:
+    one = opened(tiny(), CapturePlan((4,), (), 3, (0,), ()))
+    one.executor.allocate(8)
+    assert isinstance(one.executor, OverlappingExecutor)
+    first = step([[5, 6, 7, 8, 9], [3], [11, 12]], [0, 0, 0], [[4, 0], [1, 0], [7, 0]])
+    alone = one.executor.run(first, SamplingInputs(8)).token_ids
+    drawn = [int(alone[row]) for row in (4, 5, 7)]
+    # In another order, and one of them known to the host.
+    tokens = [[drawn[2]], [drawn[0]], [drawn[1]]]
+    second = step(tokens, [2, 5, 1], [[7, 0], [4, 0], [1, 0]])
+    known = one.executor.run(second, SamplingInputs(3)).token_ids
+
+    one.executor.start(first, SamplingInputs(8), np.full(8, -1))
+    sources = np.array([7, -1, 5])
+    unknown = replace(second, token_ids=np.where(sources < 0, second.token_ids, 0))
+    one.executor.start(unknown, SamplingInputs(3), sources)
+    assert one.device.launched[-1] == "sample", "all is under way before anybody waits"
+    np.testing.assert_array_equal(one.executor.finish().token_ids, alone)
+    np.testing.assert_array_equal(one.executor.finish().token_ids, known)
+    assert one.device.launched.count("take") == 1
+    assert one.device.replays == 2
 
 
 @pytest.mark.interpreted

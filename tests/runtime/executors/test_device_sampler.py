@@ -47,7 +47,7 @@ def test_tokens_are_those_of_numpy(rows: int, monkeypatch: pytest.MonkeyPatch) -
         inputs = random_inputs(rng, rows, VOCAB)
         address = place(device, logits)
         with np.errstate(all="ignore"):
-            got, want = one.sample(address, inputs), sample(logits, inputs)
+            got, want = one.start(address, inputs)(), sample(logits, inputs)
             assert disagreements(logits, inputs, got, want, 2e-8) <= 1
         device.free(address)
     assert len(device.launched) == 2
@@ -62,7 +62,7 @@ def test_a_greedy_step_reads_little() -> None:
     device = InterpretedDevice()
     one = sampler(device)
     logits = np.random.default_rng(1).standard_normal((3, VOCAB)).astype(np.float32)
-    found = one.sample(place(device, logits), SamplingInputs(3))
+    found = one.start(place(device, logits), SamplingInputs(3))()
     np.testing.assert_array_equal(found.token_ids, logits.argmax(1))
     assert found.logprobs is None
     tokens = device.read(one.results, 24).view(np.int64)
@@ -72,11 +72,11 @@ def test_a_greedy_step_reads_little() -> None:
 def test_no_rows_and_wrong_targets_launch_nothing() -> None:
     device = InterpretedDevice()
     one = sampler(device)
-    assert len(one.sample(0, SamplingInputs(0)).token_ids) == 0
-    asked = one.sample(0, SamplingInputs(0, num_logprobs=np.zeros(0, np.int64)))
+    assert len(one.start(0, SamplingInputs(0))().token_ids) == 0
+    asked = one.start(0, SamplingInputs(0, num_logprobs=np.zeros(0, np.int64)))()
     assert asked.top_ids is not None
     with pytest.raises(UsageError, match="a target is no token"):
-        one.sample(0, SamplingInputs(1, targets=np.array([VOCAB])))
+        one.start(0, SamplingInputs(1, targets=np.array([VOCAB])))
     assert device.launched == []
 
 

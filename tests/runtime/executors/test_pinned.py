@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from graphopt.errors import MachineError
-from graphopt.runtime.executors.pinned import BUFFER_BYTES, BUFFERS, Pinned
+from graphopt.runtime.executors.pinned import BUFFER_BYTES, BUFFERS, FETCHES, Pinned
 from tests.runtime.executors.memory_driver import MemoryDriver
 
 
@@ -37,6 +37,31 @@ def test_buffers_are_used_again_only_when_their_copy_is_finished() -> None:
     assert pinned.read(place, 800).view(np.int64).tolist() == list(range(100))
 
 
+def test_what_is_fetched_is_as_it_was_then_and_nobody_waits_before_it_is_asked_for() -> None:
+    driver = MemoryDriver()
+    pinned = Pinned(driver, 77)
+    place = memory(driver, 8)
+    fetched = []
+    for number in range(5 * FETCHES):
+        pinned.write(place, np.array([number]))
+        fetched.append(pinned.fetch(place, 8))
+        if number < FETCHES:
+            assert len(driver.queue) == 4 * (number + 1), "two copies, each with its event"
+    asked = np.random.default_rng(1).permutation(len(fetched))
+    assert [fetched[n]().view(np.int64)[0] for n in asked] == asked.tolist()
+    assert fetched[3]().view(np.int64)[0] == 3, "asked for again"
+
+
+@pytest.mark.parametrize("count", [0, BUFFER_BYTES, BUFFER_BYTES + 1])
+def test_any_number_of_bytes_is_fetched(count: int) -> None:
+    driver = MemoryDriver()
+    pinned = Pinned(driver, 77)
+    given = np.random.default_rng(count).integers(0, 256, count, dtype=np.uint8)
+    place = memory(driver, count)
+    pinned.write(place, given)
+    np.testing.assert_array_equal(pinned.fetch(place, count)(), given)
+
+
 def test_any_array_is_taken() -> None:
     driver = MemoryDriver()
     pinned = Pinned(driver, 77)
@@ -58,4 +83,4 @@ def test_it_is_closed_once() -> None:
     pinned.close()
     pinned.close()
     assert driver.host == {}
-    assert [name for name, *_ in driver.calls].count("cuEventDestroy") == BUFFERS
+    assert [name for name, *_ in driver.calls].count("cuEventDestroy") == BUFFERS + FETCHES
