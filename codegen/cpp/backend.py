@@ -3,28 +3,23 @@
 before:  a graph in regions
 after:   for each region a kernel or the reason why there is none; for a plan, its source files
 
-State has one layout in memory, which only these kernels know, so either all regions that read or
-write it have kernels or none has.
-
-A defect of a maker costs a region its kernel, not the user the artifact: the ledger says so. Where
-``GRAPHOPT_STRICT`` is set, as in our tests, it is raised.
+Regions with state all have kernels, or none has: see ``codegen.made``.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 
-from graphopt.errors import CompileError
 from graphopt.ir.dtype import DType
 from graphopt.ir.graph import Graph
 from graphopt.ir.shape import Dim
-from graphopt.ir.types import StateType, TensorType
-from graphopt.ledger import Verdict, accept, refuse
+from graphopt.ir.types import TensorType
+from graphopt.ledger import Verdict, refuse
 from graphopt.packing import Layout
 from graphopt.plan import CPP, Piece
 from graphopt.region import Region
 
+from ..made import Made, attempt
 from ..render import render
 from .attention import attention_kernel
 from .experts import experts_kernel
@@ -36,7 +31,6 @@ from .matmul import matmul_kernel
 from .piece import piece_source, scratch_bytes
 from .rows import rows_kernel
 
-STRICT = "GRAPHOPT_STRICT"
 # Types of logits that are sampled in C++.
 SAMPLED = (DType.F32, DType.BF16, DType.F16)
 # Makes the kernel of a region, or says why it cannot.
@@ -71,24 +65,16 @@ class CppBackend:
     def __init__(self, graph: Graph, regions: Sequence[Region]) -> None:
         self._logits = graph.outputs[0].type
         self.layouts = layouts_of(graph, regions)
-        self._made = {region: self._make(graph, region) for region in regions}
+        self._made = Made({region: self._make(graph, region) for region in regions})
         self._kernels: dict[str, Kernel] = {}
-        self._stateless = self._why_stateless()
 
     def claims(self, graph: Graph, region: Region) -> Verdict:
         """Whether there is a kernel for ``region``, and if not, why."""
-        made = self._made[region]
-        if isinstance(made, Verdict):
-            return made
-        if self._stateless is not None and _has_state(region):
-            return self._stateless
-        return accept()
+        return self._made.claims(region)
 
     def emit(self, graph: Graph, region: Region) -> str:
         """The kernel's name; its text is part of what ``sources`` gives."""
-        made = self._made[region]
-        if isinstance(made, Verdict):
-            raise CompileError("a region has no kernel", where=region.scope, got=made.reason)
+        made = self._made.kernel(region)
         return self._kernels.setdefault(made.name, made).name
 
     def workspaces(self, kernels: Sequence[tuple[str, str]]) -> tuple[Dim, ...]:
@@ -124,23 +110,4 @@ class CppBackend:
         if maker is None:
             ops = dict.fromkeys(graph.nodes[place].op for place in region.nodes)
             return refuse(f"no template computes {', '.join(ops)}")
-        try:
-            return maker(graph, region, self.layouts)
-        except Exception as error:
-            if os.environ.get(STRICT):
-                raise
-            return refuse(f"the code generator failed: {type(error).__name__}: {error}")
-
-    def _why_stateless(self) -> Verdict | None:
-        """Why no region with state can have a kernel, if one of them has none."""
-        for region, made in self._made.items():
-            if _has_state(region) and isinstance(made, Verdict):
-                return refuse(
-                    f"{region.name} of {region.scope} has no kernel, and it reads or writes the "
-                    f"same state: {made.reason}"
-                )
-        return None
-
-
-def _has_state(region: Region) -> bool:
-    return any(isinstance(value.type, StateType) for value in region.inputs)
+        return attempt(lambda: maker(graph, region, self.layouts))

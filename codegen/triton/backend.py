@@ -3,19 +3,14 @@
 before:  a graph in regions
 after:   for each region a kernel or the reason why there is none; for a plan, its kernels' files
 
-State has one layout in memory, which only these kernels know, so either all regions that read or
-write it have kernels or none has.
-
-A defect of a maker costs a region its kernel, not the user the artifact: the ledger says so. Where
-``GRAPHOPT_STRICT`` is set, as in our tests, it is raised. A variant that does not fit a GPU gives
-way to the next one, and a kernel of which none is left costs its regions theirs. Where a library
-was measured to be faster, nothing is compiled: PyTorch computes steps of those sizes.
+Regions with state all have kernels, or none has: see ``codegen.made``. A variant that does not fit
+a GPU gives way to the next one, and a kernel of which none is left costs its regions theirs. Where
+a library was measured to be faster, nothing is compiled: PyTorch computes steps of those sizes.
 """
 
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
@@ -25,14 +20,13 @@ from graphopt.errors import CompileError
 from graphopt.gpu_packing import GpuPacking
 from graphopt.ir.graph import Graph
 from graphopt.ir.shape import Dim
-from graphopt.ir.types import StateType
 from graphopt.launch import LAUNCH, TEXT, Launch, LaunchKernel, LaunchVariant
 from graphopt.ledger import Verdict, accept, refuse
 from graphopt.plan import TRITON, Piece
 from graphopt.progress import ProgressFn, silent
 from graphopt.region import Region
 
-from ..cpp.backend import STRICT
+from ..made import Made, attempt
 from ..rows.parts import anchor_of
 from .ahead import Outcome, Request, build_all
 from .autotune import Choice, Tuned, has_library, key_of
@@ -98,9 +92,8 @@ class TritonBackend:
         products = [one for one, found in made.items() if isinstance(found, TritonKernel)]
         self._packings = packings_of(graph, products)
         made |= {one: self._make(graph, one) for one in regions if one not in made}
-        self._made = {one: self._agreed(one, made[one]) for one in regions}
+        self._made = Made({one: self._agreed(one, made[one]) for one in regions})
         self._loop = loop_kernels(graph, block_size)
-        self._stateless = self._why_stateless()
         self._compiled: dict[str, _Compiled] = {}
 
     def compile(
@@ -126,11 +119,11 @@ class TritonBackend:
         """
         number = int(arch.removeprefix("sm_"))
         kernels: dict[str, _Choosing] = {}
-        for region, made in self._made.items():
-            if isinstance(made, Verdict) or made.name in kernels:
-                continue
-            if self.claims(self._graph, region).accepted:
-                kernels[made.name] = _Choosing(made, self._graph, region, most, tuned)
+        for region in self._made.found:
+            if self._made.claims(region).accepted:
+                made = self._made.kernel(region)
+                if made.name not in kernels:
+                    kernels[made.name] = _Choosing(made, self._graph, region, most, tuned)
         for name, one in self._loop.items():
             if isinstance(one, TritonKernel):
                 kernels[name] = _Choosing(one, self._graph, None, most, None)
@@ -140,28 +133,24 @@ class TritonBackend:
                 kernels[request.kernel.name].built[repr(request.variant)] = outcome
             for kernel in kernels.values():
                 kernel.settle()
-        for name, kernel in kernels.items():
-            if kernel.refused is None:
-                self._compiled[name] = kernel.compiled(arch)
-            else:
-                self._drop(name, kernel.refused)
-        self._stateless = self._why_stateless()
+        refused = {name: one.refused for name, one in kernels.items() if one.refused is not None}
+        self._compiled |= {
+            name: one.compiled(arch) for name, one in kernels.items() if name not in refused
+        }
+        self._made = self._made.without(refused)
+        self._loop |= {name: verdict for name, verdict in refused.items() if name in self._loop}
 
     @property
     def layouts(self) -> Mapping[str, GpuPacking]:
         """How weights that kernels read have to lie, by name; the others lie row after row."""
-        claimed = [one for one in self._made if self.claims(self._graph, one).accepted]
+        claimed = [one for one in self._made.found if self._made.claims(one).accepted]
         read = {value.name for one in claimed for value in one.inputs if value.is_weight}
         return {name: packing for name, packing in self._packings.items() if name in read}
 
     def claims(self, graph: Graph, region: Region) -> Verdict:
         """Whether there is a kernel for ``region``, and if not, why."""
-        made = self._made[region]
-        if isinstance(made, Verdict):
-            return made
-        if self._stateless is not None and _has_state(region):
-            return self._stateless
-        return accept(self._note(made.name))
+        verdict = self._made.claims(region)
+        return accept(self._note(self._made.kernel(region).name)) if verdict.accepted else verdict
 
     @property
     def loop(self) -> Mapping[str, Verdict]:
@@ -173,10 +162,7 @@ class TritonBackend:
 
     def emit(self, graph: Graph, region: Region) -> str:
         """The kernel's name; its files are part of what ``files`` gives."""
-        made = self._made[region]
-        if isinstance(made, Verdict):
-            raise CompileError("a region has no kernel", where=region.scope, got=made.reason)
-        return made.name
+        return self._made.kernel(region).name
 
     def workspaces(self, kernels: Sequence[tuple[str, str]]) -> tuple[Dim, ...]:
         """Bytes in a step's slots that each of ``kernels`` needs: none.
@@ -192,7 +178,7 @@ class TritonBackend:
 
     def kernel(self, region: Region) -> TritonKernel | Verdict:
         """The kernel that was made for a region, or why there is none."""
-        return self._made[region]
+        return self._made.found[region]
 
     def launch(self, name: str) -> LaunchKernel:
         """What is launched of a compiled kernel.
@@ -206,11 +192,9 @@ class TritonBackend:
 
     def sources(self, pieces: Sequence[Piece]) -> dict[str, str]:
         """The text of each kernel of ``pieces`` and of those between steps, by name."""
-        texts: dict[str, str] = {}
-        for one in (*self._made.values(), *self._loop.values()):
-            if isinstance(one, TritonKernel):
-                texts.setdefault(one.name, one.text)  # the first one's is what was compiled
-        return {name: texts[name] for name in self._used(pieces)}
+        loop = {name: one for name, one in self._loop.items() if isinstance(one, TritonKernel)}
+        kernels = {**loop, **self._made.kernels()}
+        return {name: kernels[name].text for name in self._used(pieces)}
 
     def files(self, pieces: Sequence[Piece]) -> dict[str, bytes]:
         """The files of those kernels, by their place among all kernels'."""
@@ -233,10 +217,10 @@ class TritonBackend:
         return compiled.note if compiled else ""
 
     def _make(self, graph: Graph, region: Region) -> TritonKernel | Verdict:
-        ops = ", ".join(dict.fromkeys(graph.nodes[place].op for place in region.nodes))
-        try:
+        def make() -> TritonKernel | Verdict:
             maker = _maker(graph, region)
             if maker is None:
+                ops = ", ".join(dict.fromkeys(graph.nodes[place].op for place in region.nodes))
                 return refuse(f"no template yet computes {ops}")
             if region.family == "attention":
                 return maker(graph, region, self._block_size, arch=self._arch)
@@ -245,33 +229,14 @@ class TritonBackend:
             if MAKERS[region.family] == ROWS:
                 return maker(graph, region, self._packings)
             return maker(graph, region)
-        except Exception as error:
-            if os.environ.get(STRICT):
-                raise
-            return refuse(f"the code generator failed: {type(error).__name__}: {error}")
+
+        return attempt(make)
 
     def _agreed(self, region: Region, made: TritonKernel | Verdict) -> TritonKernel | Verdict:
         """What was made of a region, unless it reads a weight otherwise than it lies."""
         if isinstance(made, Verdict) or MAKERS[region.family] == ROWS:
             return made
         return misread(self._graph, region, self._packings) or made
-
-    def _drop(self, name: str, verdict: Verdict) -> None:
-        if name in self._loop:
-            self._loop[name] = verdict
-        for region, made in self._made.items():
-            if isinstance(made, TritonKernel) and made.name == name:
-                self._made[region] = verdict
-
-    def _why_stateless(self) -> Verdict | None:
-        """Why no region with state can have a kernel, if one of them has none."""
-        for region, made in self._made.items():
-            if _has_state(region) and isinstance(made, Verdict):
-                return refuse(
-                    f"{region.name} of {region.scope} has no kernel, and it reads or writes the "
-                    f"same state: {made.reason}"
-                )
-        return None
 
 
 class _Choosing:
@@ -432,7 +397,3 @@ def _maker(graph: Graph, region: Region) -> Maker | None:
 
 def _json(data: object) -> bytes:
     return (json.dumps(data, indent=1) + "\n").encode()
-
-
-def _has_state(region: Region) -> bool:
-    return any(isinstance(value.type, StateType) for value in region.inputs)

@@ -10,6 +10,7 @@ import pytest
 import graphopt.codegen.cpp.backend as module
 from graphopt.codegen.cpp.backend import MAKERS, CppBackend
 from graphopt.codegen.cpp.build import build
+from graphopt.codegen.made import STRICT
 from graphopt.errors import CompileError
 from graphopt.ir.builder import GraphBuilder
 from graphopt.ir.dtype import DType
@@ -162,7 +163,7 @@ def test_a_defect_costs_a_kernel_and_fails_our_tests(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(module, "MAKERS", {**MAKERS, "pointwise": defect})
     with pytest.raises(IndexError):
         CppBackend(graph, regions)
-    monkeypatch.delenv(module.STRICT)
+    monkeypatch.delenv(STRICT)
     backend = CppBackend(graph, regions)
     assert backend.claims(graph, regions[0]).accepted
     verdict = backend.claims(graph, regions[1])

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 import graphopt.codegen.triton.backend as module
+from graphopt.codegen.made import STRICT
 from graphopt.codegen.triton.autotune import Key, Tuned, choice_of, key_of
 from graphopt.codegen.triton.backend import MAKERS, TritonBackend
 from graphopt.codegen.triton.buckets import buckets_of
@@ -273,7 +274,7 @@ def test_a_defect_costs_a_kernel_and_fails_our_tests(monkeypatch: pytest.MonkeyP
     graph, regions = small()
     with pytest.raises(IndexError):
         TritonBackend(graph, regions, 16)
-    monkeypatch.delenv(module.STRICT)
+    monkeypatch.delenv(STRICT)
     verdict = TritonBackend(graph, regions, 16).claims(graph, regions[0])
     assert verdict.reason == "the code generator failed: IndexError: list index out of range"
 
