@@ -9,9 +9,13 @@ from pathlib import Path
 import pytest
 
 from graphopt.errors import MachineError, UsageError
+from graphopt.runtime import gpu_setup
 from graphopt.runtime.capture_choice import choose_captures
+from graphopt.runtime.capture_cost import LAUNCH_BYTES
 from graphopt.runtime.gpu_setup import GpuOptions, is_for_gpu, open_gpu
-from graphopt.runtime.preflight_gpu import gpu_room, gpu_step_bytes
+from graphopt.runtime.llm import LLM
+from graphopt.runtime.preflight_gpu import RESERVE_BYTES, gpu_room, gpu_step_bytes
+from graphopt.runtime.sampling_params import SamplingParams
 from graphopt.runtime.scheduler import SchedulerLimits
 
 from .fakes import small_plan
@@ -87,3 +91,51 @@ def test_options_for_a_gpu_are_refused_on_a_cpu():
     assert caught.value.got == "gpu_memory_utilization, capture_trace"
     assert is_for_gpu(gpu_plan())
     assert not is_for_gpu(replace(gpu_plan(), target="cpu:avx2"))
+
+
+@pytest.mark.interpreted
+def test_an_llm_on_a_gpu_takes_what_it_said_and_answers_as_transformers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Twice: with the usual captures, recording; then with those that fit the recording."""
+    from tests.models.harness import generated
+    from tests.runtime.executors.interpreted_artifact import reference_of, tiny
+    from tests.runtime.executors.interpreted_device import InterpretedDevice
+
+    prompts, trace = [[5, 6, 7, 8, 9, 10, 11, 3, 4], [3, 4, 5], [11]], tmp_path / "trace"
+    expected = [generated(reference_of(tiny()), prompt, 3) for prompt in prompts]
+    greedy = SamplingParams(max_tokens=3, temperature=0.0, ignore_eos=True)
+    for options in ({"record_trace": trace}, {"capture_trace": trace}):
+        device = InterpretedDevice(node_bytes=LAUNCH_BYTES)
+        monkeypatch.setattr(gpu_setup, "this_gpu", lambda plan, device=device: device)
+        with LLM(
+            tiny(), max_num_seqs=4, max_num_batched_tokens=12, max_model_len=48, **options
+        ) as llm:
+            found = [list(one.token_ids) for one in llm.generate(prompts, greedy)]
+            assert found == expected
+            assert device.replays > 0
+            free, total = device.memory()
+            # Arrays begin at multiples of 256, and the guard of this device counts.
+            assert total - free <= llm.memory.total_bytes + 4096
+            assert total - free > llm.memory.total_bytes - llm.memory.step_bytes.graphs - 4096
+        assert device.blocks == {}
+
+
+@pytest.mark.interpreted
+def test_a_model_that_does_not_fit_is_refused_and_the_device_closed(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    from tests.runtime.executors.interpreted_artifact import tiny
+    from tests.runtime.executors.interpreted_device import InterpretedDevice
+
+    closed = []
+
+    class Watched(InterpretedDevice):
+        def close(self) -> None:
+            closed.append(self)
+            super().close()
+
+    monkeypatch.setattr(gpu_setup, "this_gpu", lambda plan: Watched(total=RESERVE_BYTES + 9999))
+    with pytest.raises(MachineError, match="does not fit"):
+        LLM(tiny(), max_num_seqs=4, max_num_batched_tokens=12)
+    assert len(closed) == 1
