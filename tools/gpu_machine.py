@@ -79,6 +79,13 @@ STEPS: tuple[Step, ...] = (
         _TEST,
     ),
     Step(
+        "plans",
+        "a whole plan gives the tokens that transformers gives, launched plainly and captured",
+        10,
+        f"{PYTHON} -m pytest -m gpu tests/gpu/test_plans.py",
+        (*_TEST, "cuda.bindings", "transformers", "accelerate", "safetensors", "blake3"),
+    ),
+    Step(
         "sanitizer",
         "no stray access and no race in shared memory",
         10,
