@@ -10,6 +10,7 @@ found goes into a table that the compiler reads the next time.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +31,7 @@ from graphopt.plan import TRITON, Plan
 from graphopt.progress import ProgressFn, silent
 from graphopt.region import Region, base_of
 from graphopt.target import Target
+from graphopt.weight_layout import stored_as
 
 if TYPE_CHECKING:
     from graphopt.codegen.triton.autotune import Choice, Key
@@ -333,9 +335,10 @@ class _Session:
                 found += self._state(region, value, sizes)
                 continue
             dtype, root = _dtype(value), base_of(self._graph, value)
-            count = 1
-            for dim in value.type.shape if isinstance(value.type, TensorType) else ():
-                count *= evaluate(dim, sizes)
+            shape = value.type.shape if isinstance(value.type, TensorType) else ()
+            if value.is_weight and (layout := self._plan.layouts.get(value.name)) is not None:
+                dtype, shape = stored_as(layout, dtype)  # rows and columns past the end, too
+            count = math.prod(evaluate(dim, sizes) for dim in shape)
             if root.name in inputs and root in self._graph.inputs:
                 array = np.ascontiguousarray(inputs[root.name].astype(_NUMPY[dtype]))
                 found.append(self._device.put(array))

@@ -62,6 +62,7 @@ class FakeDevice:
     arrays: list[npt.NDArray[np.generic]] = field(default_factory=list)
     alive: int = 0
     timed: list[str] = field(default_factory=list)
+    noises: list[tuple[DType, int]] = field(default_factory=list)
     library_micros: tuple[float, float] | None = None
     asked: set[str] = field(default_factory=set)
 
@@ -71,6 +72,7 @@ class FakeDevice:
 
     def noise(self, dtype: DType, count: int) -> int:
         self.alive += 1
+        self.noises.append((dtype, count))
         return self.memory.zeros(count * dtype.nbytes)
 
     def clear(self) -> None:
@@ -144,6 +146,30 @@ def test_the_fastest_is_kept_and_taken(
     reasons = [one.reason for one in entries if one.where not in LOOP_KERNELS]
     assert reasons
     assert all(reason.startswith("sm_90: measured on NVIDIA H200 for ") for reason in reasons)
+
+
+@pytest.mark.slow
+def test_weights_in_few_bits_are_as_large_as_they_are_stored(tmp_path: Path) -> None:
+    folder = save_tiny(tmp_path / "odd", num_hidden_layers=1, hidden_size=72)
+    options = {"target": "cuda:sm_90", "dtype": "bfloat16", "quantize": "int8"}
+    artifact = api.compile_checkpoint(folder, tmp_path / "odd.gopt", reuse=False, **options)
+    device = FakeDevice(library_micros=(0.5, 0.5))
+    found = tune_artifact(
+        artifact.path, folder=tmp_path / "tuned", only="rms_norm_quantized", device=device
+    )
+    assert {one.library_micros for one in found.timings} == {None}
+    assert device.asked == set()
+    read = {
+        operand
+        for step in artifact.plan.steps()
+        for operand in step.operands
+        if step.name.startswith("rms_norm+quantized")
+    }
+    packed = [name for name in artifact.plan.layouts if f"@{name}" in read]
+    assert len(packed) == 4
+    sizes = {name: artifact.weights.stored(name).size for name in packed}
+    assert any(sizes[name] > artifact.weights.view(name).size for name in packed)
+    assert {(artifact.weights.dtype(name), sizes[name]) for name in packed} <= set(device.noises)
 
 
 @pytest.mark.slow
