@@ -11,6 +11,8 @@ depends on nothing but its row and that row's parameters, and is the same in eve
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from graphopt.ir.dtype import DType
 from graphopt.ir.shape import sym
 from graphopt.ledger import Verdict, refuse
@@ -64,18 +66,19 @@ def sampler(dtype: DType, vocab: int) -> TritonKernel | Verdict:
     )
     rows = sym("R")
     chunk = min(_CHUNK, max(2 * TILE, power_of_two(vocab)))
-    warps = _WARPS * chunk // _CHUNK  # as many numbers for each thread
-    then = (
-        Variant("KERNEL_NAME_weigh", {}, (rows, tiles)),
-        Variant("KERNEL_NAME_choose", {"CHUNK": chunk}, (rows,), num_warps=warps),
-    )
-    prepare = Variant("KERNEL_NAME_prepare", {"LIST": _LISTED}, (rows, tiles), then=then)
+    warps = [_WARPS * chunk // _CHUNK]  # as many numbers for each thread
+    if chunk < _CHUNK:
+        warps.append(warps[0] // 2)  # some compilers spill one of the two
+    weigh = Variant("KERNEL_NAME_weigh", {}, (rows, tiles))
+    choose = Variant("KERNEL_NAME_choose", {"CHUNK": chunk}, (rows,))
+    prepare = Variant("KERNEL_NAME_prepare", {"LIST": _LISTED}, (rows, tiles))
+    ways = [replace(prepare, then=(weigh, replace(choose, num_warps=one))) for one in warps]
     return kernel_called(
         SAMPLE,
         text,
         [dtype, *SAMPLE_OPERANDS.values(), *SAMPLE_RESULTS.values(), None],
         ("K", "R"),
-        [prepare],
+        ways,
         workspace=row_bytes * rows,
     )
 
