@@ -106,9 +106,10 @@ class DriverDevice:
         return address
 
     def free(self, address: int) -> None:
-        """Give memory back; the driver waits for what uses it."""
+        """Give memory back, once all that may use it is finished."""
         self._demand_no_capture("free memory")
         self._taken.remove(address)
+        self.synchronize()
         self._call("cuMemFree", address)
 
     def write(self, address: int, array: npt.NDArray[Any]) -> None:

@@ -34,9 +34,11 @@ from graphopt.plan import CPP, Plan, Step
 from graphopt.progress import ProgressFn, silent
 from graphopt.region import make_region
 
+from .. import gpu_setup
 from ..executor import StepInputs
+from ..scheduler import SchedulerLimits
 from .cpp import CppExecutor
-from .cubins import demand_device
+from .cuda import CudaExecutor
 from .slots import as_f32
 from .torch import TorchExecutor, weight_tensor
 
@@ -369,7 +371,7 @@ def _run_plan(
             else:
                 values[value.name] = _double(made)
 
-    executor = _executor_for(artifact, threads)
+    executor = _executor_for(artifact, scenario, threads)
     try:
         executor.allocate(scenario.num_blocks)
         logits = [executor.logits(inputs, observe) for inputs in scenario.steps]
@@ -378,9 +380,22 @@ def _run_plan(
     return _Outcome(np.concatenate(logits), values)
 
 
-def _executor_for(artifact: Artifact, threads: int | None) -> CppExecutor | TorchExecutor:
-    demand_device(artifact.plan)
-    native = CPP in artifact.plan.backends()
+def _executor_for(
+    artifact: Artifact, scenario: Scenario, threads: int | None
+) -> CppExecutor | CudaExecutor | TorchExecutor:
+    """What runs the plan here; on a GPU it takes memory for the scenario's steps alone."""
+    plan = artifact.plan
+    if gpu_setup.is_for_gpu(plan):
+        tokens = max(len(inputs.token_ids) for inputs in scenario.steps)
+        sequences = len(scenario.sequences)
+        limits = SchedulerLimits(sequences, tokens, tokens, plan.limits.max_model_len)
+        device = gpu_setup.this_gpu(plan)
+        try:
+            return CudaExecutor(artifact, device, limits)
+        except BaseException:
+            device.close()
+            raise
+    native = CPP in plan.backends()
     return CppExecutor(artifact, threads=threads) if native else TorchExecutor(artifact)
 
 

@@ -67,12 +67,13 @@ def compile_interpreted(checkpoint: Path, output: Path, **options: Any) -> Artif
 
 
 @cache
-def tiny(block_size: int = 16, model_type: str = "llama", num_hidden_layers: int = 1) -> Artifact:
-    """A small random checkpoint, compiled once per process; its checkpoint lies beside it."""
+def tiny(block_size: int = 16, dtype: str = "float32") -> Artifact:
+    """A small random model of one layer, compiled once per process; its checkpoint lies beside."""
     folder = Path(tempfile.mkdtemp(prefix="graphopt-test-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    checkpoint = save_tiny(folder / "tiny", model_type, num_hidden_layers=num_hidden_layers)
-    return compile_interpreted(checkpoint, folder / "tiny.gopt", block_size=block_size)
+    checkpoint = save_tiny(folder / "tiny", num_hidden_layers=1)
+    output = folder / "tiny.gopt"
+    return compile_interpreted(checkpoint, output, block_size=block_size, dtype=dtype)
 
 
 def reference_of(artifact: Artifact) -> PreTrainedModel:

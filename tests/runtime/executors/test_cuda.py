@@ -145,6 +145,32 @@ def test_padded_replays_give_the_same_tokens(opened: Any, expected: list[list[in
 
 
 @pytest.mark.interpreted
+@pytest.mark.full
+@pytest.mark.parametrize("seed", range(6))
+def test_padding_changes_neither_logits_nor_memory(opened: Any, seed: int) -> None:
+    """Random steps, one after the other, plainly and padded to one captured size."""
+    rng = np.random.default_rng(seed)
+    both = [opened(tiny()), opened(tiny(), CapturePlan((4,), (12,), 3, (0,), (0,)))]
+    for one in both:
+        one.executor.allocate(12)
+    for _ in range(3):
+        counts = [1] * int(rng.integers(1, 4)) if rng.random() < 0.5 else [int(rng.integers(2, 8))]
+        tables = rng.permutation(12)[: 2 * len(counts)].reshape(-1, 2)
+        starts = rng.integers(0, 24, len(counts))
+        tokens = [rng.integers(0, 97, count).tolist() for count in counts]
+        given = step(tokens, starts.tolist(), tables.tolist())
+        plain, replayed = (one.executor.logits(given) for one in both)
+        np.testing.assert_allclose(replayed, plain, rtol=1e-4, atol=1e-4)
+        layers = (
+            one.device.read(one.executor.addresses()["keys of layer 0"], 12 * 16 * 2 * 16 * 4)
+            for one in both
+        )
+        kept, written = (one.view(np.float32) for one in layers)
+        np.testing.assert_allclose(written, kept, rtol=1e-4, atol=1e-5)
+        assert both[1].device.replays
+
+
+@pytest.mark.interpreted
 def test_logits_are_those_of_the_interpreter(opened: Any) -> None:
     one = opened(tiny())
     one.executor.allocate(8)

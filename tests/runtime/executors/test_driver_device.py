@@ -50,7 +50,9 @@ def test_memory_is_taken_written_filled_and_read() -> None:
     device.write(place + 4, given)
     given[:] = 0
     assert device.read(place, 16).tolist() == [7] * 4 + [1, 0, 0, 0, 2, 0, 0, 0] + [7] * 4
+    device.write(place, given)
     device.free(place)
+    assert fake.queue == [], "what uses it is finished first"
     assert device.memory()[0] == 1 << 30
     assert {call[-1] for call in fake.calls if "Memcpy" in call[0] or "set" in call[0]} == {77}
 

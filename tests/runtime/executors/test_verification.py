@@ -16,6 +16,7 @@ from graphopt.ir.dtype import DType
 from graphopt.ir.graph import Node
 from graphopt.ir.tolerance import FLOORS
 from graphopt.plan import Step
+from graphopt.runtime import gpu_setup
 from graphopt.runtime.executors import torch as executor_module
 from graphopt.runtime.executors.verification import (
     Row,
@@ -24,6 +25,8 @@ from graphopt.runtime.executors.verification import (
     token_error,
     verify_plan,
 )
+from tests.runtime.executors.interpreted_artifact import tiny
+from tests.runtime.executors.interpreted_device import InterpretedDevice
 from tests.runtime.tiny_decoder import VOCAB, write_decoder
 
 TOKENS = [3, 1, 4, 1, 5, 9, 2, 6, 5, 3, 5, 8, 9, 7, 9, 3, 2, 3, 8, 4]
@@ -42,6 +45,20 @@ def test_a_right_plan_agrees(artifact: Artifact) -> None:
     assert report.reference is None
     assert report.to_json()["agrees"] is True
     assert all(row.tolerance >= FLOORS[artifact.plan.dtype] for row in report.steps)
+
+
+@pytest.mark.interpreted
+@pytest.mark.parametrize("dtype", ["float32", pytest.param("bfloat16", marks=pytest.mark.full)])
+def test_a_plan_for_a_gpu_agrees(dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    device = InterpretedDevice()
+    monkeypatch.setattr(gpu_setup, "this_gpu", lambda plan: device)
+    compiled = tiny(dtype=dtype)
+    report = verify_plan(compiled, TOKENS)
+    assert report.agrees, report
+    assert [row.name for row in report.steps] == [
+        step.name for step in compiled.plan.steps() if step.results
+    ]
+    assert device.blocks == {}
 
 
 def test_a_step_that_computes_wrongly_is_found(
