@@ -16,28 +16,32 @@ import pytest
 import torch
 
 import graphopt.codegen.triton.backend as module
-from graphopt import api
-from graphopt.artifact import Artifact, read_artifact
-from graphopt.codegen.triton.backend import TritonBackend
+from graphopt.artifact import Artifact
 from graphopt.codegen.triton.kernel import TritonKernel
 from graphopt.gpu_packing import GpuPacking
 from graphopt.ir.dtype import DType
 from graphopt.ir.graph import Graph, Node
 from graphopt.ir.interpreter import Interpreter
 from graphopt.ir.parser import parse_graph
+from graphopt.ir.reference import PagedState
 from graphopt.ir.shape import evaluate
-from graphopt.ir.types import TensorType
+from graphopt.ir.types import StateType, TensorType
 from graphopt.ir.widen import widen
-from graphopt.ledger import Verdict, refuse
+from graphopt.ledger import refuse
 from graphopt.plan import TRITON, Piece, Step
 from graphopt.region import Region, make_region
 from graphopt.runtime.executor import StepInputs
+from graphopt.runtime.executors.cuda import CudaExecutor
 from graphopt.runtime.executors.torch import TorchExecutor, weight_tensor
+from graphopt.runtime.scheduler import SchedulerLimits
 from graphopt.runtime.weight_check import check_weights
 from tests.checkpoints import save_tiny
 from tests.codegen.triton.linear_runs import Launch, alone
+from tests.runtime.executors.interpreted_artifact import compile_interpreted
+from tests.runtime.executors.interpreted_device import InterpretedDevice
 
 EMBED, LINEAR = "quantized_embed", "quantized_linear"
+BLOCKS, BLOCK = 3, 16
 
 
 @dataclass(frozen=True)
@@ -75,7 +79,6 @@ def compiled(tmp_path_factory: pytest.TempPathFactory) -> Compile:
             tie_word_embeddings=quantize == "int4",
         )
         with pytest.MonkeyPatch.context() as patch:
-            patch.setenv("GRAPHOPT_CACHE", str(home / "cache"))
             return _compiled(patch, folder, home / f"{name}.gopt", quantize, refused)
 
     return made
@@ -84,27 +87,24 @@ def compiled(tmp_path_factory: pytest.TempPathFactory) -> Compile:
 def _compiled(
     patch: pytest.MonkeyPatch, folder: Path, output: Path, quantize: str, refused: Sequence[str]
 ) -> Case:
-    backends: list[TritonBackend] = []
+    kernels: dict[str, TritonKernel] = {}
     maker = module._maker
-
-    def kept(self: TritonBackend, *_: object, **__: object) -> None:
-        backends.append(self)
 
     def chosen(graph: Graph, region: Region) -> Any:
         ops = {graph.nodes[place].op for place in region.nodes}
-        return (lambda *_, **__: refuse("as told")) if ops & set(refused) else maker(graph, region)
+        made = (lambda *_, **__: refuse("as told")) if ops & set(refused) else maker(graph, region)
 
-    patch.setattr(TritonBackend, "compile", kept)
+        def kept(*args: Any, **named: Any) -> Any:
+            kernel = made(*args, **named) if made else refuse("nobody makes it")
+            if isinstance(kernel, TritonKernel):
+                kernels[kernel.name] = kernel
+            return kernel
+
+        return kept
+
     patch.setattr(module, "_maker", chosen)
-    options = {"target": "cuda:sm_90", "dtype": "bfloat16", "quantize": quantize}
-    api.compile_checkpoint(folder, output, reuse=False, **options)
-    kernels = [one for backend in backends for one in backend._made.found.values()]
-    artifact = read_artifact(output)
-    return Case(
-        artifact,
-        parse_graph(artifact.graph_text()),
-        {one.name: one for one in kernels if not isinstance(one, Verdict)},
-    )
+    artifact = compile_interpreted(folder, output, dtype="bfloat16", quantize=quantize)
+    return Case(artifact, parse_graph(artifact.graph_text()), kernels)
 
 
 def test_weights_of_products_lie_in_chunks(compiled: Compile) -> None:
@@ -137,22 +137,27 @@ def in_torch(case: Case) -> Artifact:
     return replace(case.artifact, plan=replace(plan, pieces=tuple(map(steps, plan.pieces))))
 
 
-def logits(artifact: Artifact) -> np.ndarray:
-    """Of eleven tokens in one block of memory."""
-    count, block = 11, artifact.plan.block_size
+def step_of(artifact: Artifact) -> StepInputs:
+    """Eleven tokens in one block of memory, all rows wanted."""
+    assert artifact.plan.block_size == BLOCK
+    count = 11
     place = np.arange(count)
-    inputs = StepInputs(
+    return StepInputs(
         token_ids=np.random.default_rng(5).integers(0, 97, count),
         positions=place,
         rows=place,
-        slots=2 * block + place,
+        slots=2 * BLOCK + place,
         starts=np.array([0, count], dtype=np.int32),
         lengths=np.array([count], dtype=np.int32),
         tables=np.array([[2]], dtype=np.int32),
     )
+
+
+def logits(artifact: Artifact) -> np.ndarray:
+    """As PyTorch computes them."""
     executor = TorchExecutor(artifact)
-    executor.allocate(3)
-    return executor.logits(inputs)
+    executor.allocate(BLOCKS)
+    return executor.logits(step_of(artifact))
 
 
 def test_pytorch_reads_what_lies_in_chunks(compiled: Compile) -> None:
@@ -212,9 +217,14 @@ def operands_of(case: Case, region: Region, tokens: int) -> dict[str, torch.Tens
 
 
 def meant(graph: Graph, given: Mapping[str, torch.Tensor]) -> tuple[torch.Tensor, ...]:
-    """What a region is to compute, in float64."""
+    """What a graph is to compute, in float64; its state is empty."""
     wide = widen(graph, DType.F64)
-    values = {n: one.double() if one.is_floating_point() else one for n, one in given.items()}
+    values: dict[str, Any] = {
+        name: one.double() if one.is_floating_point() else one for name, one in given.items()
+    }
+    for value in wide.inputs:
+        if isinstance(value.type, StateType):
+            values[value.name] = PagedState.allocate(value.type, BLOCKS, BLOCK)
     weights = {value.name: values[value.name] for value in wide.weights}
     return Interpreter(wide, weights).run({one.name: values[one.name] for one in wide.inputs})
 
@@ -228,10 +238,8 @@ def test_kernels_compute_with_the_weights_of_the_artifact(compiled: Compile, qua
     assert case.artifact.plan.backends() == {TRITON}
     for step, node in case.quantized():
         family = "gather" if node.op == EMBED else "linear"
-        region, kernel = (
-            make_region(case.graph, step.nodes, family=family),
-            case.kernels[step.kernel],
-        )
+        region = make_region(case.graph, step.nodes, family=family)
+        kernel = case.kernels[step.kernel]
         read = [name for name in step.operands if str(name).startswith("@")]
         assert read == [f"@{value.name}" for value in region.inputs if value.is_weight]
         for tokens in (1, 7, 70):
@@ -250,3 +258,28 @@ def test_kernels_compute_with_the_weights_of_the_artifact(compiled: Compile, qua
                 assert want.dtype == torch.float64
                 error, scale = (got.double() - want).norm(), want.norm()
                 assert error <= 1e-2 * scale, f"{step.name}: {error} of {scale}, T = {tokens}"
+
+
+@pytest.mark.interpreted
+@pytest.mark.parametrize("refused", [(), (EMBED,)])
+def test_a_plan_on_the_weights_of_the_artifact(compiled: Compile, refused: tuple[str, ...]) -> None:
+    """All steps on a device, PyTorch's among them, which reads the tied table unpacked."""
+    case = compiled("int4", refused)
+    inputs = step_of(case.artifact)
+    limits = SchedulerLimits(
+        max_num_seqs=1, max_num_batched_tokens=11, max_rows=11, max_model_len=BLOCK
+    )
+    executor = CudaExecutor(case.artifact, InterpretedDevice(), limits)
+    executor.allocate(BLOCKS)
+    found = torch.from_numpy(executor.logits(inputs))
+    executor.close()
+    given = {
+        value.name: torch.from_numpy(getattr(inputs, value.name))
+        for value in case.graph.inputs
+        if isinstance(value.type, TensorType)
+    }
+    names = [value.name for value in case.graph.weights]
+    given |= {name: weight_tensor(case.artifact, name) for name in names}
+    (wanted,) = meant(case.graph, given)
+    error, scale = (found - wanted).norm(), wanted.norm()
+    assert error <= 1e-2 * scale, f"{error} of {scale}"
