@@ -2,6 +2,7 @@
 
     python -m benchmarks.gpu --suite kernels [--only NAME] [--jit] [--minutes 8] [--out FILE]
     python -m benchmarks.gpu --suite correctness      only whether they are right
+    python -m benchmarks.gpu --suite e2e ...          whole models beside HF and vLLM, see e2e.py
     python -m benchmarks.gpu --dry-run [--only NAME]  no GPU: compile all, or, with
                                                       TRITON_INTERPRET=1, run the small cases
 
@@ -25,6 +26,7 @@ import torch
 
 from benchmarks.harness import RESULTS
 
+from . import e2e
 from .ahead import Report, compile_all, jobs_of, made_kernel
 from .case import Case
 from .cases import chosen
@@ -64,7 +66,10 @@ def selected(options: argparse.Namespace) -> dict[str, Case]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run it; see the module's docstring."""
-    options = options_of(arguments)
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if words[:2] == ["--suite", "e2e"]:
+        return e2e.main(words[2:])
+    options = options_of(words)
     if options.dry_run:
         cases = selected(options)
         if is_interpreting():

@@ -101,6 +101,14 @@ class Runner(ABC):
             NotImplementedError: the engine has no continuous batching.
         """
 
+    def score(self, prompts: Prompts) -> list[list[float]]:
+        """Log-probability of each token but the first, given those before it, by prompt.
+
+        Raises:
+            NotImplementedError: the engine tells none.
+        """
+        raise NotImplementedError(f"{type(self).__module__} tells no log-probabilities")
+
 
 class StepRunner(Runner):
     """An engine that is driven step by step."""

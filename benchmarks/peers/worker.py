@@ -22,7 +22,18 @@ from typing import Any
 
 from benchmarks.peers.runner import Job, Runner
 
-ENGINES = ("graphopt", "hf", "hf_compile", "llama_cpp", "openvino", "onnxruntime")
+ENGINES = (
+    "graphopt",
+    "hf",
+    "hf_compile",
+    "llama_cpp",
+    "openvino",
+    "onnxruntime",
+    "gpu_graphopt",
+    "gpu_hf",
+    "gpu_hf_wide",
+    "gpu_vllm",
+)
 
 
 class Worker:
@@ -52,6 +63,10 @@ class Worker:
         """See :meth:`Runner.serve`."""
         return asdict(self.runner.serve(prompts, outputs))
 
+    def score(self, prompts: list[list[int]]) -> dict[str, Any]:
+        """See :meth:`Runner.score`."""
+        return {"logprobs": self.runner.score(prompts)}
+
     def peak(self) -> dict[str, Any]:
         """Peak resident memory in bytes."""
         for line in Path("/proc/self/status").read_text().splitlines():
@@ -60,7 +75,7 @@ class Worker:
         return {"peak_bytes": None}
 
 
-ASKED = ("load", "about", "generate", "serve", "peak")
+ASKED = ("load", "about", "generate", "serve", "score", "peak")
 
 
 def answer(worker: Worker, line: str) -> dict[str, Any]:

@@ -65,21 +65,24 @@ class Engine(StepRunner):
             found: list[int] = logits[:, -1].argmax(-1).tolist()
             return found
 
-    def serve(self, prompts: Prompts, outputs: list[int]) -> Serving:
-        """See :class:`Runner`."""
-        config = self.transformers.GenerationConfig(
-            do_sample=False, max_new_tokens=max(outputs), eos_token_id=-1, pad_token_id=0
-        )
+    def batching(self) -> Any:
+        """How its continuous batching is set up."""
         job = self.job
-        batching = self.transformers.ContinuousBatchingConfig(
+        return self.transformers.ContinuousBatchingConfig(
             page_size=PAGE_TOKENS,
             num_blocks=job.sequences * (-(-job.context // PAGE_TOKENS)) + 1,
             max_batch_tokens=BATCH_TOKENS,
             max_requests_per_batch=job.sequences,
             allow_block_sharing=False,
         )
+
+    def serve(self, prompts: Prompts, outputs: list[int]) -> Serving:
+        """See :class:`Runner`."""
+        config = self.transformers.GenerationConfig(
+            do_sample=False, max_new_tokens=max(outputs), eos_token_id=-1, pad_token_id=0
+        )
         with self.model.continuous_batching_context_manager(
-            generation_config=config, continuous_batching_config=batching
+            generation_config=config, continuous_batching_config=self.batching()
         ) as manager:
             started = time.perf_counter()
             names = [

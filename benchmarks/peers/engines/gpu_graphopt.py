@@ -1,0 +1,59 @@
+"""graphopt on a GPU, through `graphopt.LLM` on an artifact; its engine is stepped by hand.
+
+On a machine without a GPU an artifact for a CPU runs in the same way.
+"""
+
+from __future__ import annotations
+
+import time
+
+from benchmarks.peers.engines import graphopt
+from benchmarks.peers.runner import Generation, Prompts
+from benchmarks.peers.stepping import timed
+
+# Of a step; vLLM's own choice on such GPUs.
+MAX_NUM_BATCHED_TOKENS = 8192
+# Tokens of a request beyond those that are timed: what the first prompts make while the last come.
+SLACK = 512
+
+
+class Engine(graphopt.Engine):
+    """`path` is an artifact."""
+
+    def load(self) -> None:
+        """See :class:`Runner`."""
+        job = self.job
+        self.artifact = self.graphopt.read_artifact(job.path)
+        limits = self.artifact.plan.limits
+        self.llm = self.graphopt.LLM(
+            self.artifact,
+            max_num_seqs=job.sequences,
+            max_num_batched_tokens=max(MAX_NUM_BATCHED_TOKENS, job.sequences),
+            max_model_len=min(job.context, limits.max_model_len),
+            seed=0,
+        )
+        self.requests = 0
+
+    def generate(self, prompts: Prompts, steps: int) -> Generation:
+        """See :class:`Runner`; prompts may come in over several steps."""
+        started = time.perf_counter()
+        room = self.llm.max_model_len - len(prompts[0])
+        names = self._add(prompts, [min(room, steps + SLACK if steps else 1)] * len(prompts))
+        try:
+            return timed(names, self._new_tokens, steps, started)
+        finally:
+            for name in names:
+                self.llm.engine.abort(name)
+
+    def score(self, prompts: Prompts) -> list[list[float]]:
+        """See :class:`Runner`."""
+        return [self.llm.score(prompt)[1:] for prompt in prompts]
+
+    def _new_tokens(self) -> dict[str, list[int]]:
+        """Run one step."""
+        found: dict[str, list[int]] = {}
+        for delta in self.llm.engine.step().deltas:
+            if delta.error is not None:
+                raise delta.error
+            found.setdefault(delta.request_id, []).extend(delta.token_ids)
+        return found
