@@ -16,6 +16,7 @@ import pytest
 import torch
 
 import graphopt.codegen.triton.backend as module
+from graphopt import api
 from graphopt.artifact import Artifact
 from graphopt.codegen.triton.kernel import TritonKernel
 from graphopt.gpu_packing import GpuPacking
@@ -283,3 +284,22 @@ def test_a_plan_on_the_weights_of_the_artifact(compiled: Compile, refused: tuple
     (wanted,) = meant(case.graph, given)
     error, scale = (found - wanted).norm(), wanted.norm()
     assert error <= 1e-2 * scale, f"{error} of {scale}"
+
+
+@pytest.mark.full
+def test_every_kernel_compiles(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For real, with machine code for each size that a step can have."""
+    monkeypatch.setenv("GRAPHOPT_CACHE", str(tmp_path / "cache"))
+    folder = save_tiny(tmp_path / "tied", num_hidden_layers=1, tie_word_embeddings=True)
+    options = {"target": "cuda:sm_90", "dtype": "bfloat16", "quantize": "int8"}
+    artifact = api.compile_checkpoint(folder, tmp_path / "tied.gopt", **options)
+    assert artifact.plan.backends() == {TRITON}
+    assert len(artifact.plan.layouts) == 10
+    for step in artifact.plan.steps():
+        for variant in artifact.launch(step.kernel).variants:
+            assert variant.launches, step.name
+            for launch in variant.launches:
+                assert artifact.cubin(step.kernel, launch.file).startswith(b"\x7fELF")
+                assert (launch.spill_bytes, launch.programs > 0) == (0, True), step.name
+    told = [one for one in artifact.ledger().entries if one.rule == "backend:triton"]
+    assert all(one.applied for one in told)
