@@ -15,7 +15,7 @@ from graphopt.plan import Plan
 
 from .capture_cost import Launches, pieces_bytes, whole_bytes, why_not_whole
 from .capture_fit import fit_sizes, padding
-from .capture_plan import CapturePlan
+from .capture_plan import CapturePlan, columns_at
 from .dispatch import BatchShape
 from .kv_cache import blocks_for
 from .scheduler import SchedulerLimits
@@ -104,7 +104,7 @@ def _wholes(plan: Plan, launches: Launches, limits: SchedulerLimits, trace: Trac
     costs: dict[int, int] = {}
     refused: dict[str, list[int]] = {}
     for size in chosen:
-        sizes = {"T": size, "R": size, "S": size, "P": columns}
+        sizes = {"T": size, "R": size, "S": size, "P": columns_at(size, columns)}
         if reason := why_not_whole(plan, launches, sizes):
             refused.setdefault(reason, []).append(size)
         else:
@@ -115,14 +115,30 @@ def _wholes(plan: Plan, launches: Launches, limits: SchedulerLimits, trace: Trac
             "Steps in which every sequence has one token are captured whole, for "
             f"{listed(tuple(costs))} sequences; others are padded to the next of these.",
             *fitted,
-            f"The tables of whole steps have {columns} columns, enough for the longest context: "
-            "kernels read each sequence's length on the device, so width takes no time.",
+            _about_tables(columns, tuple(costs), plan.block_size),
         ]
     said += [
         f"Steps of {listed(sizes)} sequences are not captured whole, because {reason}."
         for reason, sizes in refused.items()
     ]
     return _Part(costs, tuple(said))
+
+
+def _about_tables(columns: int, sizes: Sequence[int], block_size: int) -> str:
+    """A sentence about the width of the tables of whole steps."""
+    narrow = [size for size in sizes if columns_at(size, columns) < columns]
+    widest = (
+        f"Whole steps have tables of {columns} columns, enough for the longest context: kernels "
+        "read each sequence's length on the device, so width costs a copy and no more"
+    )
+    if not narrow:
+        return f"{widest}."
+    least = columns_at(narrow[-1], columns)
+    return (
+        f"{widest}; from {narrow[0]} sequences on they are narrower, down to {least} columns for "
+        f"{narrow[-1]} sequences, and steps with a context beyond that (there {least * block_size} "
+        "tokens) run in pieces."
+    )
 
 
 def _pieces(

@@ -17,6 +17,10 @@ from typing import Any
 from graphopt.errors import ArtifactError
 
 CAPTURES_SCHEMA = 1
+# A graph holds the width of the tables that it was captured with, so they are copied to the device
+# that wide in every step: at most so many entries, 512 KiB. Sequences that are many and long at
+# once compute for long, and run in pieces.
+MOST_TABLE_ENTRIES = 1 << 17
 # Measured bytes that do not deserve a word more than was estimated.
 _SURPRISE = 0.25
 
@@ -30,7 +34,7 @@ class CapturePlan:
             with T = R = S.
         piece_sizes: increasing; pieces are captured for so many tokens T, which is all that they
             depend on: see ``capture_cost.is_captured``.
-        block_columns: P of captured whole steps, blocks in the longest table.
+        block_columns: blocks in the longest table; see ``columns_at``.
         decode_bytes: the memory that each of ``decode_sizes`` takes; an estimate until it is
             captured.
         piece_bytes: likewise of each of ``piece_sizes``, all its pieces together.
@@ -49,9 +53,14 @@ class CapturePlan:
         """The memory that all graphs take."""
         return sum(self.decode_bytes) + sum(self.piece_bytes)
 
+    def columns_at(self, sequences: int) -> int:
+        """P of the whole step that is captured for so many sequences."""
+        return columns_at(sequences, self.block_columns)
+
     def decode_sizes_at(self, sequences: int) -> dict[str, int]:
         """T, R, S and P of the whole step that is captured for so many sequences."""
-        return {"T": sequences, "R": sequences, "S": sequences, "P": self.block_columns}
+        columns = self.columns_at(sequences)
+        return {"T": sequences, "R": sequences, "S": sequences, "P": columns}
 
     def keeping(
         self, decode_sizes: Iterable[int], piece_sizes: Iterable[int], reason: str
@@ -136,6 +145,16 @@ class CapturePlan:
 
 
 NOTHING_CAPTURED = CapturePlan((), (), 0, (), ())
+
+
+def columns_at(sequences: int, block_columns: int) -> int:
+    """How wide the tables of a captured whole step are.
+
+    Args:
+        sequences: of the step.
+        block_columns: blocks in the longest table that there can be.
+    """
+    return min(block_columns, max(1, MOST_TABLE_ENTRIES // sequences))
 
 
 def _increasing(rows: list[Mapping[str, object]], name: str) -> tuple[int, ...]:

@@ -90,9 +90,9 @@ def dispatch(shape: BatchShape, captured: CapturePlan) -> Choice:
 
     Usage: ``dispatch(BatchShape(5, 5, 5, 9, 1), captured).sizes["T"]``.
     """
-    if shape.is_decode and shape.blocks <= captured.block_columns:
+    if shape.is_decode:
         size = _least(captured.decode_sizes, shape.sequences)
-        if size:
+        if size and shape.blocks <= captured.columns_at(size):
             return Choice(Mode.WHOLE, captured.decode_sizes_at(size))
     size = _least(captured.piece_sizes, shape.tokens)
     if size:

@@ -53,8 +53,17 @@ def test_without_a_trace_the_usual_sizes():
     assert plan.piece_bytes == tuple(pieces_bytes(PLAN, KERNELS, size) for size in plan.piece_sizes)
     whole, tables, pieces = plan.reasons
     assert "captured whole, for 1, 2, 4, 8, 16, 24 and 32 sequences" in whole
+    assert tables.endswith("so width costs a copy and no more.")
     assert "32 columns" in tables
     assert "for 16, 32, 48, 64, 80, 96 … 1024 tokens" in pieces
+
+
+def test_tables_of_many_sequences_are_narrower():
+    limits = SchedulerLimits(256, 1024, 256, 1 << 17)  # blocks of 2 tokens
+    wide = choose_captures(PLAN, KERNELS, limits)
+    assert wide.block_columns == 1 << 16
+    assert "from 4 sequences on they are narrower, down to 512 columns for 256" in wide.reasons[1]
+    assert "(there 1024 tokens) run in pieces" in wide.reasons[1]
 
 
 def test_pieces_of_long_steps_are_not_captured():

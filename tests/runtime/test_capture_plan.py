@@ -61,6 +61,10 @@ def test_nothing_else_is_read(change: dict[str, object], why: str):
 
 def test_the_sizes_of_a_whole_step():
     assert PLAN.decode_sizes_at(4) == {"T": 4, "R": 4, "S": 4, "P": 20}
+    wide = replace(PLAN, block_columns=8192)
+    assert [wide.columns_at(size) for size in (1, 16, 17, 256, 1 << 18)] == (
+        [8192, 8192, (1 << 17) // 17, 512, 1]
+    )  # fmt: skip
 
 
 def test_keeping_some_sizes_keeps_their_bytes_and_says_why():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
@@ -43,9 +45,9 @@ def test_a_batch_takes_the_smallest_capture_that_holds_it(shape: BatchShape, pla
     one_each = shape.tokens == shape.rows == shape.sequences and shape.longest_query == 1
     wholes = [size for size in plan.decode_sizes if size >= shape.sequences]
     pieces = [size for size in plan.piece_sizes if size >= shape.tokens]
-    if one_each and wholes and shape.blocks <= plan.block_columns:
+    if one_each and wholes and shape.blocks <= plan.columns_at(min(wholes)):
         least = min(wholes)
-        sizes = {"T": least, "R": least, "S": least, "P": plan.block_columns}
+        sizes = {"T": least, "R": least, "S": least, "P": plan.columns_at(least)}
         assert choice == Choice(Mode.WHOLE, sizes)
     elif pieces:
         sizes = {"R": shape.rows, "S": shape.sequences, "P": shape.blocks}
@@ -77,5 +79,10 @@ def test_examples():
     assert dispatch(BatchShape(9, 9, 9, 7, 1), CAPTURED).sizes["T"] == 16
     assert dispatch(BatchShape(3, 3, 3, 21, 1), CAPTURED).mode is Mode.PIECES
     assert dispatch(BatchShape(65, 1, 1, 7, 65), CAPTURED).mode is Mode.PLAIN
+    # Tables of many sequences are narrower than those of few.
+    wide = replace(CAPTURED, block_columns=8192, decode_sizes=(16, 256), decode_bytes=(1, 1))
+    assert dispatch(BatchShape(16, 16, 16, 8192, 1), wide).mode is Mode.WHOLE
+    assert dispatch(BatchShape(200, 200, 200, 512, 1), wide).sizes["P"] == 512
+    assert dispatch(BatchShape(200, 200, 200, 513, 1), wide).mode is Mode.PLAIN
     # One token of a prompt that goes on wants no logits: not a decode.
     assert dispatch(BatchShape(1, 0, 1, 7, 1), CAPTURED).mode is Mode.PIECES
