@@ -290,7 +290,7 @@ def _result(node: Node) -> str:
         scalar = f"a / (1.0 + exp(-a * {float_of(node.attrs, 'alpha')!r})) * (b + 1.0)"
     else:
         scalar = f"({activation}) * b"
-    operands = {"a": Term("gate", "float", True), "b": Term("up", "float", True)}
+    operands = {one: Term(name, "float", vector=True) for one, name in (("a", "gate"), ("b", "up"))}
     return cpp_expression(scalar, operands, DType.F32).spread()
 
 

@@ -171,7 +171,7 @@ class Scope:
         if self.page.indent:
             self.page.local.append(name)
         self.page.put(f"const {'auto' if term.vector else ctype} {name} = {term.text};")
-        found = self.terms[self.key(tree)] = Term(name, term.kind, term.vector)
+        found = self.terms[self.key(tree)] = Term(name, term.kind, vector=term.vector)
         return found
 
     # ---- Elements -----------------------------------------------------------------------------
@@ -229,7 +229,7 @@ class Scope:
         if vector:
             if self.nest.stride(leaf) != 1 or leaf.kind != "float":
                 raise NotVectorError
-            return Term(f"load_n({self.address(leaf)}, n)", "float", True)
+            return Term(f"load_n({self.address(leaf)}, n)", "float", vector=True)
         text = f"{buffer.name}[{self._place(leaf) or '0'}]"
         if ctype_of(buffer) in ("bf16", "f16", "auto"):
             text = f"to_float({text})"

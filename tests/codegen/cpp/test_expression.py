@@ -19,8 +19,8 @@ from graphopt.ir.shape import dim_max, sym
 
 T = sym("T")
 X, Y = Term("x", "float"), Term("y", "float")
-V, W = Term("v", "float", True), Term("w", "float", True)
-N, B, M = Term("i", "int"), Term("b", "bool"), Term("m", "bool", True)
+V, W = (Term(name, "float", vector=True) for name in "vw")
+N, B, M = Term("i", "int"), Term("b", "bool"), Term("m", "bool", vector=True)
 
 
 @pytest.mark.parametrize(
