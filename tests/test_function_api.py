@@ -214,7 +214,7 @@ def test_a_number_is_a_size_whatever_was_traced_before(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """PyTorch may not have found out that it is not negative."""
-    monkeypatch.setattr("graphopt.frontend.module._never_negative", lambda size: False)
+    monkeypatch.setattr("graphopt.frontend.function._never_negative", lambda size: False)
     eager, written = Memory(), Memory()
     compiled = graphopt.compile(written)
     for at, count in ((3, 2), (2, 3), (5, 2)):

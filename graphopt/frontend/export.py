@@ -90,7 +90,7 @@ def export(model: PreTrainedModel) -> Exported:
     )
     with registered_attention(model), _fake_parameters(model, mode), torch.no_grad(), quiet():
         try:
-            with mode:
+            with _no_hooks_left(), mode:
                 program = torch.export.export(
                     wrapper, example, dynamic_shapes=(dynamic, dynamic, dynamic), strict=False
                 )
@@ -132,6 +132,22 @@ def _fake_parameters(model: nn.Module, mode: FakeTensorMode) -> Iterator[None]:
     finally:
         for module, name, parameter in changed:
             module._parameters[name] = parameter
+
+
+@contextlib.contextmanager
+def _no_hooks_left() -> Iterator[None]:
+    """Takes back the hooks that an export adds to all modules of the process.
+
+    PyTorch 2.11 leaves them where an export fails. From then on each module in the process that
+    assigns to a buffer runs through one, and graph capture breaks the module's graph there.
+    """
+    hooks = torch.nn.modules.module._global_buffer_registration_hooks
+    before = set(hooks)
+    try:
+        yield
+    finally:
+        for added in hooks.keys() - before:
+            del hooks[added]
 
 
 def _explain(error: Exception) -> TraceError:
