@@ -9,8 +9,8 @@ vocabularies of memory for each row, so many rows are sampled some at a time.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -66,6 +66,9 @@ class DeviceSampler:
         self._rows = rows_at_once(kernel, most_rows)
         self._kernels = device.kernels({SAMPLE: kernel}, read)
         self._kernels.reserve({"R": self._rows, "K": 0})
+        # Where the operands of the step before are; its rows, if these were plainly greedy.
+        self._addresses: list[list[int]] = []
+        self._plain = 0
         self._operands = _Block(device, "parameters of sampling")
         self._results = _Block(device, "sampled tokens")
         self._results.at_least(_results_of(most_rows, 0)[1])
@@ -97,8 +100,7 @@ class DeviceSampler:
         offsets, end = _results_of(rows, most)
         results = self._results.at_least(end)
         starts = range(0, rows, self._rows)
-        parts = [operands(inputs.slice(n, min(rows, n + self._rows))) for n in starts]
-        for start, places in zip(starts, self._put(parts), strict=True):
+        for start, places in zip(starts, self._placed(inputs, starts), strict=True):
             count = min(self._rows, rows - start)
             made = [
                 results + offset + start * (most if name.startswith("top_") else 1) * dtype.nbytes
@@ -120,6 +122,20 @@ class DeviceSampler:
         self._kernels.close()
         self._operands.close()
         self._results.close()
+
+    def _placed(self, inputs: SamplingInputs, starts: Iterable[int]) -> list[list[int]]:
+        """Addresses of all arrays for the rows that begin at each of ``starts``.
+
+        Of greedy rows without further wishes they are always the same, and there already if the
+        step before had as many.
+        """
+        rows = inputs.num_rows
+        is_plain = all(getattr(inputs, field.name) is None for field in fields(inputs)[1:])
+        if not (is_plain and self._plain == rows):
+            parts = [operands(inputs.slice(n, min(rows, n + self._rows))) for n in starts]
+            self._addresses = self._put(parts)
+            self._plain = rows if is_plain else 0
+        return self._addresses
 
     def _put(self, parts: list[dict[str, Array]]) -> list[list[int]]:
         """Addresses of all arrays of each part, which are copied at once."""
@@ -145,8 +161,14 @@ def rows_at_once(kernel: LaunchKernel, most_rows: int) -> int:
 
 
 def operands(inputs: SamplingInputs) -> dict[str, Array]:
-    """All arrays that the kernel reads, by name; what no row uses is there too."""
+    """All arrays that the kernel reads, by name; what no row uses is there too.
+
+    Raises:
+        UsageError: rows have a temperature, and no seeds.
+    """
     rows = inputs.num_rows
+    if inputs.temperature is not None:
+        inputs.randomness()
     penalties = inputs.penalties
     seen = _lists(penalties.seen if penalties else None, rows)
     bias, allowed, banned = (

@@ -69,6 +69,26 @@ def test_a_greedy_step_reads_little() -> None:
     np.testing.assert_array_equal(tokens, found.token_ids)
 
 
+@pytest.mark.interpreted
+def test_parameters_of_greedy_rows_are_written_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    device, rng = InterpretedDevice(), np.random.default_rng(2)
+    one = sampler(device)
+    logits = rng.standard_normal((3, VOCAB)).astype(np.float32)
+    address, written = place(device, logits), []
+    write = device.write
+    monkeypatch.setattr(device, "write", lambda *given: (written.append(given[0]), write(*given)))
+    banned = logits.argmax(1)
+    lists = Ragged(np.arange(4), banned, np.zeros(3, np.float32))
+    plain = SamplingInputs(3)
+    steps = (plain, plain, replace(plain, banned=lists), plain, SamplingInputs(2), plain, plain)
+    for inputs, more in zip(steps, (1, 0, 1, 1, 1, 1, 0), strict=True):
+        before = len(written)
+        found = one.start(address, inputs)()
+        want = sample(logits[: inputs.num_rows], inputs).token_ids
+        np.testing.assert_array_equal(found.token_ids, want)
+        assert len(written) - before == more
+
+
 def test_no_rows_and_wrong_targets_launch_nothing() -> None:
     device = InterpretedDevice()
     one = sampler(device)
@@ -77,6 +97,8 @@ def test_no_rows_and_wrong_targets_launch_nothing() -> None:
     assert asked.top_ids is not None
     with pytest.raises(UsageError, match="a target is no token"):
         one.start(0, SamplingInputs(1, targets=np.array([VOCAB])))
+    with pytest.raises(UsageError, match="no seeds"):
+        one.start(0, SamplingInputs(1, temperature=np.ones(1, np.float32)))
     assert device.launched == []
 
 
