@@ -2,7 +2,7 @@
 
 before:  integers i8[N, K] and scales f16[N, K / group], as ``quantize_weight`` gives them
 after:   bytes i8[chunks, steps, 64, group] and scales f16[chunks, steps, halves, 64]
-         with one scale for each row: i8[chunks, steps, 64, 128] and f16[chunks, 1, 1, 64]
+         with one scale for each row: i8[chunks, steps, 64, 64] and f16[chunks, 1, 1, 64]
 
 A chunk is sixty-four rows, and a step what a program takes of them at a time, so that whatever the
 group, it reads whole lines of memory one after the other. Of 8 bits a step is a group, a byte each
@@ -34,7 +34,7 @@ CHUNK_ROWS = 64
 # Of columns that share a scale: a tile of a product is as deep.
 GROUPS = (32, 64, 128)
 # How deep a tile is where all columns of a row share a scale.
-DEPTH = 128
+DEPTH = 64
 # How much more than it is an integer of four bits is stored as.
 FOUR_OFFSET = 8
 

@@ -71,7 +71,7 @@ def test_rows_with_one_scale_each() -> None:
     packing = GpuPacking.whole(70, 300, 4, 300)
     integers, scales = random_weight(packing, 0)
     stored, factors = pack_weight(integers, scales, packing)
-    assert stored.shape == GpuPacking.whole(70, 300, 4, 128).shape == (2, 2, 64, 128)
+    assert stored.shape == GpuPacking.whole(70, 300, 4, 64).shape == (2, 3, 64, 64)
     assert factors.shape == (2, 1, 1, 64)
     assert (factors[1, 0, 0, 5], factors[1, 0, 0, 6]) == (scales[69, 0], 0)
 

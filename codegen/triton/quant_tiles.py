@@ -87,6 +87,8 @@ def product_tiles(product: Product) -> tuple[Tile, ...]:
 def _few(product: Product, rows: int) -> Tile:
     packing, parts = product.packing, len(product.packing.parts)
     columns = CHUNK_ROWS if rows * parts <= 16 else CHUNK_ROWS // 2
+    if (parts, rows, packing.bits, packing.depth, product.rounds) == (1, 32, 4, 64, True):
+        columns = CHUNK_ROWS  # half as many spill 12 bytes on sm_90 with Triton 3.6
     if not product.is_plain and (product.rounds or rows > 8):
         columns = CHUNK_ROWS // 2  # what makes the rows takes registers too
     steps = _steps(product, columns)
@@ -95,8 +97,11 @@ def _few(product: Product, rows: int) -> Tile:
     stages = max(2, min(8, _AHEAD // step + 1))
     split = -(-packing.steps // steps)
     # Two warps: four would be a warp group, whose instructions want the bytes in another order.
+    warps, made = 2, product.rounds and not product.is_plain
+    if (made, parts, rows, packing.bits, packing.depth) == (True, 2, 16, 8, 128):
+        warps = 4 if product.arch >= _HOPPER else 2  # two spill 8 bytes there with Triton 3.6
     return Tile(
-        rows, rows, columns, 2, stages, is_left=True, is_exact=True, split=split, steps=steps
+        rows, rows, columns, warps, stages, is_left=True, is_exact=True, split=split, steps=steps
     )
 
 
@@ -141,6 +146,8 @@ def _many(product: Product) -> tuple[Tile, ...]:
     if product.arch >= _HOPPER:
         warps = 4 if product.is_plain or parts == 1 else 8
         columns = 2 * CHUNK_ROWS if is_even and parts == 1 else CHUNK_ROWS
+        if (packing.bits, packing.depth, product.rounds) == (4, 128, True):
+            columns = CHUNK_ROWS  # twice as many spill 40 bytes with Triton 3.6
         return (
             Tile(64, 64, CHUNK_ROWS, warps, stages),
             Tile(None, 128, columns, 8, stages),

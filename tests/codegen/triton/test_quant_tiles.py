@@ -79,7 +79,7 @@ def test_a_scale_for_each_row_leaves_tiles_of_whole_lines() -> None:
     packing = GpuPacking.whole(4096, 4096, 8, 4096)
     whole, grouped = (
         product_tiles(Product(one, DType.BF16, 90, rounds=True))
-        for one in (packing, GpuPacking.whole(4096, 4096, 8, 128))
+        for one in (packing, GpuPacking.whole(4096, 4096, 8, 64))
     )
     assert whole == grouped
 
