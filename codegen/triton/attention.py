@@ -29,7 +29,7 @@ from ..rows.arguments import Kind, arguments
 from ..rows.names import Names
 from ..rows.program import comment
 from ..rows.views import View, view_of
-from .attention_tiles import TALL, Heads, Part, parts_of_size, variants_of, workspace_of
+from .attention_tiles import FEW_ROWS, Heads, Part, parts_of_size, variants_of, workspace_of
 from .expression import TYPES, Term, dim_text, triton_expression
 from .functions import functions_for
 from .kernel import TritonKernel, Variant, named_kernel
@@ -45,13 +45,15 @@ _BLOCK = 16
 _SEARCH = 256
 # What the template calls things.
 _TAKEN = (
-    "acc0 acc1 arrived at attend base begin block column counter counters d0 d1 e e0 e1 end "
-    "exists factor first found full_first full_last head head_at higher highest inside is_part "
-    "is_row is_value j k0 k0_at k1 k1_at k_at key keys kv_head last length less lower lowest "
-    "made member middle once out_at own owned p part parts pivot place position q0 q0_at q1 "
-    "q1_at q_at row s score seen sequence sequence_at share shares sink slope slot spot start "
-    "stat_at state stats steps sum_at summed summed_at sums table tile token top tops total "
-    "totals upper v0 v0_at v1 v1_at values weight weights whole workspace "
+    "acc0 acc1 add_up all_steps arrived at attend base begin below block column compute count "
+    "counter counters d0 d1 e e0 e1 end exists factor first found full_first full_last head "
+    "head_at higher highest inside is_part is_row is_value item items j k0 k0_at k1 k1_at k_at "
+    "key keys kv_head last leader least length less lower lowest made member middle once out_at "
+    "own owned p pace pace_of part parts parts_of passed pivot place position q0 q0_at q1 q1_at "
+    "q_at record records row rows s score seen sequence sequence_at share shares sink slope slot "
+    "spot start stat_at state stats steps stride sum_at summed sums table taken tile tiles token "
+    "top tops total totals unit units upper v0 v0_at v1 v1_at values weight weights whole "
+    "work_of workspace "
 )
 
 
@@ -146,18 +148,15 @@ def _kernel(graph: Graph, region: Region, made: _Program) -> TritonKernel:
     states = {one.kind: buffer.name for one, buffer in buffers.items() if one.dtype is None}
     sizes = sizes_of(graph, region)
     room = workspace_of(heads, variants)
-    pointers: list[DType | None] = [buffer.dtype for buffer in buffers.values()]
-    arguments_ = [buffer.name for buffer in buffers.values()]
-    if room.nbytes:
-        pointers.append(None)
-        arguments_.append("workspace")
+    pointers: list[DType | None] = [*(buffer.dtype for buffer in buffers.values()), None]
     body = render(
         "triton/attention_body.jinja",
-        arguments=[*arguments_, *sizes],
+        arguments=[*(buffer.name for buffer in buffers.values()), "workspace", *sizes],
         constants=list(variants[0].constants),
         room=room,
         search=_SEARCH,
-        tall=TALL,
+        tall=heads.tall,
+        few=FEW_ROWS,
         **_operands(made, known, states),
         **_sizes(heads),
         **_scores(node),

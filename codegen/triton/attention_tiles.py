@@ -1,15 +1,15 @@
 """How attention is cut: tiles of rows and keys, splits of long sequences, and what they share.
 
-A tile's rows are the query heads that share a head of keys, token after token. Few tokens want many
-programs, so their keys are split; many tokens want tall tiles, 64 rows for every four warps, which
-is what the tensor cores of sm_90 take at once. Which tile is clean (no register spilled, shared
-memory for two stages) was read from cubins: its tests read it again.
+A tile's rows are the query heads that share a head of keys, token after token. Long sequences are
+split so that no program has far more keys than others; many tokens want tall tiles, 64 rows for
+every four warps, which is what the tensor cores of sm_90 take at once. Which tile is clean (no
+register spilled, shared memory for two stages) was read from cubins: its tests read it again.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from graphopt.ir.dtype import DType
 from graphopt.ir.shape import Dim, Expr, Symbol, evaluate
@@ -19,20 +19,22 @@ from .tile_scope import power_of_two
 
 # The smallest dimension of a product on tensor cores.
 LEAST_DOT = 16
+# Rows of a tile for few: a decode's, in a step with prompts too.
+FEW_ROWS = LEAST_DOT
 # Tiles of so many rows leave out masks where all rows see all keys; below, loads are what takes
 # time, and a second loop would only take registers.
-TALL = 64
-# Keys that make a split worth its part of the sum.
+_TALL = 64
+# Keys that make a split of few rows worth its part of the sum.
 SPLIT_KEYS = 256
-# Programs that a step of few tokens should have, as far as its sequences are long enough.
-_PROGRAMS = 512
-# Elements of the parts that one program adds up at a time.
-_ADDED = 8192
+# Warps that a step should have, as far as its sequences are long enough: two programs of four for
+# each of 132 multiprocessors.
+_WARPS = 1024
+# Parts of a tile that are added up at once, at most.
+_MOST_PARTS = 128
+# Elements of the parts that a warp adds up at a time.
+_ADDED = 512
 # Steps of at most so many tokens have variants of their own.
-_FEW = (4, 16, 64)
-_SOME = 512
-# Up to so many sequences in a step of some tokens, those are taken to come many at a time.
-_FEW_SEQUENCES = 32
+_FEW, _SOME = 64, 512
 _ALIGNMENT = 128
 # GPUs from the first one on, up to the second, multiply by warp groups and have much shared memory.
 _HOPPER, _SMALLER = 90, 120
@@ -106,6 +108,14 @@ class Heads:
         return self.queries // self.keys
 
     @property
+    def tall(self) -> int:
+        """Rows from which on a tile has a loop of its own for keys that all rows see.
+
+        Sums of 512 have no registers left for it, nor much to win: a tile is one or two tokens.
+        """
+        return _TALL if self.wide <= 256 else _TALL + 1
+
+    @property
     def wide(self) -> int:
         """Entries of the larger of a key's and a value's tiles."""
         sizes = (self.key_size, self.value_size)
@@ -145,91 +155,90 @@ def variants_of(heads: Heads, block_size: int, arch: int) -> tuple[Variant, ...]
         block_size: tokens in a block of the state, a multiple of 16.
         arch: the oldest GPU that they are for, such as 90.
     """
-    found: list[Variant] = []
-    few, some, many = _tiles(heads, arch)
+    few, some, many = (_variant(heads, block_size, tile) for tile in _tiles(heads, arch))
     match heads.tokens:
         case Expr(terms=((((Symbol(name=tokens),)), 1),)):
-            for bound in _FEW:
-                found.append(_variant(heads, block_size, few, {tokens: bound}, bound))
-            match heads.sequences:
-                case Expr(terms=((((Symbol(name=sequences),)), 1),)):
-                    below = {tokens: _SOME, sequences: _FEW_SEQUENCES}
-                    found.append(_variant(heads, block_size, some, below, 0))
-            found.append(_variant(heads, block_size, few, {tokens: _SOME}, 0))
-    return (*found, _variant(heads, block_size, many, {}, 0))
+            return (
+                replace(few, below={tokens: _FEW}),
+                replace(some, below={tokens: _SOME}),
+                many,
+            )
+    return (many,)
 
 
 def workspace_of(heads: Heads, variants: Sequence[Variant]) -> Workspace:
-    """The memory that the variants with splits need; the counters come first."""
-    counters = records = 0
+    """The memory for the parts that tiles are split into; the counters come first.
+
+    A tile is split if it takes more than its share of all steps, an EXTRA-th, so it has fewer parts
+    than twice its steps by that share; added up over the split tiles, fewer than twice EXTRA.
+    """
+    counters = rows = 0
     for one in variants:
-        splits = one.constants["SPLITS"]
-        if splits > 1:
-            most = max(one.below.values())
-            counters = max(counters, most * evaluate(one.grid[1], {}))
-            records = max(records, most * heads.queries * splits)
+        records = 2 * one.constants["EXTRA"] * evaluate(one.grid[1], {})
+        counters = max(counters, records)
+        rows = max(rows, records * one.constants["BLOCK_M"])
     sums_at = _aligned(4 * counters)
-    stats_at = _aligned(sums_at + 4 * records * heads.value_size)
-    return Workspace(sums_at, stats_at, stats_at + 8 * records)
-
-
-def columns_of(heads: Heads, rows: int, splits: int) -> int:
-    """Entries of a value that the last program adds up at a time."""
-    return max(1, min(power_of_two(heads.value_size), _ADDED // (rows * splits)))
+    stats_at = _aligned(sums_at + 4 * rows * heads.value_size)
+    return Workspace(sums_at, stats_at, stats_at + 8 * rows)
 
 
 def _aligned(size: int) -> int:
     return -(-size // _ALIGNMENT) * _ALIGNMENT
 
 
-def _variant(
-    heads: Heads, block_size: int, tile: _Tile, below: dict[str, int], split_below: int
-) -> Variant:
-    """A tile as a variant; ``split_below`` so many tokens, keys are split."""
+def _variant(heads: Heads, block_size: int, tile: _Tile) -> Variant:
+    """A tile as a variant without bounds."""
     shared = min(heads.group, tile.rows)
     units = heads.keys * -(-heads.group // shared)
-    splits = 1
-    if split_below:
-        splits = max(1, min(64, power_of_two(_PROGRAMS // max(1, units * (split_below // 2)))))
+    extra = power_of_two(max(1, _WARPS // tile.warps // units))
+    parts = max(2, min(_MOST_PARTS, extra))
+    added = min(FEW_ROWS, power_of_two(shared))
+    columns = min(power_of_two(heads.value_size), _ADDED * tile.warps // (added * parts))
     constants = {
+        "ADDED": added,
         "BLOCK_M": tile.rows,
         "BLOCK_N": tile.keys,
         "BLOCK_SIZE": block_size,
-        "COLUMNS": columns_of(heads, tile.rows, splits),
+        "COLUMNS": max(1, columns),
+        "EXTRA": extra,
         "HEADS": shared,
         "LEAST": max(1, SPLIT_KEYS // tile.keys),
-        "SPLITS": splits,
+        "SPLITS": parts,
     }
     tiles = heads.tokens // (tile.rows // shared) + heads.sequences
-    grid: tuple[Dim, ...] = (tiles, units, splits)
-    return Variant("KERNEL_NAME", constants, grid, below, tile.warps, tile.stages)
+    grid: tuple[Dim, ...] = (tiles + extra, units)
+    return Variant("KERNEL_NAME", constants, grid, {}, tile.warps, tile.stages)
 
 
 def _tiles(heads: Heads, arch: int) -> tuple[_Tile, _Tile, _Tile]:
     """For few tokens, for some, and for many.
 
-    Without a spilled register on sm_80 and sm_90: heads of 128 in 64 x 64 take 255 registers and
-    spill on sm_80, 32 keys take 192; heads of 256 take 240 in 64 x 32 by eight warps; sums of 512
-    take all in 64 rows and spill, 32 rows take 186.
+    Without a spilled register on sm_80 and sm_90, by Triton 3.6 and 3.9. On sm_80 heads of 64 in
+    64 x 32 take 128 registers and spill, 128 x 64 take 194; heads of 128 in 64 x 64 take 255 and
+    spill, 32 keys take 242; heads of 256 take 253 in 64 x 32 by eight warps, and in 16 x 32 they
+    spill. Sums of 512 in 64 rows spill with 32 keys on sm_90, 16 keys take 254; others have no
+    shared memory for more than 32 rows.
     """
     wide, is_large = heads.wide, _HOPPER <= arch < _SMALLER
+    stages = 3 if is_large else 2
     if heads.dtype.nbytes > 2:  # no tensor core computes it
         one = _Tile(16, 32 if wide <= 128 else 16, 4 if wide <= 64 else 8, 2)
         return one, one, one
     if wide <= 64:
-        if is_large:
-            return _Tile(16, 64, 4, 3), _Tile(64, 64, 4, 3), _Tile(128, 64, 8, 3)
-        return _Tile(16, 64, 4, 3), _Tile(64, 32, 4, 2), _Tile(128, 64, 8, 2)
+        few, many = _Tile(16, 64, 4, stages), _Tile(128, 64, 8, stages)
+        return few, _Tile(64, 64, 4, 3) if is_large else many, many
     if wide <= 128:
         if is_large:
             return _Tile(16, 64, 4, 3), _Tile(64, 64, 4, 3), _Tile(128, 64, 8, 3)
-        return _Tile(16, 64, 4, 3), _Tile(64, 32, 4, 3), _Tile(64, 32, 4, 3)
+        return _Tile(16, 64, 4, 2), _Tile(64, 32, 4, 3), _Tile(64, 32, 4, 3)
     if wide <= 256:
         # What is cast after it is loaded takes registers, and so does a key in two parts.
-        few = _Tile(16, 16 if heads.stored.nbytes < 2 else 32, 4, 3)
+        few = _Tile(16, 32, 4 if is_large else 8, stages)
+        if heads.stored.nbytes < 2:
+            few = _Tile(16, 16, 4, stages)
         is_split = len(parts_of_size(heads.key_size)) > 1
         many = _Tile(64, 16 if is_split and not is_large else 32, 8, 3)
         return few, many, many
     if is_large:
-        return _Tile(16, 64, 8, 3), _Tile(32, 32, 8, 3), _Tile(32, 32, 8, 3)
+        return _Tile(16, 64, 8, 3), _Tile(64, 16, 8, 2), _Tile(64, 16, 8, 2)
     return _Tile(16, 16, 4, 3), _Tile(32, 16, 8, 2), _Tile(32, 16, 8, 2)

@@ -230,9 +230,9 @@ def counters_end(kernel: TritonKernel) -> int:
 
 def hurried(variant: Variant) -> Variant:
     """A variant that splits few keys already, among few programs: what tests can wait for."""
-    splits = min(4, variant.constants["SPLITS"])
-    constants = {**variant.constants, "SPLITS": splits, "LEAST": 1, "COLUMNS": 32}
-    return replace(variant, constants=constants, grid=(*variant.grid[:2], splits))
+    few = {"EXTRA": 4, "SPLITS": 4, "LEAST": 1, "COLUMNS": 32}
+    grid = (variant.grid[0] - variant.constants["EXTRA"] + few["EXTRA"], variant.grid[1])
+    return replace(variant, constants={**variant.constants, **few}, grid=grid)
 
 
 def variants_for(kernel: TritonKernel, sizes: Mapping[str, int]) -> list[Variant]:

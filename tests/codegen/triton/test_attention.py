@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from graphopt.codegen.triton.attention import attention_kernel
-from graphopt.codegen.triton.kernel import TritonKernel
+from graphopt.codegen.triton.interpreter import run
+from graphopt.codegen.triton.kernel import TritonKernel, Variant
 from graphopt.ir.builder import GraphBuilder
 from graphopt.ir.dtype import DType
+from graphopt.ir.shape import symbols
 from graphopt.ir.types import LayerState, TensorType
 from graphopt.ledger import Verdict
 from graphopt.region import make_region
 
+from . import attention_batch
 from .attention_batch import (
     Batch,
     Case,
@@ -121,15 +127,12 @@ def test_many_ragged_batches(batch: Batch) -> None:
 
 
 @pytest.mark.interpreted
-def test_many_sequences_are_looked_through_in_parts() -> None:
-    counts = [0] * 300
-    counts[7], counts[270], counts[299] = 2, 1, 3
-    lengths = [count + 4 if count else 0 for count in counts]
-    case = Case(LayerState(1, 16, 16, F32), 16)
-    batch = make_batch(case, lengths, counts, 3)
-    kernel = kernel_of(case)
-    out = computed(batch, kernel, variants_for(kernel, batch.sizes)[-1])
-    assert (out[:6] - batch.expected()[:6]).abs().max() < 1e-5
+def test_many_sequences_are_looked_through_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("graphopt.codegen.triton.attention._SEARCH", 8)
+    counts = [0] * 20
+    counts[3], counts[7], counts[12], counts[19] = 2, 1, 1, 3
+    lengths = [count + 40 if count else 0 for count in counts]
+    check(make_batch(Case(LayerState(1, 16, 16, F32), 16), lengths, counts, 3))
 
 
 @pytest.mark.interpreted
@@ -154,22 +157,64 @@ def test_a_step_of_no_sequence_writes_nothing() -> None:
             assert computed(batch, kernel, variant).isnan().all()
 
 
+def _records(
+    monkeypatch: pytest.MonkeyPatch, batch: Batch, variant: Variant
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """What a variant gives, and which records it left, by unit: [2 EXTRA, units]."""
+    kernel, workspaces = kernel_of(batch.case), []
+
+    def keeping(*args: Any) -> None:
+        run(*args)
+        workspaces.append(args[2][-1].clone())
+
+    monkeypatch.setattr(attention_batch, "run", keeping)
+    out = computed(batch, kernel, variant)
+    stats_at = int(kernel.text.split("(workspace + ")[2].split(")")[0])
+    totals = workspaces[0][stats_at : stats_at + (len(workspaces[0]) - stats_at) // 8 * 8]
+    left = totals.view(torch.float32)[1::2] != 0
+    constants, units = variant.constants, variant.programs(batch.sizes)[1]
+    size = 2 * constants["EXTRA"] * units * constants["BLOCK_M"]
+    assert not left[size:].any(), "more is split than there is room for"
+    return out, left[:size].view(2 * constants["EXTRA"], units, -1).any(2)
+
+
 @pytest.mark.interpreted
-def test_results_do_not_depend_on_what_else_is_in_the_batch() -> None:
-    case = Case(LayerState(1, 32, 32, F32), 4)
-    alone, other = make_batch(case, [50], [1], 5), make_batch(case, [50, 9], [1, 4], 5)
-    other.queries[0] = alone.queries[0]
-    for memory, theirs in (
-        (alone.memory.keys, other.memory.keys),
-        (alone.memory.values, other.memory.values),
+def test_a_long_decode_beside_a_prompt_is_split(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each part leaves a record; the tiles of the prompt, which are shorter, stay whole."""
+    case = Case(LayerState(2, 16, 16, BF16), 4, BF16)
+    batch = make_batch(case, [90, 1100, 7], [90, 1, 2], 2)
+    for variant in variants_for(kernel_of(case), batch.sizes):
+        out, left = _records(monkeypatch, batch, variant)
+        assert left.sum(0).tolist() in ([3, 3], [4, 4]), variant
+        rows = batch.rows
+        assert (out[:rows].double() - batch.expected()[:rows]).norm() < 1e-2 * rows**0.5
+
+
+@pytest.mark.interpreted
+def test_parts_find_room_for_their_sums(monkeypatch: pytest.MonkeyPatch) -> None:
+    case = Case(LayerState(1, 16, 16, F32), 4)
+    for lengths, counts in (
+        ([33, 65, 97, 129], [1, 1, 1, 1]),
+        ([300], [30]),
+        ([40, 300, 33], [1, 2, 33]),
     ):
-        for j in range(4):
-            theirs[0][other.tables[0, j]] = memory[0][alone.tables[0, j]]
+        batch = make_batch(case, lengths, counts, 4)
+        for variant in variants_for(kernel_of(case), batch.sizes):
+            _records(monkeypatch, batch, variant)
+
+
+@pytest.mark.interpreted
+def test_results_do_not_depend_on_the_order_of_sequences() -> None:
+    case = Case(LayerState(2, 32, 32, F32), 4)
+    one = make_batch(case, [50, 140, 9], [1, 2, 4], 5)
+    other = make_batch(case, [140, 9, 50], [2, 4, 1], 5)
+    other.queries[:7] = one.queries[[1, 2, 3, 4, 5, 6, 0]]
+    other = replace(other, memory=one.memory, tables=one.tables[[1, 2, 0]])
+    other.sizes["P"] = one.tables.shape[1]
     kernel = kernel_of(case)
-    variant = variants_for(kernel, other.sizes)[0]
-    assert variant.constants["SPLITS"] > 1
-    one, both = computed(alone, kernel, variant), computed(other, kernel, variant)
-    assert torch.equal(one[0], both[0])
+    for variant in variants_for(kernel, one.sizes):
+        first, second = computed(one, kernel, variant), computed(other, kernel, variant)
+        assert torch.equal(first[:7][[1, 2, 3, 4, 5, 6, 0]], second[:7])
 
 
 def test_layers_that_are_alike_share_a_kernel() -> None:
@@ -178,15 +223,18 @@ def test_layers_that_are_alike_share_a_kernel() -> None:
     assert "layer" not in one.text
 
 
-def test_few_tokens_split_their_keys_and_have_a_workspace() -> None:
+def test_a_launch_depends_on_tokens_and_sequences_alone() -> None:
     kernel = kernel_of(Case(LayerState(8, 128, 128, BF16), 32, BF16))
-    few = kernel.variant({"T": 1, "S": 1, "P": 512})
-    assert few.constants["SPLITS"] > 8
-    assert few.programs({"T": 1, "S": 1, "P": 512}) == (1, 8, few.constants["SPLITS"])
     assert kernel.pointers[-1] is None
+    one = {"T": 1, "S": 1, "P": 512}
+    few = kernel.variant(one)
+    assert few.programs(one)[1:] == (8, 1)
+    assert few.programs(one)[0] >= few.constants["SPLITS"] > 8
     many = kernel.variant({"T": 4096, "S": 3, "P": 512})
-    assert many.constants["SPLITS"] == 1
     assert many.constants["BLOCK_M"] >= 64
+    for variant in kernel.variants:
+        names = {name for count in variant.grid for name in symbols(count)}
+        assert names <= {"T", "S"}
 
 
 def _refusal(case: Case) -> str:
