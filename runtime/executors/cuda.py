@@ -96,6 +96,7 @@ class CudaExecutor(PlanNumbers):
     Raises:
         ArtifactError: the plan does not fit its graph, or the kernels do not fit the device.
         MachineError: there is not enough memory.
+        UsageError: steps are to be captured that are larger than the limits.
     """
 
     def __init__(
@@ -124,6 +125,7 @@ class CudaExecutor(PlanNumbers):
         self._kernels = device.kernels(self._launches, artifact.cubin)
         self._weights = place_on(device, artifact.weights, *_weights_read(tuple(self._steps())))
         most = largest_step(plan, limits)
+        _check_captures(captured, most)
         self._kernels.reserve(most)
         self._places = DevicePlaces(device, plan, most)
         sample = artifact.launch(SAMPLE)
@@ -324,6 +326,26 @@ def largest_step(plan: Plan, limits: SchedulerLimits) -> dict[str, int]:
         "S": min(limits.max_num_seqs, tokens),
         "P": blocks_for(limits.max_model_len, plan.block_size),
     }
+
+
+def _check_captures(captured: CapturePlan, most: Sizes) -> None:
+    """Demand that no captured step is larger than the largest.
+
+    Raises:
+        UsageError: one is; its graph would use memory that is not there.
+    """
+    for what, sizes, limit in (
+        ("decodes", captured.decode_sizes, min(most["S"], most["R"])),
+        ("tokens", captured.piece_sizes, most["T"]),
+        ("blocks in a table", (captured.block_columns,), most["P"]),
+    ):
+        if max(sizes, default=0) > limit:
+            raise UsageError(
+                "a step is to be captured that is larger than steps may be",
+                got=f"{max(sizes)} {what}",
+                expected=f"at most {limit}",
+                next="raise max_num_seqs, max_num_batched_tokens or max_model_len",
+            )
 
 
 def _bound(artifact: Artifact, graph: Graph) -> tuple[tuple[Piece, tuple[_Bound, ...]], ...]:

@@ -291,6 +291,20 @@ def test_a_plan_for_a_cpu_is_refused() -> None:
         CudaExecutor(replace(artifact, plan=plan), InterpretedDevice(), LIMITS)
 
 
+@pytest.mark.parametrize(
+    "captured",
+    [
+        CapturePlan((5,), (), 3, (0,), ()),
+        CapturePlan((), (4, 13), 3, (), (0, 0)),
+        CapturePlan((4,), (12,), 4, (0,), (0,)),
+    ],
+)
+def test_captures_beyond_the_largest_step_are_refused(captured: CapturePlan) -> None:
+    with pytest.raises(UsageError, match="larger than steps may be"):
+        CudaExecutor(tiny(), InterpretedDevice(), LIMITS, captured)
+    CudaExecutor(tiny(), InterpretedDevice(), LIMITS, CapturePlan((4,), (12,), 3, (0,), (0,)))
+
+
 def test_too_little_memory_says_for_what() -> None:
     device = InterpretedDevice(total=1 << 16)
     with pytest.raises(MachineError, match="no memory for"):
