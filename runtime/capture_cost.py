@@ -9,6 +9,7 @@ needs anyway. So what a graph takes is what the driver keeps of it, which grows 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 
 from graphopt.ir.shape import symbols
@@ -27,7 +28,11 @@ Sizes = Mapping[str, int]
 
 def why_not_whole(plan: Plan, launches: Launches, sizes: Sizes) -> str:
     """Why a step of these sizes cannot be captured as a whole, in one clause; nothing if it can."""
+    known: set[tuple[str, str]] = set()  # layers share kernels: each is looked at once
     for step in plan.steps():
+        if (step.backend, step.kernel) in known:
+            continue
+        known.add((step.backend, step.kernel))
         if not runs_as_kernel(step, launches, sizes):
             return f"PyTorch runs {step.name or step.kernel} of {step.scope or 'the model'}"
     return ""
@@ -38,10 +43,10 @@ def whole_bytes(plan: Plan, launches: Launches, sizes: Sizes) -> int:
 
     Kernels that are no step's count, too: those that choose tokens and prepare the next step.
     """
-    inside = [step.kernel for step in plan.steps()]
-    around = [name for name in launches if name not in set(inside)]
-    count = sum(launched(launches[name], sizes) for name in (*inside, *around))
-    return GRAPH_BYTES + count * LAUNCH_BYTES
+    counts = Counter(step.kernel for step in plan.steps())
+    counts.update(name for name in launches if name not in counts)
+    total = sum(count * launched(launches[name], sizes) for name, count in counts.items())
+    return GRAPH_BYTES + total * LAUNCH_BYTES
 
 
 def is_captured(piece: Piece, launches: Launches, tokens: int) -> bool:
@@ -58,12 +63,16 @@ def is_captured(piece: Piece, launches: Launches, tokens: int) -> bool:
 
 def pieces_bytes(plan: Plan, launches: Launches, tokens: int) -> int:
     """Estimate of what the graphs of pieces take together; 0 if no piece can be captured."""
-    return sum(
-        GRAPH_BYTES
-        + LAUNCH_BYTES * sum(launched(launches[step.kernel], {"T": tokens}) for step in piece.steps)
-        for piece in plan.pieces
-        if is_captured(piece, launches, tokens)
-    )
+    alike: dict[tuple[object, ...], list[Piece]] = {}  # those of most layers are
+    for piece in plan.pieces:
+        kernels = ((step.backend, step.kernel) for step in piece.steps)
+        alike.setdefault((piece.captured, *kernels), []).append(piece)
+    total = 0
+    for first, *others in alike.values():
+        if is_captured(first, launches, tokens):
+            count = sum(launched(launches[step.kernel], {"T": tokens}) for step in first.steps)
+            total += (1 + len(others)) * (GRAPH_BYTES + count * LAUNCH_BYTES)
+    return total
 
 
 def runs_as_kernel(step: Step, launches: Launches, sizes: Sizes) -> bool:

@@ -54,6 +54,14 @@ def test_pieces_that_depend_on_tokens_alone_are_captured():
     assert pieces_bytes(PLAN, KERNELS, 65) == 2 * GRAPH_BYTES + (1 + 2) * LAUNCH_BYTES
 
 
+def test_each_of_many_layers_counts():
+    many = replace(PLAN, pieces=PLAN.pieces[:1] + PLAN.pieces[1:3] * 30 + PLAN.pieces[3:])
+    more = pieces_bytes(many, KERNELS, 16) - pieces_bytes(PLAN, KERNELS, 16)
+    assert more == 29 * (GRAPH_BYTES + 3 * LAUNCH_BYTES)
+    whole = whole_bytes(many, KERNELS, decode(4)) - whole_bytes(PLAN, KERNELS, decode(4))
+    assert whole == 29 * (1 + 3) * LAUNCH_BYTES
+
+
 def test_a_grid_or_a_bound_that_depends_on_rows_counts_as_much_as_an_argument():
     by_grid = replace(KERNELS["glu"], variants=(LaunchVariant({}, (launch(R),)),))
     by_bound = replace(
