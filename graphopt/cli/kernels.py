@@ -42,8 +42,9 @@ def kernels_json(artifact: Artifact) -> list[dict[str, Any]]:
 
     Those for a GPU also have their variants, and what each takes of it.
 
-    A kernel is the same for all layers that compute the same, so many steps share it. Pieces and
-    the sampler are no step's kernel: they come last, and no step counts them.
+    A kernel is the same for all layers that compute the same, so many steps share it. Pieces, the
+    sampler and what else runs between steps are no step's kernel: they come last, and no step
+    counts them.
     """
     steps: dict[str, list[Any]] = {}
     for step in artifact.plan.steps():

@@ -24,6 +24,7 @@ from graphopt.loop_kernels import (
     PADDING,
 )
 from graphopt.runtime.executor import StepInputs
+from graphopt.runtime.executors.padding import padded
 from graphopt.runtime.model_runner import ModelRunner
 from graphopt.runtime.sampling_params import SamplingParams
 from graphopt.runtime.scheduler import Scheduled, SchedulerLimits
@@ -35,6 +36,7 @@ from tests.runtime.fakes import HashExecutor
 VOCAB = 1000
 GUARD = 5  # numbers after each array that must stay as they are
 POISON = -77
+MADE = ("token_ids", "positions", "slots", "starts", "lengths")
 Arrays = dict[str, Any]
 
 
@@ -155,20 +157,6 @@ def prepared(runner: ModelRunner, tokens: list[list[int]], tables: list[list[int
     return inputs
 
 
-def padded(inputs: StepInputs, rows: int) -> Arrays:
-    """What a runner gives, with rows of padding after it."""
-    real = len(inputs.lengths)
-    more = rows - real
-    return {
-        "token_ids": np.append(inputs.token_ids, [0] * more),
-        "positions": np.append(inputs.positions, [0] * more),
-        "slots": np.append(inputs.slots, [-1] * more),
-        "rows": np.append(inputs.rows, range(real, rows)),
-        "starts": np.append(inputs.starts, range(real + 1, rows + 1)),
-        "lengths": np.append(inputs.lengths, [0] * more),
-    }
-
-
 @pytest.mark.interpreted
 def test_steps_follow_one_another_as_a_runner_makes_them() -> None:
     block_size, rows, columns = 4, 6, 8
@@ -191,7 +179,10 @@ def test_steps_follow_one_another_as_a_runner_makes_them() -> None:
         inputs = prepared(runner, tokens, tables)
         on_device[:4, : inputs.tables.shape[1]] = torch.from_numpy(inputs.tables)
         found = device.advance(kernel)
-        same(found, padded(inputs, rows))
+        sizes = {"T": rows, "R": rows, "S": rows, "P": columns}
+        expected = padded(inputs, sizes)
+        same(found, {name: getattr(expected, name) for name in MADE})
+        assert found["rows"].tolist() == list(range(rows))  # of padding any will do
         assert found["counters"].tolist() == [step, step + 1, step + 2, step + 3, 4, 5]
         # From here on only the device knows the tokens.
         sampled = rng.integers(0, VOCAB, rows)
