@@ -11,6 +11,7 @@ from graphopt.codegen.triton.kernel import TritonKernel
 from graphopt.ir.dtype import DType
 from graphopt.ir.reference import torch_dtype
 from graphopt.ledger import Verdict
+from graphopt.loop_kernels import SAMPLE_OPERANDS, SAMPLE_RESULTS
 from graphopt.runtime.executor import SamplingInputs
 from graphopt.runtime.sampler import sample
 
@@ -74,12 +75,12 @@ def _work(rows: int, vocab: int, greedy: bool, device: torch.device, seed: int) 
         "num_logprobs": torch.full((rows,), -1),
     }
     tensors = {"logits": logits}
-    for name, dtype in made_by(_MODULE, "OPERANDS").items():
+    for name, dtype in SAMPLE_OPERANDS.items():
         count = rows + 1 if name.endswith("_starts") else rows
         made = chosen.get(name, torch.zeros(count))
         tensors[name] = made.to(torch_dtype(dtype)).to(device)
     results: dict[str, Result] = {}
-    for name, dtype in made_by(_MODULE, "RESULTS").items():
+    for name, dtype in SAMPLE_RESULTS.items():
         shape = (0,) if name.startswith("top_") else (rows,)
         results[name] = Result.poisoned(name, shape, torch_dtype(dtype), device)
     pointers = [

@@ -53,7 +53,7 @@ def kernel_of(
 
 
 def made_by(module: str, name: str) -> Any:
-    """A function, or a table, of a code generator.
+    """A function of a code generator.
 
     Raises:
         AbsentError: it is not there.
