@@ -10,10 +10,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from graphopt.errors import GraphoptError
 from graphopt.ir.dtype import DType
 from graphopt.ir.graph import Graph, Value
 from graphopt.ir.shape import evaluate
 from graphopt.ir.types import TensorType
+from graphopt.plan import Step
 from graphopt.region import Region
 
 from .cubins import TorchMemory, device_arch, open_driver
@@ -113,28 +115,25 @@ class CudaDevice:
             addresses: of its operands, then of its results, as ``put`` and ``noise`` gave them.
             sizes: of the step.
         """
-        from graphopt.ir.reference import prepare
+        from .torch_nodes import TorchStep
 
         values = (*region.inputs, *region.outputs)
         given = {
             value: self._tensor(value, address, sizes)
             for value, address in zip(values, addresses, strict=True)
         }
-        nodes = [graph.nodes[place] for place in region.nodes]
-        steps = [(node, prepare(node, device="cuda")) for node in nodes]
+        operands, results = range(len(region.inputs)), range(len(region.outputs))
+        step = Step("torch", region.name, region.nodes, tuple(operands), tuple(results))
+        nodes = TorchStep.of(graph, step, "cuda")
 
         def run() -> None:
-            found = dict(given)
             with self._torch.inference_mode():
-                for node, compute in steps:
-                    results = compute([found[value] for value in node.inputs], dict(sizes))
-                    found.update(zip(node.outputs, results, strict=True))
-                for value in region.outputs:
-                    given[value].copy_(found[value])
+                for value, found in zip(nodes.outputs, nodes.run(given, sizes), strict=True):
+                    given[value].copy_(found)
 
         try:
             run()
-        except (RuntimeError, TypeError):
+        except GraphoptError:
             return None  # an operator that PyTorch lacks for a type, or too little memory
         return run
 

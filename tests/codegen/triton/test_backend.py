@@ -17,6 +17,7 @@ from graphopt.codegen.triton.autotune import Key, Tuned, choice_of, key_of
 from graphopt.codegen.triton.backend import MAKERS, TritonBackend
 from graphopt.codegen.triton.buckets import buckets_of
 from graphopt.codegen.triton.kernel import TritonKernel, Variant
+from graphopt.codegen.triton.loop import loop_kernels
 from graphopt.codegen.triton.worker import Built
 from graphopt.errors import CompileError
 from graphopt.ir.builder import GraphBuilder
@@ -311,7 +312,12 @@ def test_state_has_kernels_for_all_or_for_none(monkeypatch: pytest.MonkeyPatch) 
     # What writes state is not even compiled; what runs between the steps is.
     names = {region.name for region in found.regions if region not in states}
     made = {copy_kernel(title=name).name for name in names}
-    assert sum(map(len, compiler.asked)) == len(made) + len(LOOP_KERNELS)
+    between = [
+        one for one in loop_kernels(found.graph, 32).values() if not isinstance(one, Verdict)
+    ]
+    assert len(between) == len(LOOP_KERNELS)
+    asked_between = sum(len(one.variants) for one in between)
+    assert sum(map(len, compiler.asked)) == len(made) + asked_between
 
 
 def decoder() -> tuple[Graph, list[Region]]:
@@ -353,6 +359,19 @@ def test_a_kernel_between_steps_that_does_not_run_is_left_out(
     assert {name.split("/")[0] for name in files} & set(LOOP_KERNELS) == {"take", "advance"}
     with pytest.raises(CompileError, match="was not compiled"):
         backend.launch("sample")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["llama", "qwen2_moe"])
+def test_small_decoders_need_no_pytorch(name: str) -> None:
+    found = lowered(name)
+    backend = TritonBackend(found.graph, found.regions, 16)
+    refused = {
+        region.name: verdict.reason
+        for region in found.regions
+        if not (verdict := backend.claims(found.graph, region)).accepted
+    }
+    assert refused == {}
 
 
 @pytest.mark.slow
