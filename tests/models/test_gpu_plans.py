@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 from transformers import PretrainedConfig
 
+from graphopt import api
+from graphopt.artifact import Artifact
 from graphopt.plan import TRITON
 from graphopt.runtime import gpu_setup
 from graphopt.runtime.capture_plan import CapturePlan
@@ -80,3 +82,34 @@ def test_an_llm_generates_and_scores(monkeypatch: pytest.MonkeyPatch) -> None:
     assert scores[1:] == pytest.approx(wanted, rel=1e-4)
     assert device.replays > 0
     assert device.blocks == {}, "closing gives everything back"
+
+
+@pytest.mark.interpreted
+@pytest.mark.full
+def test_requests_of_every_kind_get_the_tokens_of_a_cpu(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Seeds, penalties, biases, several samples and log-probabilities, in shared steps."""
+    checkpoint = tiny().path.with_suffix("")
+    monkeypatch.setenv("GRAPHOPT_CACHE", str(tmp_path / "cache"))
+    on_cpu = api.compile_checkpoint(checkpoint, tmp_path / "cpu.gopt", dtype="float32")
+    usual = {"max_tokens": 5, "ignore_eos": True}
+    params = [
+        SamplingParams(temperature=0.9, seed=3, top_p=0.8, n=2, **usual),
+        SamplingParams(temperature=1.3, seed=4, repetition_penalty=1.2, **usual),
+        SamplingParams(temperature=0.0, logprobs=3, logit_bias={5: 4.0}, **usual),
+        SamplingParams(temperature=0.7, seed=5, allowed_token_ids=[7, 8, 9, 50], **usual),
+        SamplingParams(temperature=0.0, prompt_logprobs=2, presence_penalty=1.5, **usual),
+    ]
+    starts = prompts(tiny().plan.limits.vocab_size, (19, 3, 7, 1, 11), seed=9)
+    limits = {"max_num_seqs": 4, "max_num_batched_tokens": 12, "max_model_len": 48}
+
+    def told(artifact: Artifact) -> list[Any]:
+        with LLM(artifact, generation_config="none", seed=1, **limits) as llm:
+            found = llm.generate(starts, params)
+        return [[list(one.token_ids) for one in each.completions] for each in found]
+
+    device = InterpretedDevice()
+    monkeypatch.setattr(gpu_setup, "this_gpu", lambda plan: device)
+    assert told(tiny()) == told(on_cpu)
+    assert device.replays > 0
