@@ -31,7 +31,8 @@ def _quantized_embed(lowering: Lowering, node: Node) -> Sequence[Tree]:
     if row is None:
         raise RefusedError("the ids have no such view", node)
     packings = lowering.packings if isinstance(lowering, TileLowering) else {}
-    packing = packings.get(node.inputs[1].name)
+    table = node.inputs[1]
+    packing = packings.get(table.name) if table.is_weight else None
     read = (
         _in_rows(lowering, node, row)
         if packing is None

@@ -90,6 +90,20 @@ def test_parts_of_a_table_are_no_rows() -> None:
     assert "gives no rows" in found.reason
 
 
+def test_a_table_that_is_made_lies_as_it_was_made() -> None:
+    b = GraphBuilder("made")
+    ids = b.input("ids", TensorType(DType.I64, (T,)))
+    given = [
+        b.input("table", TensorType(DType.I8, (66, 64))),
+        b.input("scales", TensorType(DType.F16, (66, 1))),
+    ]
+    attrs: dict[str, Attr] = {"bits": 8, "group": 64, "dtype": DType.BF16, "scale": 1.0}
+    graph = b.finish([b.one("quantized_embed", [ids, *given], attrs)])
+    packing = GpuPacking.whole(66, 64, 8, 64)
+    packings = {"table": packing, "scales": packing.scales}
+    assert rows_kernel(graph, whole(graph), packings) == rows_kernel(graph, whole(graph))
+
+
 def test_another_layout_is_another_kernel() -> None:
     graph, packing = embedding(66, 64, 8, 64), GpuPacking.whole(66, 64, 8, 64)
     kernels = [
