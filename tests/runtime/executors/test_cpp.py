@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import graphopt.codegen.cpp.backend as backend
-from graphopt.artifact import MANIFEST, MANIFEST_DIGEST, Artifact, _digest, _seal, read_artifact
+from graphopt.artifact import MANIFEST, MANIFEST_DIGEST, Artifact, _entry, _seal, read_artifact
 from graphopt.errors import ArtifactError, MachineError
 from graphopt.ir.dtype import DType
 from graphopt.isa import ISAS, host_isas
@@ -233,7 +233,7 @@ def test_pytorch_runs_what_has_no_kernel(
 def reseal(path: Path) -> Artifact:
     """The artifact at ``path`` with digests that agree with its files as they are now."""
     manifest = json.loads((path / MANIFEST).read_text())
-    manifest["files"] = {name: _digest(path / name) for name in manifest["files"]}
+    manifest["files"] = {name: _entry(path / name) for name in manifest["files"]}
     data = json.dumps(manifest).encode()
     (path / MANIFEST).write_bytes(data)
     (path / MANIFEST_DIGEST).write_bytes(_seal(data))
