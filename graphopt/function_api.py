@@ -306,6 +306,9 @@ def _captured(
     import torch
     import torch._dynamo
 
+    from graphopt.frontend.capturing import keep_device_guard
+
+    keep_device_guard()
     optimize: Any = torch._dynamo.optimize
     context = optimize(
         backend, nopython=fullgraph, dynamic=dynamic, guard_fail_fn=backend.recompiled
@@ -324,13 +327,11 @@ def _captured(
 def _marking(
     target: Callable[..., Any], run: Callable[..., Any], *, varies: bool
 ) -> Callable[..., Any]:
-    """``run``, told before each call what may vary; inside another capture, plain ``target``.
-
-    Hooks of modules are guarded, too: PyTorch leaves that out unless it is asked.
-    """
+    """``run``, told before each call what may vary; inside another capture, plain ``target``."""
     import torch
-    import torch._dynamo.config
     from torch.utils import _pytree as pytree
+
+    from graphopt.frontend.capturing import capturing
 
     def call(*arguments: Any, **named: Any) -> Any:
         if torch.compiler.is_compiling():
@@ -338,7 +339,7 @@ def _marking(
         if varies:
             for leaf in pytree.arg_tree_leaves(*arguments, **named):
                 _let_vary(leaf)
-        with torch._dynamo.config.patch(skip_nnmodule_hook_guards=False):
+        with capturing():
             return run(*arguments, **named)
 
     return wraps(target)(call) if hasattr(target, "__name__") else call
