@@ -101,6 +101,10 @@ class LaunchVariant:
         """Whether it is for a step of these sizes."""
         return all(sizes[name] <= bound for name, bound in self.below.items())
 
+    def within(self, sizes: Mapping[str, int]) -> dict[str, int]:
+        """The largest sizes up to ``sizes`` that it is for."""
+        return {**sizes, **{name: min(bound, sizes[name]) for name, bound in self.below.items()}}
+
     @property
     def bucket(self) -> str:
         """The sizes that it is for, as text such as ``T<=64``; ``any`` without bounds."""
@@ -143,6 +147,11 @@ class LaunchKernel:
             got=", ".join(f"{name}={size}" for name, size in sorted(sizes.items())),
             expected=" or ".join(one.bucket for one in self.variants),
         )
+
+    def workspace_bytes(self, sizes: Mapping[str, int]) -> int:
+        """Bytes of workspace if no step is larger than ``sizes``; a library needs none of it."""
+        launched = (one for one in self.variants if not one.library)
+        return max((evaluate(self.workspace, one.within(sizes)) for one in launched), default=0)
 
     def summary(self) -> list[str]:
         """What each variant takes of a GPU, a line for each launch, or for the library."""

@@ -20,7 +20,7 @@ from graphopt.plan import Plan
 from .capture_choice import Trace, choose_captures
 from .capture_cost import Launches, known_sizes
 from .executors.device_sampler import rows_at_once
-from .preflight import Room, StepBytes, StepBytesOf, largest_sizes
+from .preflight import Room, StepBytes, StepBytesOf
 from .scheduler import SchedulerLimits
 
 DEFAULT_UTILIZATION = 0.9
@@ -69,7 +69,7 @@ def gpu_step_bytes(plan: Plan, launches: Launches, trace: Trace | None = None) -
     """
 
     def found(limits: SchedulerLimits) -> StepBytes:
-        sizes = largest_sizes(plan, limits)
+        sizes = limits.largest_step(plan.block_size)
         return StepBytes(
             slots=layout(plan, sizes).peak_bytes,
             inputs=_inputs(plan, sizes),
@@ -94,10 +94,10 @@ def _kept(name: str, kernel: LaunchKernel, sizes: Mapping[str, int]) -> int:
     known = known_sizes(kernel, sizes)
     descriptors = 0
     for variant in kernel.variants:
-        inside = {**known, **{size: min(b, known[size]) for size, b in variant.below.items()}}
+        inside = variant.within(known)
         for launch in variant.launches:
             programs = 1
             for count in launch.counts(inside):
                 programs *= count
             descriptors = max(descriptors, programs * launch.global_bytes)
-    return evaluate(kernel.workspace, known) + descriptors
+    return kernel.workspace_bytes(known) + descriptors

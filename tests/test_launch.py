@@ -57,6 +57,18 @@ def test_the_first_variant_that_fits_runs() -> None:
     assert bucket_name({}) == "any"
 
 
+def test_a_workspace_is_for_what_is_launched() -> None:
+    sizes = {"T": 100, "S": 1, "P": 4, "R": 1}
+    assert KERNEL.variants[0].within(sizes) == {**sizes, "T": 16}
+    assert KERNEL.workspace_bytes(sizes) == 64 * 100 + 16
+    few, library, last = KERNEL.variants
+    large = replace(KERNEL, variants=(few, replace(library, below={})))
+    assert large.workspace_bytes(sizes) == 64 * 16 + 16
+    assert large.workspace_bytes({**sizes, "T": 3}) == 64 * 3 + 16
+    assert replace(KERNEL, variants=(library,)).workspace_bytes(sizes) == 0
+    assert replace(KERNEL, variants=(last,)).workspace_bytes(sizes) == 64 * 100 + 16
+
+
 def test_a_summary_has_a_line_for_each_launch_and_for_the_library() -> None:
     first, second, library, last = KERNEL.summary()
     assert first == second == f"sm_90, P<=4 and T<=16: {LAUNCH.taken()}"

@@ -201,16 +201,16 @@ class KernelSet:
 
     def workspace_bytes(self, sizes: Mapping[str, int]) -> int:
         """Bytes that all workspaces take if no step is larger than ``sizes``."""
-        return sum(evaluate(one.kernel.workspace, sizes) for one in self._kernels.values())
+        return sum(one.kernel.workspace_bytes(sizes) for one in self._kernels.values())
 
     def reserve(self, sizes: Mapping[str, int]) -> None:
         """Take the workspaces, and memory for descriptors, of steps up to ``sizes``."""
         for name, one in self._kernels.items():
-            need = evaluate(one.kernel.workspace, sizes)
+            need = one.kernel.workspace_bytes(sizes)
             if need > one.workspace_bytes:
                 one.workspace, one.workspace_bytes = self._memory.zeros(need), need
             for place, variant in enumerate(one.kernel.variants):
-                inside = {**sizes, **{n: min(b, sizes[n]) for n, b in variant.below.items()}}
+                inside = variant.within(sizes)
                 for function in one.functions[place]:
                     self._descriptors(name, function.launch, function.launch.counts(inside))
 
