@@ -97,9 +97,11 @@ def _few(product: Product, rows: int) -> Tile:
     stages = max(2, min(8, _AHEAD // step + 1))
     split = -(-packing.steps // steps)
     # Two warps: four would be a warp group, whose instructions want the bytes in another order.
-    warps, made = 2, product.rounds and not product.is_plain
-    if (made, parts, rows, packing.bits, packing.depth) == (True, 2, 16, 8, 128):
-        warps = 4 if product.arch >= _HOPPER else 2  # two spill 8 bytes there with Triton 3.6
+    warps = 2
+    if product.rounds and not product.is_plain and (rows, packing.depth) == (16, 128):
+        # There two warps spill 8 to 24 bytes with Triton 3.6.
+        tight = (2, 8) if product.arch >= _HOPPER else (1, 4)
+        warps = 4 if (parts, packing.bits) == tight else 2
     return Tile(
         rows, rows, columns, warps, stages, is_left=True, is_exact=True, split=split, steps=steps
     )
@@ -142,6 +144,8 @@ def _many(product: Product) -> tuple[Tile, ...]:
     stages = 2 if packing.depth == 128 else 3
     if product.rounds and not product.is_plain:  # what makes the rows, and rounds them, takes most
         warps = min(8, CHUNK_ROWS * packing.depth // _WARP_BYTES)
+        if packing.is_whole and parts > 1:
+            warps = 4  # eight spill 8 bytes on sm_80, at 80 registers
         return (Tile(None, 32, CHUNK_ROWS, warps, stages, is_left=True, steps=packing.steps),)
     if product.arch >= _HOPPER:
         warps = 4 if product.is_plain or parts == 1 else 8

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from itertools import product
 
 import pytest
@@ -236,6 +236,17 @@ def test_resources(kind: str, bits: int, group: int, arch: int, weight_only: boo
     gate([Request(kernel, variant) for variant in kernel.variants], arch)
 
 
+def distinct(cases: Mapping[tuple[str, str], Case | None], arch: int) -> list[Request]:
+    """The variants of products by model and kind; of those that are alike, the first."""
+    found: dict[Hashable, Request] = {}
+    for (_, kind), case in cases.items():
+        kernel = made(case, arch)
+        for variant in kernel.variants:
+            request = Request(kernel, variant)
+            found.setdefault(likeness(request, kind), request)
+    return list(found.values())
+
+
 @pytest.mark.full
 @pytest.mark.parametrize("weight_only", [True, False])
 @pytest.mark.parametrize("arch", [80, 89, 90])
@@ -243,18 +254,32 @@ def test_resources(kind: str, bits: int, group: int, arch: int, weight_only: boo
 @pytest.mark.parametrize("bits", [4, 8])
 def test_all_resources(bits: int, group: int, arch: int, weight_only: bool) -> None:
     """Each kind of product of each model; those whose kernels are alike are compiled once."""
-    requests: dict[Hashable, Request] = {}
-    for model, kind in product(("qwen3-8b", "llama-3.1-8b"), KINDS):
-        kernel = made(quantized_shape(model, kind, bits, group, weight_only=weight_only), arch)
-        for variant in kernel.variants:
-            request = Request(kernel, variant)
-            requests.setdefault(likeness(request, kind), request)
-    gate(list(requests.values()), arch)
+    cases = {
+        (model, kind): quantized_shape(model, kind, bits, group, weight_only=weight_only)
+        for model, kind in product(("qwen3-8b", "llama-3.1-8b"), KINDS)
+    }
+    gate(distinct(cases, arch), arch)
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("weight_only", [True, False])
+@pytest.mark.parametrize("arch", [80, 89, 90])
+@pytest.mark.parametrize("bits", [4, 8])
+def test_all_resources_with_a_scale_for_each_row(bits: int, arch: int, weight_only: bool) -> None:
+    cases: dict[tuple[str, str], Case | None] = {}
+    for kind in KINDS:
+        case = quantized_shape("qwen3-8b", kind, bits, 128, weight_only=weight_only)
+        assert case is not None
+        cases["qwen3-8b", kind] = by_rows(*case)
+    gate(distinct(cases, arch), arch)
 
 
 def test_variants_are_alike_but_for_sizes() -> None:
+    def case(model: str, kind: str) -> Case | None:
+        return quantized_shape(model, kind, 8, 64, weight_only=True)
+
     def alike(model: str, kind: str, *, arch: int = 90) -> list[Hashable]:
-        kernel = made(quantized_shape(model, kind, 8, 64, weight_only=True), arch)
+        kernel = made(case(model, kind), arch)
         return [likeness(Request(kernel, one), kind) for one in kernel.variants]
 
     down = alike("qwen3-8b", "down")
@@ -262,3 +287,5 @@ def test_variants_are_alike_but_for_sizes() -> None:
     assert alike("llama-3.1-8b", "down") == down == alike("qwen3-8b", "o")
     assert not {*down} & {*alike("qwen3-8b", "gate_up")}
     assert {*alike("qwen3-8b", "down", arch=80)} != {*down}
+    pairs = [("qwen3-8b", "down"), ("llama-3.1-8b", "down"), ("qwen3-8b", "o")]
+    assert len(distinct({pair: case(*pair) for pair in pairs}, 90)) == len(down)
