@@ -189,17 +189,7 @@ def memory_need(
 
 def host_step_bytes(plan: Plan) -> StepBytesOf:
     """What a plan's steps take on a CPU."""
-    return lambda limits: StepBytes(layout(plan, largest_sizes(plan, limits)).peak_bytes)
-
-
-def largest_sizes(plan: Plan, limits: SchedulerLimits) -> dict[str, int]:
-    """The largest T, S, R and P of a step."""
-    return {
-        "T": limits.max_num_batched_tokens,
-        "S": limits.max_num_seqs,
-        "R": min(limits.max_rows, limits.max_num_batched_tokens),
-        "P": blocks_for(limits.max_model_len, plan.block_size),
-    }
+    return lambda limits: StepBytes(layout(plan, limits.largest_step(plan.block_size)).peak_bytes)
 
 
 def preflight(

@@ -56,6 +56,15 @@ class SchedulerLimits:
                     next=f"lower max_num_seqs, or raise {name}",
                 )
 
+    def largest_step(self, block_size: int) -> dict[str, int]:
+        """T, R, S and P of the largest step."""
+        return {
+            "T": self.max_num_batched_tokens,
+            "R": min(self.max_rows, self.max_num_batched_tokens),
+            "S": self.max_num_seqs,
+            "P": blocks_for(self.max_model_len, block_size),
+        }
+
 
 @dataclass(frozen=True, slots=True)
 class Scheduled:

@@ -25,7 +25,7 @@ from graphopt.ir.types import StateType, TensorType
 from graphopt.ir.verify import verify
 from graphopt.launch import LaunchKernel
 from graphopt.loop_kernels import FROM_HOST, SAMPLE, TAKE, TAKE_OPERANDS
-from graphopt.plan import TRITON, Piece, Plan, Step
+from graphopt.plan import TRITON, Piece, Step
 from graphopt.plan_arguments import Argument, Kind, arguments_of, layer_of
 from graphopt.region import make_region
 from graphopt.safetensors_io import numpy_dtype
@@ -34,7 +34,6 @@ from ..capture_cost import is_captured, why_not_whole
 from ..capture_plan import NOTHING_CAPTURED, CapturePlan
 from ..dispatch import BatchShape, Mode
 from ..executor import F32, I64, Sampled, SamplingInputs, StepInputs
-from ..kv_cache import blocks_for
 from ..plan_check import check_plan
 from ..scheduler import SchedulerLimits
 from ..weight_check import check_weights
@@ -124,7 +123,7 @@ class CudaExecutor(PlanNumbers):
         self._launches = {one.kernel.name: one.kernel for one in self._steps() if one.kernel}
         self._kernels = device.kernels(self._launches, artifact.cubin)
         self._weights = place_on(device, artifact.weights, *_weights_read(tuple(self._steps())))
-        most = largest_step(plan, limits)
+        most = limits.largest_step(plan.block_size)
         _check_captures(captured, most)
         self._kernels.reserve(most)
         self._places = DevicePlaces(device, plan, most)
@@ -315,17 +314,6 @@ class CudaExecutor(PlanNumbers):
     def _steps(self) -> Iterator[_Bound]:
         for _, steps in self._bound:
             yield from steps
-
-
-def largest_step(plan: Plan, limits: SchedulerLimits) -> dict[str, int]:
-    """T, R, S and P of the largest step that limits allow."""
-    tokens = limits.max_num_batched_tokens
-    return {
-        "T": tokens,
-        "R": min(limits.max_rows, tokens),
-        "S": min(limits.max_num_seqs, tokens),
-        "P": blocks_for(limits.max_model_len, plan.block_size),
-    }
 
 
 def _check_captures(captured: CapturePlan, most: Sizes) -> None:

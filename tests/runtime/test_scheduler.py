@@ -258,3 +258,8 @@ def test_check_notices_each_breakage():
     broken("fewer blocks", lambda s, one: s.pool.free(one.table.clear()))
     broken("shared wrongly", share_wrongly)
     broken("too many", lambda s, one: setattr(s, "limits", SimpleNamespace(max_num_seqs=0)))
+
+
+def test_the_largest_step() -> None:
+    assert SchedulerLimits(4, 12, 12, 48).largest_step(16) == {"T": 12, "R": 12, "S": 4, "P": 3}
+    assert SchedulerLimits(8, 9, 100, 120).largest_step(16) == {"T": 9, "R": 9, "S": 8, "P": 8}

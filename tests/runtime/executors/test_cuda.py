@@ -18,7 +18,7 @@ from graphopt.ir.reference import PagedState
 from graphopt.launch import LaunchKernel, LaunchVariant
 from graphopt.runtime.capture_plan import NOTHING_CAPTURED, CapturePlan
 from graphopt.runtime.executor import OverlappingExecutor, SamplingInputs, StepInputs
-from graphopt.runtime.executors.cuda import CudaExecutor, largest_step
+from graphopt.runtime.executors.cuda import CudaExecutor
 from graphopt.runtime.sampler import sample
 from graphopt.runtime.scheduler import SchedulerLimits
 from tests.models.harness import generated
@@ -309,10 +309,3 @@ def test_too_little_memory_says_for_what() -> None:
     device = InterpretedDevice(total=1 << 16)
     with pytest.raises(MachineError, match="no memory for"):
         CudaExecutor(tiny(), device, LIMITS)
-
-
-def test_the_largest_step() -> None:
-    plan = tiny().plan
-    assert largest_step(plan, LIMITS) == {"T": 12, "R": 12, "S": 4, "P": 3}
-    wide = SchedulerLimits(8, 9, 100, 120)
-    assert largest_step(plan, wide) == {"T": 9, "R": 9, "S": 8, "P": 8}
