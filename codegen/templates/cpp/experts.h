@@ -107,14 +107,16 @@ inline void experts_first(Team& team, const ExpertSizes& n, const Routes& routes
 }
 
 // The second layer and the weighted sum of each token: this thread's columns of y.
-template <class W, class Share, class Bias>
-inline void experts_second(Team& team, const ExpertSizes& n, const Routes& routes,
-                           const Input<W>* inner, const W* second, const Share& share,
-                           const Bias& bias, float* totals, W* y) {
-  const int64_t stride = row_stride(n.narrow), totals_stride = row_stride(n.hidden);
-  const Panels<W> all{second, n.hidden, n.narrow};
+//
+//   second: the panels of the first expert; the others' follow
+//   multiply(w, from, to, start, count, store): panels [from, to) by `count` rows from `start` on
+template <class W, class Share, class Bias, class Y, class Multiply>
+inline void experts_second(Team team, const ExpertSizes& n, const Routes& routes,
+                           const Panels<W>& second, const Share& share, const Bias& bias,
+                           float* totals, Y* y, const Multiply& multiply) {
+  const int64_t totals_stride = row_stride(n.hidden);
   int64_t from, to;
-  team.share(all.count(), 1, from, to);
+  team.share(second.count(), 1, from, to);
   const int64_t begin = from * PANEL, end = to * PANEL < n.hidden ? to * PANEL : n.hidden;
   if (begin >= end) return;
   for (int64_t t = 0; t < n.tokens; ++t)
@@ -122,8 +124,9 @@ inline void experts_second(Team& team, const ExpertSizes& n, const Routes& route
   for (int64_t e = 0; e < n.experts; ++e) {
     const int64_t start = routes.starts[e], count = routes.count(e);
     if (count == 0) continue;
-    const Panels<W> w[1] = {{all.panel(e * all.count()), n.hidden, n.narrow}};
-    multiply(inner + start * stride, stride, count, w, from, to, team.scratch,
+    const auto* data = reinterpret_cast<const W*>(second.panel(e * second.count()));
+    const Panels<W> w[1] = {{data, n.hidden, n.narrow}};
+    multiply(w, from, to, start, count,
              [&](int64_t row, int64_t column, int columns, const float* const* sums) {
                const int32_t pair = routes.pairs[start + row];
                const int64_t token = pair / n.chosen;
@@ -162,7 +165,13 @@ inline void experts(Team& team, const ExpertSizes& n, const Strided<W>& x, const
   auto* const rows = reinterpret_cast<Input<W>*>(inner);
   experts_first<PARTS>(team, n, routes, x, first, gate, rows);
   team.barrier();
-  experts_second(team, n, routes, rows, second, share, bias, totals, y);
+  const int64_t stride = row_stride(n.narrow);
+  const auto by_rows = [&](const auto& w, int64_t from, int64_t to, int64_t start, int64_t count,
+                           const auto& store) {
+    multiply(rows + start * stride, stride, count, w, from, to, team.scratch, store);
+  };
+  experts_second(team, n, routes, Panels<W>{second, n.hidden, n.narrow}, share, bias, totals, y,
+                 by_rows);
 }
 
 }  // namespace gopt

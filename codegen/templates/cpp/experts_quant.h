@@ -73,41 +73,6 @@ inline void quant_experts_first(const Team& team, const ExpertSizes& n, const Ro
   }
 }
 
-// The second layer and the weighted sum of each token: this thread's columns of y.
-template <class Q, class Share, class Bias, class Y>
-inline void quant_experts_second(const Team& team, const ExpertSizes& n, const Routes& routes,
-                                 char* rounded, const Q* second, const Share& share,
-                                 const Bias& bias, float* totals, Y* y) {
-  const Panels<Q> all{second, n.hidden, n.narrow};
-  const int64_t stride = rounded_bytes<Q>(n.narrow), totals_stride = row_stride(n.hidden);
-  int64_t from, to;
-  team.share(all.count(), 1, from, to);
-  const int64_t begin = from * PANEL, end = to * PANEL < n.hidden ? to * PANEL : n.hidden;
-  if (begin >= end) return;
-  for (int64_t t = 0; t < n.tokens; ++t)
-    std::memset(totals + t * totals_stride + begin, 0, (to - from) * PANEL * 4);
-  for (int64_t e = 0; e < n.experts; ++e) {
-    const int64_t start = routes.starts[e], count = routes.count(e);
-    if (count == 0) continue;
-    const Panels<Q> w[1] = {
-        {reinterpret_cast<const Q*>(all.panel(e * all.count())), n.hidden, n.narrow}};
-    expert_block<Q>(w, from, to, count, rounded + start * stride,
-                    [&](int64_t row, int64_t column, int columns, const float* const* sums) {
-                      const int32_t pair = routes.pairs[start + row];
-                      const int64_t token = pair / n.chosen;
-                      const f32x16 factor = splat(to_float(share(token, pair % n.chosen)));
-                      const f32x16 result = load(sums[0]) + bias(e, column, columns);
-                      float* total = totals + token * totals_stride + column;
-                      store(total, fma(factor, result, load(total)));
-                    });
-  }
-  for (int64_t t = 0; t < n.tokens; ++t)
-    for (int64_t c = begin; c < end; c += LANES) {
-      const int lanes = int(end - c < LANES ? end - c : LANES);
-      store_n(y + t * n.hidden + c, load(totals + t * totals_stride + c), lanes);
-    }
-}
-
 // Every thread of the team calls this; the kernel's barrier follows.
 //
 //   gate, bias: see `experts`
@@ -141,7 +106,13 @@ inline void quant_experts(Team& team, const ExpertSizes& n, const Strided<X>& x,
     round_row<Q>(numbers, n.narrow, rounded + row * rounded_bytes<Q>(n.narrow));
   }
   team.barrier();
-  quant_experts_second(team, n, routes, rounded, second, share, bias, totals, y);
+  const int64_t stride = rounded_bytes<Q>(n.narrow);
+  const auto by_rows = [&](const auto& w, int64_t from, int64_t to, int64_t start, int64_t count,
+                           const auto& store) {
+    expert_block<Q>(w, from, to, count, rounded + start * stride, store);
+  };
+  experts_second(team, n, routes, Panels<Q>{second, n.hidden, n.narrow}, share, bias, totals, y,
+                 by_rows);
 }
 
 }  // namespace gopt

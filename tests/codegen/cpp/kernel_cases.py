@@ -16,16 +16,15 @@ from graphopt.codegen.cpp.kernel import Kernel
 from graphopt.codegen.cpp.layouts import layouts_of
 from graphopt.codegen.rows.arguments import Kind, arguments
 from graphopt.ir.graph import Graph, Value
-from graphopt.ir.interpreter import Interpreter
 from graphopt.ir.reference import torch_dtype
 from graphopt.ir.shape import evaluate
 from graphopt.ir.types import TensorType
-from graphopt.ir.widen import widen
 from graphopt.packing import Layout, pack
 from graphopt.quantization import pack_quantized
 from graphopt.region import Region
 from tests.passes.models import lowered
 
+from ..region_case import compare
 from ..rows.cases import region_graph
 from .native import aligned, compile_source, run_team
 
@@ -68,17 +67,6 @@ def library_of(
     return compile_source(source, isa, kernels=tuple(named), flags=flags)
 
 
-def expected(case: KernelCase, given: Mapping[str, torch.Tensor]) -> tuple[torch.Tensor, ...]:
-    """The results of the interpreter in float32."""
-    wide = {
-        name: tensor.float() if tensor.is_floating_point() else tensor
-        for name, tensor in given.items()
-    }
-    weights = {value.name: wide[value.name] for value in case.graph.weights}
-    inputs = {value.name: wide[value.name] for value in case.graph.inputs}
-    return Interpreter(widen(case.graph), weights).run(inputs)
-
-
 def native(
     library: ctypes.CDLL,
     case: KernelCase,
@@ -114,22 +102,6 @@ def native(
     return tuple(_tensor(value, memory, env) for value, memory in results)
 
 
-def random_operands(
-    case: KernelCase, env: Mapping[str, int], generator: torch.Generator, below: int = 4
-) -> dict[str, torch.Tensor]:
-    """Normal floats, and integers from -1 to ``below``."""
-    found: dict[str, torch.Tensor] = {}
-    for value in (*case.graph.inputs, *case.graph.weights):
-        assert isinstance(value.type, TensorType)
-        shape = [evaluate(size, env) for size in value.type.shape]
-        dtype = torch_dtype(value.type.dtype)
-        if value.type.dtype.is_float:
-            found[value.name] = torch.randn(shape, generator=generator).to(dtype)
-        else:
-            found[value.name] = torch.randint(-1, below + 1, shape, generator=generator).to(dtype)
-    return found
-
-
 def check(
     library: ctypes.CDLL,
     case: KernelCase,
@@ -140,10 +112,7 @@ def check(
 ) -> None:
     """The kernel's results are the interpreter's, but for ``tolerance`` of their norm."""
     found = native(library, case, given, env, threads)
-    for got, want in zip(found, expected(case, given), strict=True):
-        assert got.shape == want.shape
-        error, scale = (got.float() - want).norm(), want.norm()
-        assert error <= tolerance * scale, f"{error} of {scale} in\n{case.kernel.text}"
+    compare(case, given, found, tolerance, f"\n{case.kernel.text}")
 
 
 def _tensor(value: Value, memory: npt.NDArray[np.uint8], env: Mapping[str, int]) -> torch.Tensor:

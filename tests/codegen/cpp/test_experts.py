@@ -25,14 +25,13 @@ from graphopt.packing import Layout
 from graphopt.quantization import quant_of
 from graphopt.region import make_region
 
+from ..region_case import expected, random_operands
 from .kernel_cases import (
     KernelCase,
     check,
-    expected,
     family_cases,
     library_of,
     native,
-    random_operands,
 )
 from .native import ISAS
 

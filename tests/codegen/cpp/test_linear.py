@@ -19,7 +19,8 @@ from graphopt.ir.types import TensorType
 from graphopt.ledger import Verdict
 from graphopt.region import make_region
 
-from .kernel_cases import KernelCase, check, library_of, random_operands
+from ..region_case import random_operands
+from .kernel_cases import KernelCase, check, library_of
 from .linear_cases import AFTER, BEFORE, WHOLE_ROWS, After, Before, linear_case
 from .native import ISAS
 

@@ -22,7 +22,8 @@ from graphopt.ledger import Verdict
 from graphopt.packing import Layout
 from graphopt.region import Region, make_region
 
-from .kernel_cases import KernelCase, check, family_cases, library_of, random_operands
+from ..region_case import random_operands
+from .kernel_cases import KernelCase, check, family_cases, library_of
 from .native import ISAS, compile_source
 
 T, R = sym("T"), sym("R")

@@ -12,14 +12,13 @@ from graphopt.codegen.rows.arguments import Kind, arguments
 from graphopt.codegen.triton.interpreter import run
 from graphopt.codegen.triton.kernel import TritonKernel, Variant
 from graphopt.ir.graph import Graph
-from graphopt.ir.interpreter import Interpreter
 from graphopt.ir.reference import torch_dtype
 from graphopt.ir.shape import evaluate
 from graphopt.ir.types import TensorType
-from graphopt.ir.widen import widen
 from graphopt.ledger import Verdict
 from graphopt.region import Region
-from tests.codegen.cpp.row_cases import region_graph
+from tests.codegen.region_case import compare, random_operands
+from tests.codegen.rows.cases import region_graph
 from tests.passes.models import lowered
 
 GUARD = 64  # elements after each result and workspace that must stay as they are
@@ -46,33 +45,6 @@ def family_cases(
             assert isinstance(kernel, TritonKernel), kernel
             cases[kernel.name] = RegionCase(region_graph(found.graph, region), region, kernel)
     return list(cases.values())
-
-
-def random_operands(
-    case: RegionCase, env: Mapping[str, int], generator: torch.Generator
-) -> dict[str, torch.Tensor]:
-    """Normal floats, and integers from -1 to 4."""
-    found: dict[str, torch.Tensor] = {}
-    for value in (*case.graph.inputs, *case.graph.weights):
-        assert isinstance(value.type, TensorType)
-        shape = [evaluate(size, env) for size in value.type.shape]
-        dtype = torch_dtype(value.type.dtype)
-        if value.type.dtype.is_float:
-            found[value.name] = torch.randn(shape, generator=generator).to(dtype)
-        else:
-            found[value.name] = torch.randint(-1, 5, shape, generator=generator).to(dtype)
-    return found
-
-
-def expected(case: RegionCase, given: Mapping[str, torch.Tensor]) -> tuple[torch.Tensor, ...]:
-    """The results of the IR's interpreter in float32."""
-    wide = {
-        name: tensor.float() if tensor.is_floating_point() else tensor
-        for name, tensor in given.items()
-    }
-    weights = {value.name: wide[value.name] for value in case.graph.weights}
-    inputs = {value.name: wide[value.name] for value in case.graph.inputs}
-    return Interpreter(widen(case.graph), weights).run(inputs)
 
 
 def interpreted(
@@ -112,7 +84,21 @@ def check(
 ) -> None:
     """A variant's results are the IR's, but for ``tolerance`` of their norm."""
     found = interpreted(case, variant, given, env)
-    for got, want in zip(found, expected(case, given), strict=True):
-        assert got.shape == want.shape
-        error, scale = (got.float() - want).norm(), want.norm()
-        assert error <= tolerance * scale, f"{error} of {scale} by {variant}\n{case.kernel.text}"
+    compare(case, given, found, tolerance, f"{variant}\n{case.kernel.text}")
+
+
+def check_family(
+    name: str,
+    family: str,
+    maker: Callable[[Graph, Region], TritonKernel | Verdict],
+    tolerance: float,
+) -> None:
+    """Every variant of one kernel family in a small decoder, which has some, for 1 and 5 tokens."""
+    real = family_cases(name, family, maker)
+    assert real
+    for case in real:
+        for tokens in (1, 5):
+            env = {"T": tokens, "R": 1}
+            given = random_operands(case, env, torch.Generator().manual_seed(tokens))
+            for variant in case.kernel.variants:
+                check(case, variant, given, env, tolerance)

@@ -25,7 +25,8 @@ from graphopt.ir.types import TensorType
 from graphopt.ledger import Verdict
 from graphopt.region import make_region
 
-from .region_run import RegionCase, check, family_cases, interpreted, random_operands
+from ..region_case import random_operands
+from .region_run import RegionCase, check, check_family, interpreted
 
 TOLERANCE = {DType.F32: 1e-5, DType.BF16: 1e-2, DType.F16: 2e-3}
 
@@ -191,14 +192,7 @@ def test_a_token_is_the_same_whatever_else_is_in_the_step() -> None:
 @pytest.mark.full
 @pytest.mark.parametrize("name", ["deepseek_v3", "gpt_oss", "mixtral", "qwen3_moe", "aria_text"])
 def test_real_families(name: str) -> None:
-    real = family_cases(name, "experts", experts_kernel)
-    assert real
-    for case in real:
-        for tokens in (1, 5):
-            env = {"T": tokens, "R": 1}
-            given_ = random_operands(case, env, torch.Generator().manual_seed(tokens))
-            for variant in case.kernel.variants:
-                check(case, variant, given_, env, TOLERANCE[DType.BF16])
+    check_family(name, "experts", experts_kernel, TOLERANCE[DType.BF16])
 
 
 def test_steps_run_the_variant_for_their_tokens() -> None:
