@@ -31,8 +31,9 @@ SPLIT_KEYS = 256
 _WARPS = 1024
 # Parts of a tile that are added up at once, at most.
 _MOST_PARTS = 128
-# Elements of the parts that a warp adds up at a time.
-_ADDED = 512
+# Elements of the parts that a warp adds up at a time, and with large heads where shared memory is
+# large too. Which of both leaves no register spilled was read from cubins.
+_ADDED, _MORE_ADDED = 512, 1024
 # Steps of at most so many tokens have variants of their own.
 _FEW, _SOME = 64, 512
 _ALIGNMENT = 128
@@ -155,7 +156,7 @@ def variants_of(heads: Heads, block_size: int, arch: int) -> tuple[Variant, ...]
         block_size: tokens in a block of the state, a multiple of 16.
         arch: the oldest GPU that they are for, such as 90.
     """
-    few, some, many = (_variant(heads, block_size, tile) for tile in _tiles(heads, arch))
+    few, some, many = (_variant(heads, block_size, tile, arch) for tile in _tiles(heads, arch))
     match heads.tokens:
         case Expr(terms=((((Symbol(name=tokens),)), 1),)):
             return (
@@ -186,14 +187,15 @@ def _aligned(size: int) -> int:
     return -(-size // _ALIGNMENT) * _ALIGNMENT
 
 
-def _variant(heads: Heads, block_size: int, tile: _Tile) -> Variant:
+def _variant(heads: Heads, block_size: int, tile: _Tile, arch: int) -> Variant:
     """A tile as a variant without bounds."""
     shared = min(heads.group, tile.rows)
     units = heads.keys * -(-heads.group // shared)
     extra = power_of_two(max(1, _WARPS // tile.warps // units))
     parts = max(2, min(_MOST_PARTS, extra))
     added = min(FEW_ROWS, power_of_two(shared))
-    columns = min(power_of_two(heads.value_size), _ADDED * tile.warps // (added * parts))
+    elements = _MORE_ADDED if heads.wide > 64 and _is_large(arch) else _ADDED
+    columns = min(power_of_two(heads.value_size), elements * tile.warps // (added * parts))
     constants = {
         "ADDED": added,
         "BLOCK_M": tile.rows,
@@ -210,22 +212,28 @@ def _variant(heads: Heads, block_size: int, tile: _Tile) -> Variant:
     return Variant("KERNEL_NAME", constants, grid, {}, tile.warps, tile.stages)
 
 
+def _is_large(arch: int) -> bool:
+    """Whether a GPU has much shared memory."""
+    return _HOPPER <= arch < _SMALLER
+
+
 def _tiles(heads: Heads, arch: int) -> tuple[_Tile, _Tile, _Tile]:
     """For few tokens, for some, and for many.
 
     Without a spilled register on sm_80 and sm_90, by Triton 3.6 and 3.9. On sm_80 heads of 64 in
     64 x 32 take 128 registers and spill, 128 x 64 take 194; heads of 128 in 64 x 64 take 255 and
     spill, 32 keys take 242; heads of 256 take 253 in 64 x 32 by eight warps, and in 16 x 32 they
-    spill. Sums of 512 in 64 rows spill with 32 keys on sm_90, 16 keys take 254; others have no
-    shared memory for more than 32 rows.
+    spill. On sm_90 heads of 64 in 16 x 64 spill by four warps, not by eight; sums of 512 in 64 rows
+    spill with 32 keys, 16 keys take 254. Others have no shared memory for more than 32 rows.
     """
-    wide, is_large = heads.wide, _HOPPER <= arch < _SMALLER
+    wide, is_large = heads.wide, _is_large(arch)
     stages = 3 if is_large else 2
     if heads.dtype.nbytes > 2:  # no tensor core computes it
         one = _Tile(16, 32 if wide <= 128 else 16, 4 if wide <= 64 else 8, 2)
         return one, one, one
     if wide <= 64:
-        few, many = _Tile(16, 64, 4, stages), _Tile(128, 64, 8, stages)
+        few = _Tile(16, 64, 8 if is_large else 4, stages)
+        many = _Tile(128, 64, 8, stages)
         return few, _Tile(64, 64, 4, 3) if is_large else many, many
     if wide <= 128:
         if is_large:
