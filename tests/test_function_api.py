@@ -552,36 +552,6 @@ def test_threads_share_what_is_compiled() -> None:
             torch.testing.assert_close(got, product(x, n))
 
 
-def test_a_call_while_another_thread_traces_is_right() -> None:
-    compiled, x = graphopt.compile(lambda x: x.sin() + 1), torch.randn(3, 4)
-    found: list[Tensor] = []
-    with ThreadPoolExecutor(1) as pool:
-
-        def traced(y: Tensor) -> Tensor:
-            found.append(pool.submit(compiled, x).result())
-            return y * 2
-
-        torch.fx.symbolic_trace(traced)
-    torch.testing.assert_close(found[0], x.sin() + 1)
-    torch.testing.assert_close(compiled(x), found[0])
-
-
-THREADS_THAT_END = """
-import threading, torch, torch._dynamo, graphopt
-compiled = graphopt.compile(lambda x: x.sin() + 1)
-for count in (3, 2, 5, 1):
-    torch._dynamo.reset()
-    thread = threading.Thread(target=compiled, args=(torch.ones(count, 4),))
-    thread.start()
-    thread.join()
-"""
-
-
-def test_threads_may_end() -> None:
-    done = subprocess.run([sys.executable, "-c", THREADS_THAT_END], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-
-
 def test_training_is_refused_and_inference_is_not() -> None:
     compiled, x = graphopt.compile(nn.Linear(4, 4)), torch.randn(3, 4)
     with pytest.raises(UnsupportedError, match="no_grad"):
