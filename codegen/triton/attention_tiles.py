@@ -33,7 +33,9 @@ _WARPS = 1024
 _MOST_PARTS = 128
 # Elements of the parts that a warp adds up at a time, and with large heads where shared memory is
 # large too. Which of both leaves no register spilled was read from cubins.
-_ADDED, _MORE_ADDED = 512, 1024
+_ADDED, _MORE_ADDED = 256, 1024
+# Rows of all parts that are read at once: of more, numbers for each row spill.
+_ADDED_PARTS = 128
 # Steps of at most so many tokens have variants of their own.
 _FEW, _SOME = 64, 512
 _ALIGNMENT = 128
@@ -193,7 +195,7 @@ def _variant(heads: Heads, block_size: int, tile: _Tile, arch: int) -> Variant:
     units = heads.keys * -(-heads.group // shared)
     extra = power_of_two(max(1, _WARPS // tile.warps // units))
     parts = max(2, min(_MOST_PARTS, extra))
-    added = min(FEW_ROWS, power_of_two(shared))
+    added = min(FEW_ROWS, power_of_two(shared), max(1, _ADDED_PARTS // parts))
     elements = _MORE_ADDED if heads.wide > 64 and _is_large(arch) else _ADDED
     columns = min(power_of_two(heads.value_size), elements * tile.warps // (added * parts))
     constants = {
