@@ -156,7 +156,11 @@ def _many(product: Product) -> tuple[Tile, ...]:
             Tile(64, 64, CHUNK_ROWS, warps, stages),
             Tile(None, 128, columns, 8, stages),
         )
-    return (Tile(None, 64, CHUNK_ROWS, 4, stages, is_left=True, steps=packing.steps),)
+    warps, columns = 4, CHUNK_ROWS
+    # Four warps spill 16 bytes on sm_80, and with two whole parts up to 152 on sm_89.
+    if packing.depth == 128 or packing.is_whole:
+        warps, columns = 8, CHUNK_ROWS if parts == 1 else CHUNK_ROWS // 2
+    return (Tile(None, 64, columns, warps, stages, is_left=True, steps=packing.steps),)
 
 
 def fp8_tiles(
