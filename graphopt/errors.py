@@ -119,3 +119,13 @@ class MachineError(GraphoptError):
     """A machine that lacks something: a compiler, memory, disk, a device."""
 
     exit_code = 9
+
+
+class EngineGoneError(MachineError):
+    """The engine process died, or has not loaded its model yet; a request may be sent again."""
+
+
+class OverloadedError(GraphoptError):
+    """More requests than the server takes at once; one may be sent again later."""
+
+    exit_code = 9
