@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from .wire import Ended, Opened, Part, State
 
 
-class Answer(AsyncIterator[list[Part]], Protocol):
+class Answer(Protocol):
     """One request in the engine, read step by step.
 
-    A step of iteration waits for parts and gives all that have come; it ends after the last one,
-    and then ``ended`` is there. It raises what the request failed with, and ``EngineGoneError`` if
-    the engine process died.
+    Iteration ends after the last part, and then ``ended`` is there. It raises what the request
+    failed with, and ``EngineGoneError`` if the engine process died.
     """
 
     @property
     def ended(self) -> Ended | None:
         """How the request ended; None while it goes on."""
+
+    def __aiter__(self) -> Answer:
+        """Itself."""
+
+    async def __anext__(self) -> list[Part]:
+        """The parts that have come; waits for one."""
 
     def abort(self) -> None:
         """Drop the request, from the next step on; nothing comes any more. May be called twice."""
