@@ -27,7 +27,8 @@ import numpy as np
 
 from graphopt.errors import ArtifactError, IRError
 from graphopt.ir.dtype import DType
-from graphopt.packing import Array, Part, check_parts, read_flag, read_integer, read_parts
+from graphopt.json_values import flag, whole
+from graphopt.packing import MOST, Array, Part, check_parts, read_parts
 
 CHUNKS = "chunks"  # what ``plan.json`` calls such a layout
 CHUNK_ROWS = 64
@@ -149,12 +150,12 @@ class GpuPacking:
         """
         try:
             return cls(
-                rows=read_integer(data["rows"]),
-                columns=read_integer(data["columns"]),
-                bits=read_integer(data["bits"]),
-                group=read_integer(data["group"]),
+                rows=whole(data["rows"], 0, MOST),
+                columns=whole(data["columns"], 0, MOST),
+                bits=whole(data["bits"], 0, MOST),
+                group=whole(data["group"], 0, MOST),
                 parts=read_parts(data["parts"]),
-                is_scales=read_flag(data["scales"]),
+                is_scales=flag(data["scales"]),
             )
         except (KeyError, TypeError, ValueError, AttributeError, IRError) as error:
             raise ArtifactError(

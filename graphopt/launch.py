@@ -22,6 +22,7 @@ from typing import Any
 from graphopt.errors import ArtifactError, IRError, UsageError
 from graphopt.ir.dtype import DType
 from graphopt.ir.shape import Dim, evaluate, parse_dim, symbols
+from graphopt.json_values import text, whole
 
 LAUNCH_SCHEMA = 2
 LAUNCH, TEXT = "launch.json", "kernel.py"
@@ -225,14 +226,14 @@ def _launch_to_json(one: Launch) -> dict[str, Any]:
 
 
 def _kernel_from_json(data: Mapping[str, Any]) -> LaunchKernel:
-    sizes = tuple(_text(name) for name in data["sizes"])
+    sizes = tuple(text(name) for name in data["sizes"])
     pointers = tuple(None if one is None else DType(one) for one in data["pointers"])
     if None in pointers[:-1]:
         raise ValueError("a workspace is the last pointer")
     known = {"T", "R", "S", "P", *sizes}
     return LaunchKernel(
-        _text(data["name"]),
-        _text(data["arch"]),
+        text(data["name"]),
+        text(data["arch"]),
         pointers,
         sizes,
         _dim(data["workspace"], known),
@@ -241,52 +242,40 @@ def _kernel_from_json(data: Mapping[str, Any]) -> LaunchKernel:
 
 
 def _variant_from_json(row: Mapping[str, Any], known: set[str]) -> LaunchVariant:
-    below = {_text(name): _whole(bound, 0) for name, bound in row["below"].items()}
+    below = {text(name): whole(bound, 0) for name, bound in row["below"].items()}
     if not below.keys() <= known:
         raise ValueError(f"bounds on unknown sizes: {sorted(below)}")
     launches = tuple(_launch_from_json(one, known) for one in row["launches"])
     library = row["library"]
     if not isinstance(library, bool) or library == bool(launches):
         raise ValueError("a variant is what it launches, or the library")
-    return LaunchVariant(below, launches, _text(row["origin"]), library)
+    return LaunchVariant(below, launches, text(row["origin"]), library)
 
 
 def _launch_from_json(row: Mapping[str, Any], known: set[str]) -> Launch:
     x, y, z = (_dim(count, known) for count in row["grid"])
-    file = _text(row["file"])
+    file = text(row["file"])
     if "/" in file or "\\" in file or file.startswith("."):
         raise ValueError(f"{file!r} is not beside {LAUNCH}")
     return Launch(
         file,
-        _text(row["symbol"]),
-        {_text(name): _whole(value, -(2**31)) for name, value in row["constants"].items()},
+        text(row["symbol"]),
+        {text(name): whole(value, -(2**31)) for name, value in row["constants"].items()},
         (x, y, z),
-        _whole(row["warps"], 1),
-        _whole(row["stages"], 1),
-        _whole(row["threads"], 1, 1024),
-        _whole(row["shared_bytes"], 0),
-        _whole(row["global_bytes"], 0),
-        _whole(row["global_alignment"], 1),
-        _whole(row["registers"], 0),
-        _whole(row["spill_bytes"], 0),
-        _whole(row["programs"], 0),
+        whole(row["warps"], 1),
+        whole(row["stages"], 1),
+        whole(row["threads"], 1, 1024),
+        whole(row["shared_bytes"], 0),
+        whole(row["global_bytes"], 0),
+        whole(row["global_alignment"], 1),
+        whole(row["registers"], 0),
+        whole(row["spill_bytes"], 0),
+        whole(row["programs"], 0),
     )
 
 
 def _dim(value: object, known: set[str]) -> Dim:
-    found = parse_dim(_text(value))
+    found = parse_dim(text(value))
     if not symbols(found) <= known:
         raise ValueError(f"{value!r} has unknown sizes")
     return found
-
-
-def _whole(value: object, low: int, high: int = 2**63 - 1) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
-        raise ValueError(f"{value!r} is not a whole number from {low} to {high}")
-    return value
-
-
-def _text(value: object) -> str:
-    if not isinstance(value, str):
-        raise TypeError(f"{value!r} is not text")
-    return value

@@ -22,6 +22,7 @@ import numpy.typing as npt
 
 from graphopt.errors import ArtifactError, IRError
 from graphopt.ir.dtype import DType
+from graphopt.json_values import flag, text, whole, wholes
 
 PANELS = "panels"  # what ``plan.json`` calls such a layout
 PANEL = 16  # rows
@@ -139,13 +140,13 @@ class Layout:
         """
         try:
             return cls(
-                rows=read_integer(data["rows"]),
-                columns=read_integer(data["columns"]),
+                rows=whole(data["rows"], 0, MOST),
+                columns=whole(data["columns"], 0, MOST),
                 parts=read_parts(data["parts"]),
-                batch=read_integer(data["batch"]),
+                batch=whole(data["batch"], 0, MOST),
                 quant=_quant(data["quant"]),
-                transposed=read_flag(data["transposed"]),
-                scales=_text(data["scales"]),
+                transposed=flag(data["transposed"]),
+                scales=text(data["scales"]),
             )
         except (KeyError, TypeError, ValueError, AttributeError, IRError) as error:
             raise ArtifactError(
@@ -190,31 +191,6 @@ def _meet(one: range, other: range) -> bool:
     return row < min(one.stop, other.stop)
 
 
-def read_integer(value: object) -> int:
-    """``value`` if it is a whole number that a weight's sizes may be.
-
-    Raises:
-        TypeError: it is no integer; JSON's true and false are not.
-        ValueError: it is too large.
-    """
-    if type(value) is not int:
-        raise TypeError(f"{value!r} is no integer")
-    if abs(value) > MOST:
-        raise ValueError(f"{value} is more than {MOST}")
-    return value
-
-
-def read_flag(value: object) -> bool:
-    """``value`` if it is true or false.
-
-    Raises:
-        TypeError: it is neither.
-    """
-    if type(value) is not bool:
-        raise TypeError(f"{value!r} is neither true nor false")
-    return value
-
-
 def read_parts(values: Any) -> tuple[Part, ...]:
     """Selections of rows out of lists.
 
@@ -224,7 +200,7 @@ def read_parts(values: Any) -> tuple[Part, ...]:
     """
     found = []
     for value in values:
-        start, stop, step = map(read_integer, value)
+        start, stop, step = wholes(value, -MOST, MOST)
         found.append((start, stop, step))
     return tuple(found)
 
@@ -232,16 +208,10 @@ def read_parts(values: Any) -> tuple[Part, ...]:
 def _quant(value: Any) -> Quant | None:
     if value is None:
         return None
-    quant = Quant(read_integer(value["bits"]), read_integer(value["group"]))
+    quant = Quant(whole(value["bits"], 0, MOST), whole(value["group"], 0, MOST))
     if quant.bits not in (4, 8) or not 1 <= quant.group <= _MOST_GROUP:
         raise ValueError(f"{quant} is not how weights are quantized")
     return quant
-
-
-def _text(value: object) -> str:
-    if type(value) is not str:
-        raise TypeError(f"{value!r} is no text")
-    return value
 
 
 def pair_of(dtype: DType) -> int:

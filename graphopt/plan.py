@@ -16,6 +16,7 @@ from graphopt.errors import ArtifactError, IRError
 from graphopt.ir.dtype import DType
 from graphopt.ir.shape import Dim, parse_dim
 from graphopt.ir.types import LayerState, StateType
+from graphopt.json_values import text, whole, wholes
 from graphopt.kv_layout import kv_bytes
 from graphopt.weight_layout import WeightLayout, layout_from_json
 
@@ -228,51 +229,32 @@ def _plan_from_json(data: Mapping[str, Any]) -> Plan:
     pieces = tuple(_piece_from_json(piece, last) for piece in data["pieces"])
     end = max(0, sum(len(piece.steps) for piece in pieces) - 1)
     slots = tuple(_slot_from_json(slot, end) for slot in data["slots"])
-    limits = {name: _integer(value, 1) for name, value in data["limits"].items()}
+    limits = {name: whole(value, 1) for name, value in data["limits"].items()}
     return Plan(
-        name=_text(data["name"]),
-        target=_text(data["target"]),
+        name=text(data["name"]),
+        target=text(data["target"]),
         dtype=DType(data["dtype"]),
-        block_size=_integer(data["block_size"], 1),
+        block_size=whole(data["block_size"], 1),
         state=_state_from_json(data["state"]),
         limits=Limits(**limits),
-        inputs={name: _integer(slot, 0, last) for name, slot in data["inputs"].items()},
-        output=_integer(data["output"], 0, last),
+        inputs={name: whole(slot, 0, last) for name, slot in data["inputs"].items()},
+        output=whole(data["output"], 0, last),
         slots=slots,
         pieces=pieces,
         layouts={
-            _text(name): layout_from_json(row, of_gpu=_text(data["target"]).startswith("cuda"))
+            text(name): layout_from_json(row, of_gpu=text(data["target"]).startswith("cuda"))
             for name, row in data["layouts"].items()
         },
         scratch_bytes=_lines(data["scratch_bytes"]),
     )
 
 
-def _integer(value: object, low: int, high: int = 2**63 - 1) -> int:
-    """``value`` if it is a whole number of this range; JSON's true and false are not."""
-    if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
-        raise ValueError(f"{value!r} is not a whole number from {low} to {high}")
-    return value
-
-
 def _lines(value: object) -> int:
     """``value`` if it is a number of bytes that fills whole cache lines."""
-    nbytes = _integer(value, 0)
+    nbytes = whole(value, 0)
     if nbytes % LINE_BYTES:
         raise ValueError(f"{nbytes} is not a multiple of {LINE_BYTES}")
     return nbytes
-
-
-def _integers(values: object, low: int, high: int = 2**63 - 1) -> tuple[int, ...]:
-    if not isinstance(values, list):
-        raise TypeError(f"{values!r} is not a list")
-    return tuple(_integer(value, low, high) for value in values)
-
-
-def _text(value: object) -> str:
-    if not isinstance(value, str):
-        raise TypeError(f"{value!r} is not text")
-    return value
 
 
 def _operand(value: object, last: int) -> Operand:
@@ -280,7 +262,7 @@ def _operand(value: object, last: int) -> Operand:
         if value[:1] not in ("@", "%"):
             raise ValueError(f"{value!r} is no operand")
         return value
-    return _integer(value, 0, last)
+    return whole(value, 0, last)
 
 
 def _slot_to_json(slot: BufferSlot) -> dict[str, Any]:
@@ -294,12 +276,12 @@ def _slot_to_json(slot: BufferSlot) -> dict[str, Any]:
 
 def _slot_from_json(data: Mapping[str, Any], end: int) -> BufferSlot:
     """A slot of a plan whose last step is ``end``."""
-    first = _integer(data["first"], 0, end)
+    first = whole(data["first"], 0, end)
     return BufferSlot(
-        nbytes=parse_dim(_text(data["nbytes"])),
-        holds=_text(data["holds"]),
+        nbytes=parse_dim(text(data["nbytes"])),
+        holds=text(data["holds"]),
         first=first,
-        last=_integer(data["last"], first, end),
+        last=whole(data["last"], first, end),
     )
 
 
@@ -316,15 +298,15 @@ def _state_to_json(state: StateType) -> dict[str, Any]:
 def _state_from_json(data: Mapping[str, Any]) -> StateType:
     layers = tuple(
         LayerState(
-            _integer(heads, 1),
-            _integer(key_size, 0),
-            _integer(value_size, 0),
+            whole(heads, 1),
+            whole(key_size, 0),
+            whole(value_size, 0),
             DType(dtype),
-            _integer(window, 0),
+            whole(window, 0),
         )
         for heads, key_size, value_size, dtype, window in data["layers"]
     )
-    return StateType(_text(data["kind"]), layers)
+    return StateType(text(data["kind"]), layers)
 
 
 def _piece_to_json(piece: Piece) -> dict[str, Any]:
@@ -354,20 +336,18 @@ def _piece_from_json(data: Mapping[str, Any], last: int) -> Piece:
     """A piece whose steps use the slots 0 to ``last``."""
     steps = tuple(
         Step(
-            backend=_text(step["backend"]),
-            kernel=_text(step["kernel"]),
-            nodes=_integers(step["nodes"], 0),
+            backend=text(step["backend"]),
+            kernel=text(step["kernel"]),
+            nodes=wholes(step["nodes"], 0),
             operands=tuple(_operand(operand, last) for operand in step["operands"]),
-            results=_integers(step["results"], 0, last),
-            frees=_integers(step["frees"], 0, last),
-            scope=_text(step["scope"]),
-            name=_text(step["name"]),
-            workspace=parse_dim(_text(step["workspace"])),
+            results=wholes(step["results"], 0, last),
+            frees=wholes(step["frees"], 0, last),
+            scope=text(step["scope"]),
+            name=text(step["name"]),
+            workspace=parse_dim(text(step["workspace"])),
         )
         for step in data["steps"]
     )
     if not isinstance(data["captured"], bool):
         raise TypeError(f"{data['captured']!r} is neither true nor false")
-    return Piece(
-        _text(data["name"]), steps, data["captured"], _text(data["cut"]), _text(data["body"])
-    )
+    return Piece(text(data["name"]), steps, data["captured"], text(data["cut"]), text(data["body"]))

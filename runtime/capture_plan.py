@@ -15,6 +15,7 @@ from itertools import pairwise
 from typing import Any
 
 from graphopt.errors import ArtifactError
+from graphopt.json_values import text, whole
 
 CAPTURES_SCHEMA = 1
 # A graph holds the width of the tables that it was captured with, so they are copied to the device
@@ -127,10 +128,10 @@ class CapturePlan:
             return cls(
                 _increasing(data["decode"], "sequences"),
                 _increasing(data["pieces"], "tokens"),
-                _whole(data["block_columns"], 0),
-                tuple(_whole(row["bytes"], 0) for row in data["decode"]),
-                tuple(_whole(row["bytes"], 0) for row in data["pieces"]),
-                tuple(_text(one) for one in data["reasons"]),
+                whole(data["block_columns"], 0),
+                tuple(whole(row["bytes"], 0) for row in data["decode"]),
+                tuple(whole(row["bytes"], 0) for row in data["pieces"]),
+                tuple(text(one) for one in data["reasons"]),
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise ArtifactError(
@@ -158,19 +159,7 @@ def columns_at(sequences: int, block_columns: int) -> int:
 
 
 def _increasing(rows: list[Mapping[str, object]], name: str) -> tuple[int, ...]:
-    sizes = tuple(_whole(row[name], 1) for row in rows)
+    sizes = tuple(whole(row[name], 1) for row in rows)
     if any(left >= right for left, right in pairwise(sizes)):
         raise ValueError(f"{name} do not increase: {sizes}")
     return sizes
-
-
-def _whole(value: object, low: int) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or not low <= value < 2**63:
-        raise ValueError(f"{value!r} is not a whole number from {low} on")
-    return value
-
-
-def _text(value: object) -> str:
-    if not isinstance(value, str):
-        raise TypeError(f"{value!r} is not text")
-    return value
