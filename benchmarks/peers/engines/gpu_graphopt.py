@@ -11,8 +11,6 @@ from benchmarks.peers.engines import graphopt
 from benchmarks.peers.runner import Generation, Prompts
 from benchmarks.peers.stepping import timed
 
-# Of a step; vLLM's own choice on such GPUs.
-MAX_NUM_BATCHED_TOKENS = 8192
 # Tokens of a request beyond those that are timed: what the first prompts make while the last come.
 SLACK = 512
 
@@ -20,19 +18,7 @@ SLACK = 512
 class Engine(graphopt.Engine):
     """`path` is an artifact."""
 
-    def load(self) -> None:
-        """See :class:`Runner`."""
-        job = self.job
-        self.artifact = self.graphopt.read_artifact(job.path)
-        limits = self.artifact.plan.limits
-        self.llm = self.graphopt.LLM(
-            self.artifact,
-            max_num_seqs=job.sequences,
-            max_num_batched_tokens=max(MAX_NUM_BATCHED_TOKENS, job.sequences),
-            max_model_len=min(job.context, limits.max_model_len),
-            seed=0,
-        )
-        self.requests = 0
+    step_tokens = 8192  # vLLM's own choice on such GPUs
 
     def generate(self, prompts: Prompts, steps: int) -> Generation:
         """See :class:`Runner`; prompts may come in over several steps."""

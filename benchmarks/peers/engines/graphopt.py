@@ -12,12 +12,16 @@ from typing import Any
 
 from benchmarks.peers.runner import Generation, Prompts, Runner, Serving
 
-# Prompts of a batch are computed in one step, as the other engines are told to.
-MAX_NUM_BATCHED_TOKENS = 2048
-
 
 class Engine(Runner):
-    """`path` is an artifact."""
+    """`path` is an artifact.
+
+    Attributes:
+        step_tokens: most tokens of a step; prompts of a batch are computed in one, as the other
+            engines are told to.
+    """
+
+    step_tokens = 2048
 
     def import_engine(self) -> None:
         """See :class:`Runner`."""
@@ -33,7 +37,7 @@ class Engine(Runner):
         self.llm = self.graphopt.LLM(
             self.artifact,
             max_num_seqs=job.sequences,
-            max_num_batched_tokens=MAX_NUM_BATCHED_TOKENS,
+            max_num_batched_tokens=max(self.step_tokens, job.sequences),
             max_model_len=min(job.context, limits.max_model_len),
             seed=0,
         )
