@@ -4,8 +4,9 @@ Definitions follow vLLM, which agrees with transformers wherever both have a kno
 
 - repetition penalty over prompt and output (Keskar et al. 2019, CTRL, section 4.1); presence and
   frequency penalties over the output alone;
-- order: logit bias and allowed tokens, penalties, ``min_tokens`` masking, temperature, min-p,
-  top-k, top-p; each of the last three works on what the one before it left, renormalised;
+- order: logit bias and allowed tokens, penalties, masking by ``min_tokens`` and the constraint,
+  temperature, min-p, top-k, top-p; each of the last three works on what the one before it left,
+  renormalised;
 - log-probabilities are those of the model, ``log_softmax`` of the unmodified logits;
 - ``stop`` strings end the text before themselves, ``stop_token_ids`` and the end-of-sequence
   tokens are kept in ``token_ids`` but not in the text.
@@ -21,6 +22,8 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from graphopt.errors import RequestError
+
+from .constraint import Constraint
 
 # Below this a temperature divides logits beyond float32's range, and the result is greedy anyway.
 GREEDY_TEMPERATURE = 1e-5
@@ -57,6 +60,9 @@ class SamplingParams:
         n: how many independent samples to draw.
         skip_special_tokens: leave special tokens out of the text.
         include_stop_str_in_output: keep the stop string, or the stop token's text.
+        constraint: what the text has to be; None for anything. Tokens that end a sample can be
+            chosen where the text may end, and a sample ends by itself where nothing can follow.
+            As plain data it is a dictionary of ``kind`` and ``source``.
 
     Raises:
         RequestError: a value is out of range; the field is named.
@@ -82,6 +88,7 @@ class SamplingParams:
     n: int = 1
     skip_special_tokens: bool = True
     include_stop_str_in_output: bool = False
+    constraint: Constraint | Mapping[str, str] | None = None
 
     def __post_init__(self) -> None:
         self._check_counts()
@@ -90,6 +97,8 @@ class SamplingParams:
         for name in ("ignore_eos", "skip_special_tokens", "include_stop_str_in_output"):
             if not isinstance(getattr(self, name), bool):
                 raise _bad(name, repr(getattr(self, name)), "True or False")
+        if self.constraint is not None:
+            object.__setattr__(self, "constraint", Constraint.of(self.constraint))
 
     def _check_counts(self) -> None:
         if self.max_tokens is not None:
@@ -163,6 +172,11 @@ class SamplingParams:
     def allowed_ids(self) -> tuple[int, ...] | None:
         """``allowed_token_ids`` as a tuple, each once; None allows all."""
         return None if self.allowed_token_ids is None else tuple(self.allowed_token_ids)
+
+    @property
+    def language(self) -> Constraint | None:
+        """``constraint`` as an object."""
+        return None if self.constraint is None else Constraint.of(self.constraint)
 
     @property
     def has_penalties(self) -> bool:

@@ -5,6 +5,7 @@ import math
 import pytest
 
 from graphopt.errors import RequestError
+from graphopt.runtime.constraint import Constraint
 from graphopt.runtime.sampling_params import LARGEST, MAX_SAMPLES, SamplingParams, eos_token_ids
 
 BAD = [
@@ -60,6 +61,8 @@ BAD = [
     ("n", MAX_SAMPLES + 1),
     ("skip_special_tokens", None),
     ("include_stop_str_in_output", "yes"),
+    ("constraint", "yes"),
+    ("constraint", {"source": "a"}),
 ]
 
 
@@ -159,3 +162,11 @@ def test_end_of_sequence_tokens():
     assert eos_token_ids({"eos_token_id": None}) == ()
     assert eos_token_ids({"eos_token_id": 2}) == (2,)
     assert eos_token_ids({"eos_token_id": [2, 7, 2]}) == (2, 7)
+
+
+def test_a_constraint_is_the_same_as_plain_data():
+    one = Constraint.regex("a+")
+    params = SamplingParams(constraint=one)
+    assert params.language is one
+    assert SamplingParams(constraint=one.plain) == params
+    assert SamplingParams().language is None
