@@ -57,6 +57,8 @@ SAMPLE_RESULTS: Mapping[str, DType] = {
 
 # Where a token is from, if not the sampled one that ``sources`` names; PADDING is for ``advance``.
 FROM_HOST, PADDING = -1, -2
+# No block begins with a token.
+IN_TABLE = -1
 # What ``take`` reads, and what it writes, which may be ``host_tokens`` itself.
 #   sampled      [R] the tokens of the step before; other memory than ``token_ids``
 #   sources      [T] the row of that step whose token it is; or FROM_HOST
@@ -68,11 +70,14 @@ TAKE_OPERANDS: Mapping[str, DType] = {
 }
 TAKE_RESULTS: Mapping[str, DType] = {"token_ids": DType.I64}
 
-# What ``advance`` reads; it adds one to ``ADVANCED`` in place.
+# What ``advance`` reads, and ``ADVANCED`` of it leaves so that the next step can begin with it.
 #   sampled      [R] the tokens of the step before; other memory than ``token_ids``
-#   sources      [S] the row of that step whose token goes on; or FROM_HOST, or PADDING
+#   sources      [S] the row of that step whose token goes on; or FROM_HOST, or PADDING; after it
+#                each row's own number
 #   host_tokens  [S] the token of a row that is FROM_HOST
 #   tables       [S, P] blocks of each sequence, with room for one more token
+#   new_blocks   [S] the block that begins with this token, which comes into the table; or IN_TABLE,
+#                as after it
 #   lengths      [S] tokens of each sequence before the step that is prepared; after it, then
 #   counters     [S] of random numbers, likewise
 ADVANCE_OPERANDS: Mapping[str, DType] = {
@@ -80,10 +85,11 @@ ADVANCE_OPERANDS: Mapping[str, DType] = {
     "sources": DType.I64,
     "host_tokens": DType.I64,
     "tables": DType.I32,
+    "new_blocks": DType.I32,
     "lengths": DType.I32,
     "counters": DType.I64,
 }
-ADVANCED = ("lengths", "counters")
+ADVANCED = ("sources", "tables", "new_blocks", "lengths", "counters")
 # What it writes, see StepInputs. A row that is PADDING is one token of a sequence of none: it sees
 # nothing, writes nothing, and stays so; its counter stays as it is.
 ADVANCE_RESULTS: Mapping[str, DType] = {

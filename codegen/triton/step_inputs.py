@@ -4,9 +4,10 @@ before:  sampled tokens, and the inputs of the step that they were sampled in
 after:   the inputs of the next step, in the same places
 
 For any step ``take`` puts in the tokens that the host did not know when it wrote the others. For a
-decode ``advance`` makes all of them. As long as sequences only go on, the host writes nothing, but
-tables that grow, between two steps; where one ends or comes in it says with ``sources`` which token
-goes on in which row, and with ``lengths`` and ``counters`` where that sequence stands.
+decode ``advance`` makes all of them. As long as sequences only go on, the host writes nothing
+between two steps, but the blocks that begin with a token; where one ends or comes in it says with
+``sources`` which token goes on in which row, and with ``lengths`` and ``counters`` where that
+sequence stands.
 ``graphopt.loop_kernels`` has the arguments.
 """
 
@@ -18,6 +19,7 @@ from graphopt.loop_kernels import (
     ADVANCE_OPERANDS,
     ADVANCE_RESULTS,
     FROM_HOST,
+    IN_TABLE,
     PADDING,
     TAKE,
     TAKE_OPERANDS,
@@ -63,6 +65,7 @@ def advancer(vocab: int, block_size: int) -> TritonKernel:
         vocab=vocab,
         from_host=FROM_HOST,
         padding=PADDING,
+        in_table=IN_TABLE,
     )
     # starts has one number more than there are rows.
     programs = (sym("S") + _BLOCK) // _BLOCK

@@ -21,6 +21,7 @@ from graphopt.loop_kernels import (
     ADVANCE_RESULTS,
     ADVANCED,
     FROM_HOST,
+    IN_TABLE,
     PADDING,
 )
 from graphopt.runtime.executor import StepInputs
@@ -37,6 +38,9 @@ VOCAB = 1000
 GUARD = 5  # numbers after each array that must stay as they are
 POISON = -77
 MADE = ("token_ids", "positions", "slots", "starts", "lengths")
+MADE_OF_ROWS = (
+    "token_ids", "positions", "slots", "lengths", "counters", "sources", "new_blocks",
+)  # fmt: skip
 Arrays = dict[str, Any]
 
 
@@ -82,21 +86,22 @@ def reference(given: Arrays, columns: int, block_size: int) -> Arrays:
     """What the kernel has to make, row after row."""
     rows = len(given["sources"])
     found: Arrays = {"rows": list(range(rows)), "starts": list(range(rows + 1))}
-    found |= {name: [] for name in ("token_ids", "positions", "slots", "lengths", "counters")}
+    tables = np.array(given["tables"])
+    found |= {name: [] for name in MADE_OF_ROWS}
     for row, source in enumerate(given["sources"]):
         length, counter = int(given["lengths"][row]), int(given["counters"][row])
         if source == PADDING:
-            made = (0, 0, -1, 0, counter)
+            made = (0, 0, -1, 0, counter, PADDING, int(given["new_blocks"][row]))
         else:
             token = int(given["host_tokens"][row] if source < 0 else given["sampled"][source])
             page, offset = divmod(length, block_size)
-            slot = int(given["tables"][row][page]) * block_size + offset
-            made = (token, length, slot, length + 1, counter + 1)
-        for name, value in zip(
-            ("token_ids", "positions", "slots", "lengths", "counters"), made, strict=True
-        ):
+            if given["new_blocks"][row] != IN_TABLE:
+                tables[row][page] = given["new_blocks"][row]
+            slot = int(tables[row][page]) * block_size + offset
+            made = (token, length, slot, length + 1, counter + 1, row, IN_TABLE)
+        for name, value in zip(MADE_OF_ROWS, made, strict=True):
             found[name].append(value)
-    return found
+    return {**found, "tables": tables.ravel()}
 
 
 def random_step(
@@ -116,12 +121,16 @@ def random_step(
     for row in range(real):
         used = lengths[row] // block_size + 1
         tables[row, :used] = rng.integers(0, 2**31 // block_size, used)
+    begun = rng.integers(0, 2**31 // block_size, rows)
+    new_blocks = np.where(rng.random(rows) < 0.5, begun, IN_TABLE)
+    new_blocks[real:] = POISON
     lengths[real:] = POISON
     return {
         "sampled": rng.integers(0, VOCAB, sampled),
         "sources": sources,
         "host_tokens": host,
         "tables": tables,
+        "new_blocks": new_blocks,
         "lengths": lengths,
         "counters": rng.integers(0, 2**62, rows),
     }
@@ -170,28 +179,33 @@ def test_steps_follow_one_another_as_a_runner_makes_them() -> None:
         "sources": [FROM_HOST] * 4 + [PADDING] * 2,
         "host_tokens": [*(one[-1] for one in tokens), POISON, POISON],
         "tables": np.full((rows, columns), -9),
+        "new_blocks": [IN_TABLE] * rows,
         "lengths": [*(len(one) - 1 for one in tokens), 0, 0],
         "counters": range(rows),
     }
     device, kernel = Device.of(rows, columns, given), advancer(VOCAB, block_size)
     on_device = device.arrays["tables"][:-GUARD].view(rows, columns)
+    for row, blocks in enumerate(tables):
+        on_device[row, : len(blocks)] = torch.tensor(blocks)
     for step in range(1, 13):
         inputs = prepared(runner, tokens, tables)
-        on_device[:4, : inputs.tables.shape[1]] = torch.from_numpy(inputs.tables)
         found = device.advance(kernel)
         sizes = {"T": rows, "R": rows, "S": rows, "P": columns}
         expected = padded(inputs, sizes)
         same(found, {name: getattr(expected, name) for name in MADE})
+        for row, blocks in enumerate(tables):
+            assert on_device[row, : len(blocks)].tolist() == blocks
         assert found["rows"].tolist() == list(range(rows))  # of padding any will do
         assert found["counters"].tolist() == [step, step + 1, step + 2, step + 3, 4, 5]
         # From here on only the device knows the tokens.
         sampled = rng.integers(0, VOCAB, rows)
         device.arrays["sampled"][:-GUARD] = torch.from_numpy(sampled)
-        device.arrays["sources"][:4] = torch.arange(4)
-        for one, blocks, token in zip(tokens, tables, sampled, strict=False):
-            one.append(int(token))
+        assert device.arrays["sources"][:-GUARD].tolist() == [0, 1, 2, 3, PADDING, PADDING]
+        for row, (one, blocks) in enumerate(zip(tokens, tables, strict=True)):
+            one.append(int(sampled[row]))
             if len(one) > len(blocks) * block_size:
                 blocks.append(next(free))
+                device.arrays["new_blocks"][row] = blocks[-1]
 
 
 @pytest.mark.interpreted
@@ -202,6 +216,7 @@ def test_sequences_that_come_and_go_keep_their_tokens() -> None:
         "sources": [2, 0, FROM_HOST, PADDING],
         "host_tokens": [0, 0, 99, 0],
         "tables": [[5, 6], [8, 9], [3, 4], [0, 0]],
+        "new_blocks": [IN_TABLE] * 4,
         "lengths": [3, 4, 7, 12],
         "counters": [1, 2, 0, 4],
     }
@@ -220,6 +235,7 @@ def test_a_full_table_is_neither_passed_nor_written_over() -> None:
         "sources": [0, 1],
         "host_tokens": [0, 0],
         "tables": [[2, 3], [4, 5]],
+        "new_blocks": [IN_TABLE] * 2,
         "lengths": [7, 8],
         "counters": [0, 0],
     }
@@ -240,6 +256,7 @@ def test_what_is_no_token_is_not_looked_up() -> None:
         "sources": [0, 1, 2, FROM_HOST],
         "host_tokens": [0, 0, 0, VOCAB + 5],  # one without a logit, but known
         "tables": [[0]] * 4,
+        "new_blocks": [IN_TABLE] * 4,
         "lengths": [1] * 4,
         "counters": [0] * 4,
     }
