@@ -92,6 +92,7 @@ class _Live:
                 now_s,
                 sum(one.cached for one in request.sequences),
                 sum(one.preemptions for one in request.sequences),
+                None if request.started_ms is None else request.started_ms / 1000.0,
             ),
             self.error,
         )

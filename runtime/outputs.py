@@ -59,6 +59,7 @@ class RequestMetrics:
         finished_s: when it ended.
         cached_tokens: prompt tokens that were not computed, because a sibling sample had them.
         preemptions: how often a sample lost its blocks and was computed again.
+        started_s: when it had waited enough and was first given blocks; None if it never was.
     """
 
     arrival_s: float
@@ -66,6 +67,7 @@ class RequestMetrics:
     finished_s: float
     cached_tokens: int = 0
     preemptions: int = 0
+    started_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -203,7 +203,7 @@ class Scheduler:
             else:
                 paused = True
         if not preempted and not paused:
-            self._admit(arrivals, step)
+            self._admit(arrivals, step, now_ms)
         for sequence in preempted:
             self.add(sequence)
         return tuple(step.parts)
@@ -252,7 +252,7 @@ class Scheduler:
             sequence.table.extend(self.pool.allocate(missing))
         return True
 
-    def _admit(self, arrivals: abc.Iterable[Sequence], step: _Step) -> None:
+    def _admit(self, arrivals: abc.Iterable[Sequence], step: _Step, now_ms: float) -> None:
         """Start waiting sequences for as long as the budget, the places and the blocks last."""
         admitted: list[Sequence] = []
         for sequence in arrivals:
@@ -274,6 +274,8 @@ class Scheduler:
             sequence.table.extend(taken + self.pool.allocate(missing))
             sequence.cached += sequence.computed
             sequence.status = Status.RUNNING
+            if sequence.request.started_ms is None:
+                sequence.request.started_ms = now_ms
             self.running.append(sequence)
             admitted.append(sequence)
             step.add(sequence, count)

@@ -41,6 +41,7 @@ class Request:
         arrival_ms: time of the engine's clock.
         priority: smaller is more urgent; only the ``priority`` policy looks at it.
         sequences: one per sample.
+        started_ms: when the first of them was given blocks; None while all wait.
     """
 
     id: str
@@ -51,6 +52,7 @@ class Request:
     arrival_ms: float
     priority: int = 0
     sequences: tuple[Sequence, ...] = field(default=())
+    started_ms: float | None = None
 
 
 class TokenCounts:

@@ -408,7 +408,13 @@ def test_metrics_tell_the_times():
     engine = make_engine(clock=lambda: float(next(times)))
     engine.add_request("r", [1, 2], SamplingParams(temperature=0.0, max_tokens=2))
     metrics = run_all(engine)["r"].metrics
-    assert metrics.arrival_s < metrics.first_token_s < metrics.finished_s
+    assert metrics.arrival_s < metrics.started_s < metrics.first_token_s < metrics.finished_s
+
+
+def test_a_request_that_never_ran_never_started():
+    engine = make_engine()
+    engine.add_request("r", [1, 2], GREEDY)
+    assert engine.abort("r").metrics.started_s is None
 
 
 def test_check_notices_what_is_broken():
