@@ -11,61 +11,26 @@ what all of them asked for.
 
 from __future__ import annotations
 
-import json
-import os
 import threading
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, closing, nullcontext
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
-from graphopt.artifact import Artifact, read_artifact
-from graphopt.errors import ArtifactError, RequestError, UsageError
-from graphopt.plan import CPP, Plan
+from graphopt.artifact import Artifact
+from graphopt.errors import RequestError, UsageError
 from graphopt.progress import ProgressFn, silent
 
-from .capture_trace import TraceRecorder
-from .engine import Engine, EngineConfig
 from .executor import Executor
-from .gpu_setup import GpuOptions, GpuSetup, is_for_gpu, open_gpu
+from .loading import LoadOptions, Model, load_engine
 from .outputs import Delta, RequestOutput
-from .policies import make_policy
-from .preflight import MemoryNeed, preflight
+from .preflight import MemoryNeed
 from .prompts import Prompt, as_prompts
-from .sampling_params import SamplingParams, eos_token_ids
-from .scheduler import SchedulerLimits
+from .sampling_params import SamplingParams
 from .tokenizer import Tokenizer
 
 Message = Mapping[str, Any]
-
-# Without a measurement of the machine: enough sequences to amortise reading the weights, and
-# chunks long enough for matrix products to be bound by arithmetic. A GPU takes more of both.
-DEFAULT_MAX_NUM_SEQS = 64
-DEFAULT_MAX_NUM_BATCHED_TOKENS = 1024
-GPU_MAX_NUM_SEQS = 256
-GPU_MAX_NUM_BATCHED_TOKENS = 2048
-
-
-class Model(Protocol):
-    """What is needed of an artifact besides the weights."""
-
-    @property
-    def plan(self) -> Plan:
-        """What runs."""
-
-    @property
-    def weight_bytes(self) -> int:
-        """Size of the weights."""
-
-    @property
-    def generation_defaults(self) -> Mapping[str, Any]:
-        """Contents of generation_config.json."""
-
-    @property
-    def tokenizer_dir(self) -> Path | None:
-        """Folder with tokenizer.json, if there is one."""
 
 
 class LLM:
@@ -124,62 +89,30 @@ class LLM:
         record_trace: str | Path | None = None,
         progress: ProgressFn | None = None,
     ) -> None:
-        report = progress or silent
-        report("checking the artifact", 0, 0)
-        model = read_artifact(artifact) if isinstance(artifact, str | Path) else artifact
-        plan = model.plan
-        limits = engine_limits(plan, max_num_seqs, max_num_batched_tokens, max_model_len)
-        options = GpuOptions(gpu_memory_utilization, capture_trace)
-        options.demand_gpu(plan)
-        with ExitStack() as undone:  # what is open already is closed if the rest fails
-            gpu = None if executor else _open_gpu(model, limits, options, kv_cache_memory)
-            undone.enter_context(closing(gpu.device) if gpu else nullcontext())
-            self.memory: MemoryNeed = preflight(
-                plan,
-                model.weight_bytes,
-                limits,
-                kv_cache_memory=kv_cache_memory,
-                needs_full_context=max_model_len is not None,
-                room=gpu.room if gpu else None,
-                step_bytes=gpu.step_bytes if gpu else None,
-            )
-            report(f"memory: {self.memory}", 0, 0)
-            eos = self._load_words(model, generation_config, report)
-            own_seed = int.from_bytes(os.urandom(8)) if seed is None else seed
-            config = EngineConfig(limits, self.memory.num_blocks, eos, own_seed)
-            policy = make_policy(scheduling_policy)
-            self._recorder = None if record_trace is None else TraceRecorder(record_trace)
-            undone.enter_context(closing(self._recorder) if self._recorder else nullcontext())
-            report("loading the weights", 0, 0)
-            self.engine = Engine(
-                executor or (gpu.executor() if gpu else _executor_for(model, threads, weights)),
-                config,
-                decoder=self.tokenizer,
-                policy=policy,
-                observe=self._recorder.record if self._recorder else None,
-            )
-            undone.pop_all()
+        options = LoadOptions(
+            max_num_seqs=max_num_seqs,
+            max_num_batched_tokens=max_num_batched_tokens,
+            kv_cache_memory=kv_cache_memory,
+            gpu_memory_utilization=gpu_memory_utilization,
+            max_model_len=max_model_len,
+            generation_config=generation_config,
+            scheduling_policy=scheduling_policy,
+            seed=seed,
+            threads=threads,
+            weights=weights,
+            capture_trace=capture_trace,
+            record_trace=record_trace,
+        )
+        self._loaded = load_engine(artifact, options, executor=executor, progress=progress)
+        self.engine = self._loaded.engine
+        self.memory: MemoryNeed = self._loaded.memory
+        self.tokenizer: Tokenizer | None = self._loaded.words.tokenizer
         self.max_model_len = self.engine.scheduler.context_limit
         self._number = 0
         self._lock = threading.RLock()  # held by whoever changes the engine or the fields below
         self._inboxes: dict[str, deque[Delta]] = {}
         self._outputs: dict[str, RequestOutput] = {}
         self._closed = False
-
-    def _load_words(
-        self, model: Model, generation_config: str | Path, report: ProgressFn
-    ) -> frozenset[int]:
-        """Load the tokenizer and sampling defaults; the answer is the tokens that end a sample."""
-        folder = model.tokenizer_dir
-        report("loading the tokenizer", 0, 0)
-        self.tokenizer: Tokenizer | None = None if folder is None else Tokenizer.load(folder)
-        self._defaults = _generation_defaults(model, generation_config)
-        if self._defaults is not None:
-            self._defaults = _without_foreign_eos(self._defaults, model.plan.limits.vocab_size)
-        eos = {*eos_token_ids(self._defaults or {})}
-        if self.tokenizer is not None and self.tokenizer.eos_token_id is not None:
-            eos.add(self.tokenizer.eos_token_id)
-        return frozenset(eos)
 
     def __enter__(self) -> LLM:
         return self
@@ -203,9 +136,7 @@ class LLM:
                 self._closed = True
                 self._inboxes.clear()
                 self._outputs.clear()
-                self.engine.close()
-                if self._recorder is not None:
-                    self._recorder.close()
+                self._loaded.close()
 
     def sampling_params(self, **overrides: Any) -> SamplingParams:
         """The model's own sampling defaults with ``overrides`` on top.
@@ -213,13 +144,7 @@ class LLM:
         Raises:
             RequestError: a value or a name is not valid.
         """
-        if self._defaults is None:
-            return SamplingParams(**overrides)
-        try:
-            return SamplingParams.from_generation_config(self._defaults, **overrides)
-        except RequestError:
-            _check_defaults(self._defaults)
-            raise
+        return self._loaded.words.sampling_params(**overrides)
 
     def generate(
         self,
@@ -440,113 +365,3 @@ class LLM:
                     inbox.append(delta)
             for output in step.finished:
                 self._outputs[output.request_id] = output
-
-
-def engine_limits(
-    plan: Plan,
-    num_seqs: int | None = None,
-    num_tokens: int | None = None,
-    model_len: int | None = None,
-) -> SchedulerLimits:
-    """What a step may hold: what is asked for, or as much as suits the plan.
-
-    Raises:
-        UsageError: the plan cannot hold what is asked for.
-    """
-    most = plan.limits
-    if model_len is not None and model_len > most.max_model_len:
-        raise UsageError(
-            "max_model_len is beyond what the artifact was compiled for",
-            got=model_len,
-            expected=f"at most {most.max_model_len}",
-            next="compile the checkpoint again with --max-model-len",
-        )
-    if num_seqs is not None and num_seqs > most.max_rows:
-        raise UsageError(
-            "max_num_seqs is more than a step of this artifact holds",
-            got=num_seqs,
-            expected=f"at most {most.max_rows}",
-        )
-    usual_seqs, usual_tokens = DEFAULT_MAX_NUM_SEQS, DEFAULT_MAX_NUM_BATCHED_TOKENS
-    if is_for_gpu(plan):
-        usual_seqs, usual_tokens = GPU_MAX_NUM_SEQS, GPU_MAX_NUM_BATCHED_TOKENS
-    if num_tokens is None:
-        num_tokens = max(usual_tokens, num_seqs or 0)
-    if num_seqs is None:
-        num_seqs = max(1, min(usual_seqs, most.max_rows, num_tokens))
-    return SchedulerLimits(num_seqs, num_tokens, most.max_rows, model_len or most.max_model_len)
-
-
-def _generation_defaults(model: Model, where: str | Path) -> Mapping[str, Any] | None:
-    """The generation configuration to use; None for none."""
-    if where == "none":
-        return None
-    if where == "auto":
-        return model.generation_defaults
-    file = Path(where)
-    if file.is_dir():
-        file /= "generation_config.json"
-    try:
-        data = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UsageError(
-            "the generation config cannot be read",
-            where=str(file),
-            got=str(error),
-            expected="auto, none, or the path of a generation_config.json",
-        ) from error
-    if not isinstance(data, dict):
-        raise UsageError("the generation config holds no object", where=str(file))
-    return data
-
-
-def _check_defaults(defaults: Mapping[str, Any]) -> None:
-    """Refuse a generation config that is wrong by itself, so that nobody looks for it elsewhere."""
-    try:
-        SamplingParams.from_generation_config(defaults)
-    except RequestError as error:
-        raise RequestError(
-            error.what,
-            where="the generation config",
-            got=error.got,
-            expected=error.expected,
-            next="repair generation_config.json, or leave it out with generation_config none",
-        ) from error
-
-
-def _without_foreign_eos(defaults: Mapping[str, Any], vocab_size: int) -> Mapping[str, Any]:
-    """``defaults`` without end-of-sequence tokens that the model cannot choose anyway."""
-    try:
-        eos = [token for token in eos_token_ids(defaults) if token < vocab_size]
-    except RequestError:
-        _check_defaults(defaults)
-        raise
-    return {**defaults, "eos_token_id": eos}
-
-
-def _open_gpu(
-    model: Model, limits: SchedulerLimits, options: GpuOptions, kv_cache_memory: int | None
-) -> GpuSetup | None:
-    """The GPU that a model runs on; None if it runs on a CPU."""
-    if not is_for_gpu(model.plan) or not isinstance(model, Artifact):
-        return None
-    return open_gpu(model, limits, options, kv_cache_memory)
-
-
-def _executor_for(model: Model, threads: int | None, weights: str) -> Executor:
-    """The executor that runs all of the plan's steps."""
-    backends = model.plan.backends()
-    if CPP in backends and backends <= {CPP, "torch"} and isinstance(model, Artifact):
-        from .executors.cpp import CppExecutor
-
-        return CppExecutor(model, threads=threads, weights=weights)
-    if backends <= {"torch"} and isinstance(model, Artifact):
-        from .executors.torch import TorchExecutor
-
-        return TorchExecutor(model)
-    raise ArtifactError(
-        "there is no executor for this plan",
-        got=", ".join(sorted(backends)),
-        expected="cpp, torch",
-        next="compile the checkpoint again with this version",
-    )

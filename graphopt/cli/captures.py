@@ -28,7 +28,7 @@ def captures_of(artifact: Artifact, trace: str | None = None) -> CapturePlan:
     from graphopt.runtime.capture_choice import choose_captures, launches_of
     from graphopt.runtime.capture_trace import read_trace
     from graphopt.runtime.gpu_setup import is_for_gpu
-    from graphopt.runtime.llm import engine_limits
+    from graphopt.runtime.loading import engine_limits
 
     plan = artifact.plan
     if not is_for_gpu(plan):

@@ -76,7 +76,7 @@ def memory(artifact: Artifact) -> dict[str, Any]:
     """What serving takes by default; on a CPU what to change if it does not fit this machine."""
     from graphopt.errors import MachineError
     from graphopt.runtime.gpu_setup import is_for_gpu
-    from graphopt.runtime.llm import engine_limits
+    from graphopt.runtime.loading import engine_limits
     from graphopt.runtime.preflight import host_room, memory_need, preflight
 
     plan, weights, limits = artifact.plan, artifact.weight_bytes, engine_limits(artifact.plan)

@@ -4,7 +4,6 @@ import json
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -19,7 +18,7 @@ from graphopt.errors import (
 )
 from graphopt.runtime.capture_trace import read_trace
 from graphopt.runtime.dispatch import BatchShape
-from graphopt.runtime.llm import LLM, engine_limits
+from graphopt.runtime.llm import LLM
 from graphopt.runtime.sampling_params import SamplingParams
 
 from .fakes import FakeModel, HashExecutor, greedy, model, small_plan
@@ -464,11 +463,3 @@ def test_a_trace_that_cannot_be_written_is_refused_before_weights_are_loaded(tmp
         llm.close()
     assert executor.closed
     llm.close()
-
-
-def test_a_step_on_a_gpu_holds_more():
-    gpu = replace(small_plan(max_rows=1024), target="cuda:sm_90")
-    assert engine_limits(gpu).max_num_seqs == 256
-    assert engine_limits(gpu).max_num_batched_tokens == 2048
-    assert engine_limits(small_plan(max_rows=1024)).max_num_seqs == 64
-    assert engine_limits(gpu, num_tokens=100).max_num_seqs == 100

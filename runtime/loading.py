@@ -1,0 +1,237 @@
+"""From an artifact to an engine that is ready: checks, memory, words, weights.
+
+``LLM`` and the server's engine process open a model alike, through ``load_engine``.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from contextlib import ExitStack, closing, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+from graphopt.artifact import Artifact, read_artifact
+from graphopt.errors import ArtifactError, UsageError
+from graphopt.plan import CPP, Plan
+from graphopt.progress import ProgressFn, silent
+
+from .capture_trace import TraceRecorder
+from .engine import Engine, EngineConfig
+from .executor import Executor
+from .gpu_setup import GpuOptions, GpuSetup, is_for_gpu, open_gpu
+from .policies import make_policy
+from .preflight import MemoryNeed, preflight
+from .scheduler import SchedulerLimits
+from .words import Words
+
+# Without a measurement of the machine: enough sequences to amortise reading the weights, and
+# chunks long enough for matrix products to be bound by arithmetic. A GPU takes more of both.
+DEFAULT_MAX_NUM_SEQS = 64
+DEFAULT_MAX_NUM_BATCHED_TOKENS = 1024
+GPU_MAX_NUM_SEQS = 256
+GPU_MAX_NUM_BATCHED_TOKENS = 2048
+
+
+class Model(Protocol):
+    """What is needed of an artifact besides the weights."""
+
+    @property
+    def plan(self) -> Plan:
+        """What runs."""
+
+    @property
+    def weight_bytes(self) -> int:
+        """Size of the weights."""
+
+    @property
+    def generation_defaults(self) -> Mapping[str, Any]:
+        """Contents of generation_config.json."""
+
+    @property
+    def tokenizer_dir(self) -> Path | None:
+        """Folder with tokenizer.json, if there is one."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadOptions:
+    """How a model is opened: plain data, so that it can be sent to another process.
+
+    They are the arguments of ``LLM`` that have these names, and mean what they mean there.
+    """
+
+    max_num_seqs: int | None = None
+    max_num_batched_tokens: int | None = None
+    kv_cache_memory: int | None = None
+    gpu_memory_utilization: float | None = None
+    max_model_len: int | None = None
+    generation_config: str | Path = "auto"
+    scheduling_policy: str = "fcfs"
+    seed: int | None = None
+    threads: int | None = None
+    weights: Literal["mmap", "copy"] = "mmap"
+    capture_trace: str | Path | None = None
+    record_trace: str | Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A model that is open.
+
+    Attributes:
+        engine: runs it.
+        words: its tokenizer and defaults.
+        memory: what the memory is used for.
+        recorder: writes the trace of the steps, if one is recorded.
+    """
+
+    engine: Engine
+    words: Words
+    memory: MemoryNeed
+    recorder: TraceRecorder | None
+
+    def close(self) -> None:
+        """Give all memory back; what is unfinished is dropped.
+
+        Raises:
+            MachineError: the trace that was recorded is not complete; all else is done.
+        """
+        self.engine.close()
+        if self.recorder is not None:
+            self.recorder.close()
+
+
+def load_engine(
+    artifact: str | Path | Artifact | Model,
+    options: LoadOptions,
+    *,
+    executor: Executor | None = None,
+    gives_text: bool = True,
+    progress: ProgressFn | None = None,
+) -> Loaded:
+    """Open a model.
+
+    Args:
+        artifact: a folder written by ``graphopt compile``, or one that was opened.
+        options: how.
+        executor: runs the plan; chosen by what the plan needs if None.
+        gives_text: whether the engine turns tokens into text and knows stop strings.
+        progress: told how far loading is.
+
+    Raises:
+        ArtifactError: the artifact is damaged or does not fit this version.
+        MachineError: it does not fit into memory; a knob is named.
+        UsageError: an option makes no sense.
+    """
+    report = progress or silent
+    report("checking the artifact", 0, 0)
+    model = read_artifact(artifact) if isinstance(artifact, str | Path) else artifact
+    limits = engine_limits(
+        model.plan, options.max_num_seqs, options.max_num_batched_tokens, options.max_model_len
+    )
+    on_gpu = GpuOptions(options.gpu_memory_utilization, options.capture_trace)
+    on_gpu.demand_gpu(model.plan)
+    with ExitStack() as undone:  # what is open already is closed if the rest fails
+        gpu = None if executor else _open_gpu(model, limits, on_gpu, options.kv_cache_memory)
+        undone.enter_context(closing(gpu.device) if gpu else nullcontext())
+        memory = preflight(
+            model.plan,
+            model.weight_bytes,
+            limits,
+            kv_cache_memory=options.kv_cache_memory,
+            needs_full_context=options.max_model_len is not None,
+            room=gpu.room if gpu else None,
+            step_bytes=gpu.step_bytes if gpu else None,
+        )
+        report(f"memory: {memory}", 0, 0)
+        report("loading the tokenizer", 0, 0)
+        words = _words_of(model, options)
+        seed = int.from_bytes(os.urandom(8)) if options.seed is None else options.seed
+        config = EngineConfig(limits, memory.num_blocks, words.eos, seed)
+        policy = make_policy(options.scheduling_policy)
+        recorder = None if options.record_trace is None else TraceRecorder(options.record_trace)
+        undone.enter_context(closing(recorder) if recorder else nullcontext())
+        report("loading the weights", 0, 0)
+        engine = Engine(
+            executor or (gpu.executor() if gpu else _executor_for(model, options)),
+            config,
+            decoder=words.tokenizer if gives_text else None,
+            policy=policy,
+            observe=recorder.record if recorder else None,
+        )
+        undone.pop_all()
+    return Loaded(engine, words, memory, recorder)
+
+
+def engine_limits(
+    plan: Plan,
+    num_seqs: int | None = None,
+    num_tokens: int | None = None,
+    model_len: int | None = None,
+) -> SchedulerLimits:
+    """What a step may hold: what is asked for, or as much as suits the plan.
+
+    Raises:
+        UsageError: the plan cannot hold what is asked for.
+    """
+    most = plan.limits
+    if model_len is not None and model_len > most.max_model_len:
+        raise UsageError(
+            "max_model_len is beyond what the artifact was compiled for",
+            got=model_len,
+            expected=f"at most {most.max_model_len}",
+            next="compile the checkpoint again with --max-model-len",
+        )
+    if num_seqs is not None and num_seqs > most.max_rows:
+        raise UsageError(
+            "max_num_seqs is more than a step of this artifact holds",
+            got=num_seqs,
+            expected=f"at most {most.max_rows}",
+        )
+    usual_seqs, usual_tokens = DEFAULT_MAX_NUM_SEQS, DEFAULT_MAX_NUM_BATCHED_TOKENS
+    if is_for_gpu(plan):
+        usual_seqs, usual_tokens = GPU_MAX_NUM_SEQS, GPU_MAX_NUM_BATCHED_TOKENS
+    if num_tokens is None:
+        num_tokens = max(usual_tokens, num_seqs or 0)
+    if num_seqs is None:
+        num_seqs = max(1, min(usual_seqs, most.max_rows, num_tokens))
+    return SchedulerLimits(num_seqs, num_tokens, most.max_rows, model_len or most.max_model_len)
+
+
+def _words_of(model: Model, options: LoadOptions) -> Words:
+    """The tokenizer, the sampling defaults and the tokens that end a sample."""
+    return Words.load(
+        model.tokenizer_dir,
+        model.generation_defaults,
+        model.plan.limits.vocab_size,
+        options.generation_config,
+    )
+
+
+def _open_gpu(
+    model: Model, limits: SchedulerLimits, options: GpuOptions, kv_cache_memory: int | None
+) -> GpuSetup | None:
+    """The GPU that a model runs on; None if it runs on a CPU."""
+    if not is_for_gpu(model.plan) or not isinstance(model, Artifact):
+        return None
+    return open_gpu(model, limits, options, kv_cache_memory)
+
+
+def _executor_for(model: Model, options: LoadOptions) -> Executor:
+    """The executor that runs all of the plan's steps."""
+    backends = model.plan.backends()
+    if CPP in backends and backends <= {CPP, "torch"} and isinstance(model, Artifact):
+        from .executors.cpp import CppExecutor
+
+        return CppExecutor(model, threads=options.threads, weights=options.weights)
+    if backends <= {"torch"} and isinstance(model, Artifact):
+        from .executors.torch import TorchExecutor
+
+        return TorchExecutor(model)
+    raise ArtifactError(
+        "there is no executor for this plan",
+        got=", ".join(sorted(backends)),
+        expected="cpp, torch",
+        next="compile the checkpoint again with this version",
+    )

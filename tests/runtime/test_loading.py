@@ -1,0 +1,76 @@
+"""How a model is opened, for the library and for the server's engine process alike."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, replace
+
+import pytest
+
+from graphopt.errors import ArtifactError, MachineError, RequestError, UsageError
+from graphopt.runtime.loading import LoadOptions, engine_limits, load_engine
+from graphopt.runtime.sampling_params import SamplingParams
+
+from .fakes import FakeModel, HashExecutor, greedy, run_all, small_plan
+from .tokenizers_zoo import save_tokenizer
+
+
+def test_a_step_on_a_gpu_holds_more():
+    gpu = replace(small_plan(max_rows=1024), target="cuda:sm_90")
+    assert engine_limits(gpu).max_num_seqs == 256
+    assert engine_limits(gpu).max_num_batched_tokens == 2048
+    assert engine_limits(small_plan(max_rows=1024)).max_num_seqs == 64
+    assert engine_limits(gpu, num_tokens=100).max_num_seqs == 100
+
+
+def test_what_is_loaded_generates_and_is_closed():
+    executor, told = HashExecutor(), []
+    loaded = load_engine(
+        FakeModel(),
+        LoadOptions(seed=3, max_model_len=20),
+        executor=executor,
+        progress=lambda what, done, total: told.append(what),
+    )
+    assert told[0] == "checking the artifact"
+    assert told[-1] == "loading the weights"
+    assert any(one.startswith("memory: ") for one in told)
+    assert loaded.memory.num_blocks > 0
+    assert loaded.engine.scheduler.context_limit == 20
+    params = SamplingParams(temperature=0.0, max_tokens=6, ignore_eos=True)
+    loaded.engine.add_request("one", [1, 2], params)
+    assert list(run_all(loaded.engine)["one"].token_ids) == greedy([1, 2], 6)
+    loaded.close()
+    assert executor.closed
+
+
+def test_an_engine_that_gives_no_text_knows_the_ends_all_the_same(tmp_path):
+    folder = save_tokenizer(tmp_path, {})
+    model = FakeModel(small_plan(vocab_size=400), {"eos_token_id": [5, 4000]}, folder)
+    loaded = load_engine(model, LoadOptions(), executor=HashExecutor(400), gives_text=False)
+    assert 5 in loaded.words.eos
+    assert 4000 not in loaded.words.eos
+    with pytest.raises(RequestError, match="stop strings"):
+        loaded.engine.add_request("one", [1], SamplingParams(stop="a"))
+    loaded.engine.add_request("one", [1], SamplingParams(max_tokens=2))
+    assert run_all(loaded.engine)["one"].text == ""
+
+
+def test_what_cannot_be_opened_leaves_nothing_behind(tmp_path):
+    executor = HashExecutor()
+    with pytest.raises(ArtifactError, match="no executor"):
+        load_engine(FakeModel(), LoadOptions())
+    with pytest.raises(UsageError, match="cannot be written"):
+        load_engine(
+            FakeModel(), LoadOptions(record_trace=tmp_path / "no" / "trace"), executor=executor
+        )
+    with pytest.raises(MachineError):
+        load_engine(FakeModel(), LoadOptions(kv_cache_memory=1), executor=executor)
+    with pytest.raises(ArtifactError):
+        load_engine(tmp_path / "nothing.gopt", LoadOptions())
+    assert executor.steps == 0
+
+
+def test_options_are_plain_data():
+    assert all(
+        value is None or isinstance(value, str | int | float)
+        for value in asdict(LoadOptions()).values()
+    )
