@@ -56,4 +56,4 @@ soak: setup ## minutes of load, on purpose
 	$(BIN)/python -m pytest -m soak
 
 clean: ## remove the environments and everything that was generated
-	rm -rf .venv .venv-oldest build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv .venv-oldest .venv-clients build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,6 +1,6 @@
 """Find a Python that can run graphopt, and let it set up an environment (tools/setup).
 
-usage: python3 tools/bootstrap.py [--environment main|oldest]
+usage: python3 tools/bootstrap.py [--environment main|oldest|clients]
 
 Any Python 3.6 can run this file, because its first duty is to say clearly that a Python is too
 old; tools/setup is written for Python 3.11. The variable PYTHON names the interpreter of `.venv`,
@@ -17,7 +17,7 @@ import sys
 from typing import Dict, List, NoReturn, Optional, Sequence, Tuple
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-FOLDERS = {"main": ".venv", "oldest": ".venv-oldest"}
+FOLDERS = {"main": ".venv", "oldest": ".venv-oldest", "clients": ".venv-clients"}
 STAMP = "graphopt-setup.txt"
 
 # Settings of the caller's shell that would lead a new environment's Python or pip astray.
@@ -131,7 +131,7 @@ def main(arguments: Sequence[str]) -> None:
     """Do nothing if the environment is ready, else become the set-up under the best interpreter."""
     environment = arguments[1] if list(arguments[:1]) == ["--environment"] else "main"
     if len(arguments) not in (0, 2) or environment not in FOLDERS:
-        sys.exit("usage: python3 tools/bootstrap.py [--environment main|oldest]")
+        sys.exit("usage: python3 tools/bootstrap.py [--environment %s]" % "|".join(FOLDERS))
     if is_ready(environment):
         return
     pythons = choose(environment)

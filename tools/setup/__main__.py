@@ -1,4 +1,4 @@
-"""Set up one environment: `python -m tools.setup main|oldest PYTHON...`.
+"""Set up one environment: `python -m tools.setup main|oldest|clients PYTHON...`.
 
 tools/bootstrap.py calls it. The interpreters are tried in turn: the next one is taken where the
 problem is of the Python, such as a missing venv module, or no CPU build of PyTorch for its version.
@@ -77,6 +77,10 @@ def install(environment: Environment, machine: Machine, interpreter: str) -> Non
     environment.make(interpreter)
     index = os.environ.get(torch_build.INDEX) or None
     pip = Pip(environment.python, environment.scratch, environment.log, index)
+    if not environment.recipe.has_graphopt:
+        with step(f"installing {', '.join(environment.recipe.pins)} and what they need"):
+            pip.install(*environment.recipe.pins)
+        return
     choice = choose_torch(environment, machine, pip)
     if choice is not None:
         say(f"PyTorch: {choice.requirement}, since {choice.reason}")
@@ -122,7 +126,7 @@ def set_up(name: str, interpreters: Sequence[str]) -> None:
                 raise
             complain(f"{error.problem.what}: trying {interpreters[number]} instead")
             environment.give_up()
-    if name == "main":  # `make test-oldest` opens no page
+    if name == "main":  # the others open no page
         warn_of(browser.provide())
     environment.finish()
     size = human(environment.size_bytes())

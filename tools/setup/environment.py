@@ -19,16 +19,18 @@ class Recipe:
     """What an environment is to hold.
 
     Args:
-        name: `main` or `oldest`.
+        name: `main`, `oldest` or `clients`.
         torch: the PyTorch version that is wanted; None takes what is there if it is supported.
         pins: further requirements.
         any_build: whether a PyTorch with CUDA packages will do on a machine without a GPU.
+        has_graphopt: whether it holds graphopt, and PyTorch with it; else the pins alone.
     """
 
     name: str
     torch: str | None
     pins: tuple[str, ...]
     any_build: bool
+    has_graphopt: bool = True
 
 
 RECIPES = {
@@ -39,6 +41,14 @@ RECIPES = {
         torch="2.11.0",
         pins=("triton==3.6.0", "transformers==5.17.0"),
         any_build=True,
+    ),
+    # Programs that talk to the server as their users run them, apart from what it is made with.
+    "clients": Recipe(
+        "clients",
+        torch=None,
+        pins=("openai==2.*", "lm-eval[api]>=0.4.13", "langchain-openai>=1.1"),
+        any_build=False,
+        has_graphopt=False,
     ),
 }
 

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from tools.setup import __main__ as command
-from tools.setup.environment import Environment
+from tools.setup.environment import RECIPES, Environment
 from tools.setup.machine import Machine
+from tools.setup.pip import Pip
 from tools.setup.problem import Problem, SetupError
 
 GOOD = Machine("Linux", False, 2, 10**11, 10**10, "g++ 12")
@@ -136,3 +137,14 @@ def test_two_set_ups_wait_for_each_other(
         assert holder.wait(timeout=10) == 0
     assert "waiting for it" in capsys.readouterr().out
     holder.stdout.close()
+
+
+def test_clients_get_their_programs_and_neither_pytorch_nor_graphopt(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr(Environment, "make", lambda self, interpreter: None)
+    monkeypatch.setattr(Pip, "install", lambda self, *names: asked.extend(names))
+    command.install(Environment(tmp_path, RECIPES["clients"]), GOOD, sys.executable)
+    assert asked == list(RECIPES["clients"].pins)
+    assert any(name.startswith("openai") for name in asked)
