@@ -35,6 +35,32 @@ def request_id_of(given: str | None) -> str:
     return given if given is not None and _ID.fullmatch(given) else uuid.uuid4().hex
 
 
+class Pulse(Protocol):
+    """Hears of every token and every step, so it has to be cheap."""
+
+    def first_token(self, seconds: float) -> None:
+        """The first token of a request came so long after the HTTP request."""
+
+    def between_tokens(self, seconds: float) -> None:
+        """A token of a sample came so long after the one before it."""
+
+    def stepped(self, state: State) -> None:
+        """The engine after a step."""
+
+
+class _NoPulse:
+    """Nobody counts."""
+
+    def first_token(self, seconds: float) -> None:
+        """Nothing."""
+
+    def between_tokens(self, seconds: float) -> None:
+        """Nothing."""
+
+    def stepped(self, state: State) -> None:
+        """Nothing."""
+
+
 class Generation:
     """One request to the engine, of which an HTTP request may make several.
 
@@ -51,9 +77,10 @@ class Generation:
     """
 
     __slots__ = (
-        "_between",
+        "_arrived_s",
         "_clock",
         "_last",
+        "_pulse",
         "asked_s",
         "completion_tokens",
         "ended",
@@ -71,8 +98,9 @@ class Generation:
         prompt_tokens: int,
         params: Mapping[str, Any],
         prompt: object,
+        arrived_s: float,
         clock: Clock,
-        between_tokens: Callable[[float], None],
+        pulse: Pulse,
     ) -> None:
         self.prompt_tokens = prompt_tokens
         self.params = params
@@ -84,8 +112,9 @@ class Generation:
         self.completion_tokens = 0
         self.reasons: tuple[str, ...] = ()
         self.ended: Ended | None = None
+        self._arrived_s = arrived_s
         self._clock = clock
-        self._between = between_tokens
+        self._pulse = pulse
         self._last: dict[int, float] = {}
 
     def parts(self, parts: Sequence[Part]) -> None:
@@ -98,9 +127,10 @@ class Generation:
             self.completion_tokens += count
             before = last.get(part.index)
             if before is not None:
-                self._between(now - before)
+                self._pulse.between_tokens(now - before)
             elif self.first_token_s is None:
                 self.first_token_s = now
+                self._pulse.first_token(now - self._arrived_s)
             last[part.index] = now
             self.last_token_s = now
 
@@ -134,8 +164,8 @@ class Record:
     """
 
     __slots__ = (
-        "_between",
         "_clock",
+        "_pulse",
         "arrived_s",
         "finished_s",
         "generations",
@@ -155,7 +185,7 @@ class Record:
         *,
         traceparent: str | None = None,
         clock: Clock = time.monotonic,
-        between_tokens: Callable[[float], None] = lambda seconds: None,
+        pulse: Pulse | None = None,
     ) -> None:
         self.id = request_id
         self.method = method
@@ -168,13 +198,15 @@ class Record:
         self.gone = False
         self.generations: list[Generation] = []
         self._clock = clock
-        self._between = between_tokens
+        self._pulse = pulse or _NoPulse()
 
     def asked(
         self, prompt_tokens: int, params: Mapping[str, Any] = _NO_PARAMS, prompt: object = None
     ) -> Generation:
         """The engine is asked: ``prompt`` is what the client gave, text or token ids."""
-        generation = Generation(prompt_tokens, params, prompt, self._clock, self._between)
+        generation = Generation(
+            prompt_tokens, params, prompt, self.arrived_s, self._clock, self._pulse
+        )
         self.generations.append(generation)
         return generation
 
@@ -207,8 +239,8 @@ class Listener(Protocol):
     def loaded(self, model: Opened) -> None:
         """The engine serves, and its totals count from zero."""
 
-    def gone(self, state: State) -> None:
-        """The engine died after this state."""
+    def gone(self) -> None:
+        """The engine died; what it was doing last is what ``Pulse`` heard last."""
 
 
 class Observer:
@@ -216,23 +248,19 @@ class Observer:
 
     Args:
         listeners: who hears of each event, in this order.
-        between_tokens: takes the seconds between two tokens of a sample; called for every token.
+        pulse: who hears of every token and step.
         clock: seconds of a clock that never goes back.
-
-    Attributes:
-        state: what the engine was doing after its last step.
     """
 
     def __init__(
         self,
         listeners: Sequence[Listener] = (),
         *,
-        between_tokens: Callable[[float], None] = lambda seconds: None,
+        pulse: Pulse | None = None,
         clock: Clock = time.monotonic,
     ) -> None:
-        self.state = State()
         self._listeners = tuple(listeners)
-        self._between = between_tokens
+        self._pulse = pulse or _NoPulse()
         self._clock = clock
 
     def arrived(
@@ -244,7 +272,7 @@ class Observer:
             method,
             traceparent=traceparent,
             clock=self._clock,
-            between_tokens=self._between,
+            pulse=self._pulse,
         )
         for listener in self._listeners:
             listener.arrived(record)
@@ -258,16 +286,14 @@ class Observer:
 
     def loaded(self, model: Opened) -> None:
         """The engine process has loaded its model, for the first time or again."""
-        self.state = State()
         for listener in self._listeners:
             listener.loaded(model)
 
     def stepped(self, state: State) -> None:
         """The engine after a step; called for every step."""
-        self.state = state
+        self._pulse.stepped(state)
 
     def gone(self) -> None:
         """The engine process has died."""
-        state, self.state = self.state, State()
         for listener in self._listeners:
-            listener.gone(state)
+            listener.gone()

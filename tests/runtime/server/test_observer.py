@@ -36,8 +36,26 @@ class Heard:
     def loaded(self, model: Opened) -> None:
         self.events.append(("loaded", model))
 
-    def gone(self, state: State) -> None:
-        self.events.append(("gone", state))
+    def gone(self) -> None:
+        self.events.append(("gone", None))
+
+
+class Told:
+    """A pulse that keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.firsts: list[float] = []
+        self.gaps: list[float] = []
+        self.states: list[State] = []
+
+    def first_token(self, seconds: float) -> None:
+        self.firsts.append(seconds)
+
+    def between_tokens(self, seconds: float) -> None:
+        self.gaps.append(seconds)
+
+    def stepped(self, state: State) -> None:
+        self.states.append(state)
 
 
 @pytest.mark.parametrize("given", ["a", "A-b_c.9:7", "x" * 64])
@@ -54,8 +72,8 @@ def test_any_other_id_is_replaced(given: str | None) -> None:
 
 
 def test_what_a_request_says() -> None:
-    clock, gaps, heard = Time(), [], Heard()
-    observer = Observer([heard], between_tokens=gaps.append, clock=clock)
+    clock, told, heard = Time(), Told(), Heard()
+    observer = Observer([heard], pulse=told, clock=clock)
     record = observer.arrived("POST", "mine")
     clock.now = 101.0
     generation = record.asked(7, {"max_tokens": 4}, "text")
@@ -77,7 +95,7 @@ def test_what_a_request_says() -> None:
     assert generation.completion_tokens == 4
     assert generation.reasons == ("stop", "length")
     assert generation.ended is ended
-    assert gaps == [0.25]
+    assert (told.firsts, told.gaps) == ([1.5], [0.25])
     assert record.finished_s == 103.0
     assert heard.events == [("arrived", record), ("ended", record)]
 
@@ -111,11 +129,21 @@ def test_the_first_status_stands() -> None:
 
 
 def test_the_engine_comes_and_goes() -> None:
-    heard = Heard()
-    observer = Observer([heard])
+    heard, told = Heard(), Told()
+    observer = Observer([heard], pulse=told)
     observer.loaded(MODEL)
     observer.stepped(State(steps=4))
-    assert observer.state == State(steps=4)
     observer.gone()
-    assert observer.state == State()
-    assert heard.events == [("loaded", MODEL), ("gone", State(steps=4))]
+    assert told.states == [State(steps=4)]
+    assert heard.events == [("loaded", MODEL), ("gone", None)]
+
+
+def test_without_listeners_nothing_happens() -> None:
+    observer = Observer()
+    observer.loaded(MODEL)
+    observer.stepped(State())
+    record = observer.arrived("GET")
+    record.asked(1).parts([Part("r", 0, (1,)), Part("r", 0, (1,))])
+    observer.ended(record)
+    observer.gone()
+    assert record.generations[0].completion_tokens == 2

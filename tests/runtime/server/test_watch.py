@@ -10,7 +10,7 @@ from fastapi import FastAPI, Request
 
 from graphopt.runtime.server.observer import Observer, Record
 from graphopt.runtime.server.watch import Watch, record_of
-from graphopt.runtime.server.wire import Opened, State
+from graphopt.runtime.server.wire import Opened
 
 
 class Ends:
@@ -28,7 +28,7 @@ class Ends:
     def loaded(self, model: Opened) -> None:
         pass
 
-    def gone(self, state: State) -> None:
+    def gone(self) -> None:
         pass
 
 
