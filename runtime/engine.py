@@ -33,7 +33,15 @@ from .dispatch import BatchShape
 from .executor import Executor, RowStatus, Sampled
 from .kv_cache import BlockPool
 from .model_runner import Flight, ModelRunner
-from .outputs import ABORT, Delta, RequestMetrics, RequestOutput, StepOutput, TokenLogprobs
+from .outputs import (
+    ABORT,
+    Delta,
+    RequestMetrics,
+    RequestOutput,
+    StepOutput,
+    TokenLogprobs,
+    Totals,
+)
 from .philox import derive_seed
 from .policies import Policy
 from .prompts import token_array
@@ -137,6 +145,7 @@ class Engine:
         self._clock = clock
         self._requests_seen = 0
         self._tickets = 0
+        self._prompt_tokens = self._generated_tokens = self._steps = 0
         self._live: dict[str, _Live] = {}
         self._pool = BlockPool(config.num_blocks, executor.block_size)
         self.scheduler = Scheduler(config.limits, self._pool, policy)
@@ -165,6 +174,17 @@ class Engine:
         """Share of the KV blocks in use, 0 to 1."""
         return self._pool.num_used / self._pool.num_blocks
 
+    @property
+    def totals(self) -> Totals:
+        """What has been done so far."""
+        scheduler = self.scheduler
+        return Totals(
+            self._prompt_tokens,
+            self._generated_tokens,
+            self._steps,
+            scheduler.preemptions,
+        )
+
     def add_request(
         self,
         request_id: str,
@@ -173,6 +193,7 @@ class Engine:
         *,
         prompt: str | None = None,
         priority: int = 0,
+        cache_salt: bytes = b"",
     ) -> None:
         """Take a request in; it runs from the next step on.
 
@@ -182,6 +203,7 @@ class Engine:
             params: how to sample.
             prompt: the prompt as text, only to be given back.
             priority: smaller is more urgent, for the ``priority`` policy.
+            cache_salt: blocks of the prompt are shared only with requests that have the same.
 
         Raises:
             RequestError: the prompt or a parameter does not make sense for this model.
@@ -195,7 +217,9 @@ class Engine:
             seed = derive_seed(self._config.seed, self._requests_seen)
         self._requests_seen += 1
         now_s = self._clock()
-        request = Request(request_id, tokens, prompt, params, seed, now_s * 1000.0, priority)
+        request = Request(
+            request_id, tokens, prompt, params, seed, now_s * 1000.0, priority, cache_salt
+        )
         eos = frozenset() if params.ignore_eos else self._eos
         stop_ids = eos | frozenset(params.stop_ids)
         request.sequences = tuple(
@@ -287,6 +311,7 @@ class Engine:
         now_s = self._clock()
         deltas: list[Delta] = []
         touched: dict[str, _Live] = {}
+        self._steps += 1
         row = 0
         for part in batch:
             rows = range(row, row + part.rows)
@@ -309,6 +334,8 @@ class Engine:
             return
         token = int(sampled.token_ids[rows[-1]]) if part.samples else None
         sequence.land(token)
+        self._prompt_tokens += max(0, min(part.stop, sequence.num_prompt) - part.start)
+        self._generated_tokens += int(part.samples)
         stream = live.streams[sequence.index]
         scored = len(rows) - int(part.samples)
         if scored and live.prompt_logprobs is not None:

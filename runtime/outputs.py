@@ -164,3 +164,24 @@ class StepOutput:
             self.finished + other.finished,
             self.num_tokens + other.num_tokens,
         )
+
+
+@dataclass(frozen=True, slots=True)
+class Totals:
+    """What an engine has done since it was made.
+
+    Attributes:
+        prompt_tokens: prompt tokens computed, those of preempted samples again, or found.
+        generated_tokens: tokens drawn that belong to an answer.
+        steps: steps that have landed.
+        preemptions: how often a sequence lost its blocks.
+        prefix_queries: prompt tokens of requests that looked for them in the prefix cache.
+        prefix_hits: those found.
+    """
+
+    prompt_tokens: int = 0
+    generated_tokens: int = 0
+    steps: int = 0
+    preemptions: int = 0
+    prefix_queries: int = 0
+    prefix_hits: int = 0

@@ -127,6 +127,11 @@ class Scheduler:
         limits: what a step may hold.
         pool: the KV blocks.
         policy: who comes first.
+
+    Attributes:
+        waiting: sequences that wait for a place, in order of arrival.
+        running: sequences that hold blocks.
+        preemptions: how often a sequence has lost its blocks.
     """
 
     def __init__(
@@ -137,6 +142,7 @@ class Scheduler:
         self.policy: Policy = policy or Fcfs()
         self.waiting: list[Sequence] = []
         self.running: list[Sequence] = []
+        self.preemptions = 0
 
     @property
     def context_limit(self) -> int:
@@ -247,6 +253,7 @@ class Scheduler:
                 return False
             self.running.remove(victim)
             self.pool.free(victim.preempt())
+            self.preemptions += 1
             preempted.append(victim)
         if missing > 0:
             sequence.table.extend(self.pool.allocate(missing))

@@ -51,6 +51,7 @@ class Request:
     seed: int
     arrival_ms: float
     priority: int = 0
+    cache_salt: bytes = b""
     sequences: tuple[Sequence, ...] = field(default=())
     started_ms: float | None = None
 

@@ -15,6 +15,7 @@ from graphopt.errors import (
     RequestError,
     UsageError,
 )
+from graphopt.runtime.outputs import Totals
 from graphopt.runtime.policies import Priority
 from graphopt.runtime.sampling_params import GREEDY_TEMPERATURE, LARGEST, SamplingParams
 
@@ -415,6 +416,21 @@ def test_a_request_that_never_ran_never_started():
     engine = make_engine()
     engine.add_request("r", [1, 2], GREEDY)
     assert engine.abort("r").metrics.started_s is None
+
+
+def test_totals_count_what_was_done():
+    engine = make_engine(num_blocks=8, max_model_len=16, max_num_seqs=4)
+    assert engine.totals == Totals()
+    for name in "abcd":
+        engine.add_request(name, [1, 2, 3], SamplingParams(temperature=0.0, max_tokens=13))
+    steps = 0
+    while engine.has_work:
+        engine.step()
+        steps += 1
+    totals = engine.totals
+    assert (totals.steps, totals.generated_tokens) == (steps, 4 * 13)
+    assert totals.preemptions > 0
+    assert totals.prompt_tokens >= 4 * 3
 
 
 def test_check_notices_what_is_broken():
