@@ -6,10 +6,10 @@ sample's tokens, but not to its text unless the request says so.
 
 from __future__ import annotations
 
-from .detokenizer import Decoder, Detokenizer
+from .detokenizer import Decoder
 from .outputs import ABORT, LENGTH, STOP, Completion, Delta, FinishReason, TokenLogprobs
+from .sample_text import SampleText
 from .sequence import Sequence
-from .stop_strings import StopStrings
 
 
 class CompletionStream:
@@ -23,11 +23,7 @@ class CompletionStream:
     def __init__(self, sequence: Sequence, decoder: Decoder | None) -> None:
         params = sequence.params
         self._sequence = sequence
-        self._keeps_stop = params.include_stop_str_in_output
-        self._detokenizer = (
-            None if decoder is None else Detokenizer(decoder, params.skip_special_tokens)
-        )
-        self._stops = StopStrings(params.stop_strings, self._keeps_stop)
+        self._text = SampleText(params, decoder)
         self._texts: list[str] = []
         self._logprobs: list[TokenLogprobs] | None = None if params.logprobs is None else []
         self.finish_reason: FinishReason | None = None
@@ -38,12 +34,15 @@ class CompletionStream:
         sequence = self._sequence
         if self._logprobs is not None and logprobs is not None:
             self._logprobs.append(logprobs)
-        if token in sequence.stop_ids and sequence.num_output >= sequence.params.min_tokens:
-            text = self._text_of(token) if self._keeps_stop else ""
+        count = sequence.num_output
+        if token in sequence.stop_ids and count >= sequence.params.min_tokens:
+            text = self._text.push_stop(token, count)
             text += self._end(STOP, token if token in sequence.params.stop_ids else None)
         else:
-            text = self._text_of(token)
-            if self.finish_reason is None and sequence.num_output >= sequence.max_output:
+            text = self._text.push(token, count)
+            if self._text.stop is not None:
+                text += self._end(STOP)
+            elif count >= sequence.max_output:
                 text += self._end(LENGTH)
         self._texts.append(text)
         return self._delta(text, (token,), None if logprobs is None else (logprobs,))
@@ -86,23 +85,11 @@ class CompletionStream:
             self._stop_reason,
         )
 
-    def _text_of(self, token: int) -> str:
-        if self._detokenizer is None:
-            return ""
-        return self._through(self._detokenizer.push(token))
-
     def _end(self, reason: FinishReason, stop: int | None = None) -> str:
         """Finish for ``reason``, unless what was held back completes a stop string."""
-        text = "" if self._detokenizer is None else self._through(self._detokenizer.flush())
-        if self.finish_reason is None:
-            text += self._stops.flush()
+        text = self._text.flush(self._sequence.num_output)
+        if self._text.stop is not None:
+            self.finish_reason, self._stop_reason = STOP, self._text.stop
+        else:
             self.finish_reason, self._stop_reason = reason, stop
-        return text
-
-    def _through(self, text: str) -> str:
-        """Pass text on up to a stop string."""
-        sequence = self._sequence
-        text, stop = self._stops.push(text, sequence.num_output > sequence.params.min_tokens)
-        if stop is not None:
-            self.finish_reason, self._stop_reason = STOP, stop
         return text
