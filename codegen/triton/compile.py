@@ -3,18 +3,22 @@
 A cubin takes the kernel's pointers and sizes in order, then two pointers of Triton's own: global
 memory that programs use for descriptors, and a profiler's. Sizes are 32-bit integers of which
 nothing is assumed; of pointers it is that they are aligned to 16 bytes.
+
+A variant that spills where more registers can be had is compiled again with a bound that leaves it
+more: one program less on a multiprocessor costs less than memory.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from graphopt.errors import CompileError, MachineError
 from graphopt.ir.dtype import DType
 
+from .assembler import bounds, usage_of
 from .kernel import ALIGNMENT, TritonKernel, Variant
 from .load import load_module
 
@@ -101,15 +105,31 @@ def compile_variant(kernel: TritonKernel, variant: Variant, arch: int) -> Cubin:
         "num_stages": variant.num_stages,
         "enable_fp_fusion": True,
     }
-    try:
-        compiled = triton.compile(source, target=GPUTarget("cuda", arch, 32), options=options)
-    except Exception as error:
-        raise CompileError(
-            "a kernel does not compile",
-            where=f"{kernel.name}: {variant.function}, {dict(variant.constants)}, sm_{arch}",
-            got=_causes(error),
-        ) from error
-    return _cubin(compiled, arch)
+
+    def made(**bound: int) -> Cubin:
+        target = GPUTarget("cuda", arch, 32)
+        try:
+            return _cubin(triton.compile(source, target=target, options=options | bound), arch)
+        except Exception as error:
+            raise CompileError(
+                "a kernel does not compile",
+                where=f"{kernel.name}: {variant.function}, {dict(variant.constants)}, sm_{arch}",
+                got=_causes(error),
+            ) from error
+
+    return _roomy(made)
+
+
+def _roomy(made: Callable[..., Cubin]) -> Cubin:
+    """What ``made`` gives with as few registers as spill nothing; if all do, as it comes."""
+    first = made()
+    usage = usage_of(first.code)
+    if usage.stack_bytes:
+        for most in bounds(usage.registers, first.threads):
+            found = made(maxnreg=most)
+            if not usage_of(found.code).stack_bytes:
+                return found
+    return first
 
 
 def _signature(names: list[str], kernel: TritonKernel, variant: Variant) -> dict[str, str]:

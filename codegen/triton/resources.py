@@ -1,23 +1,18 @@
 """What a cubin takes of a GPU, read without one: registers, spills, shared memory, instructions.
 
-The figures are those of NVIDIA's own tools, which come with Triton, and of the code that ships:
-registers that were spilled are seen as loads and stores of memory of a thread's own. Only whether
-matrix instructions run one after the other is nowhere but in what ``ptxas`` says, so code that has
-them is assembled again, as Triton does it.
+The figures are those of NVIDIA's own tools, for the code that ships: registers that were spilled
+are seen as loads and stores of memory of a thread's own. Only whether matrix instructions run one
+after the other is nowhere but in what ``ptxas`` says, so code that has them is assembled again, as
+Triton does it.
 """
 
 from __future__ import annotations
 
-import inspect
 import re
-import subprocess
-import tempfile
 from collections import Counter
 from dataclasses import dataclass
-from pathlib import Path
 
-from graphopt.errors import CompileError
-
+from .assembler import REGISTERS, REGISTERS_AT_ONCE, assembled, instructions_of, usage_of
 from .compile import Cubin
 
 # Shared memory that one program may use, in bytes, by architecture.
@@ -32,22 +27,17 @@ SHARED_BYTES = {
     120: 99 << 10,
     121: 99 << 10,
 }
-# Of one multiprocessor: registers, which a warp takes by 256, threads, and programs; shared memory
-# is what one program may use and 1 KiB, and each program takes 1 KiB besides its own.
-REGISTERS = 65536
+# Of one multiprocessor: threads and programs; its shared memory is what one program may use and
+# 1 KiB, and each program takes 1 KiB besides its own.
 RESERVED_BYTES = 1 << 10
 THREADS = {80: 2048, 86: 1536, 87: 1536, 89: 1536, 90: 2048, 100: 2048, 103: 2048, 120: 1536}
 PROGRAMS = {80: 32, 86: 16, 87: 16, 89: 24, 90: 32, 100: 32, 103: 32, 120: 24}
 _WGMMA = ("HGMMA", "QGMMA", "IGMMA")
 _TENSOR = (*_WGMMA, "HMMA", "IMMA", "QMMA", "OMMA", "UTCHMMA", "UTCQMMA", "UTCIMMA", "UTCOMMA")
 _NARROW = re.compile(r"\.[US](?:8|16)\b")
-_USAGE = re.compile(r"REG:(\d+)")
 # Stores and loads of memory of a thread's own; kernels have no other use for it than spills.
 _OWN = ("STL", "LDL")
 _WIDTH = re.compile(r"\.(?:[US]?(8|16)|(64|128))\b")
-# Of registers; the version of Triton whose ptxas has a defect passes it, others do not.
-_REGISTER_OPTION = "--regAllocOptLevel=2"
-_INSTRUCTION = re.compile(r"^\s+/\*[0-9a-f]+\*/\s+(?:@!?U?P\w+ )?([A-Z0-9_]+)((?:\.\w+)*)", re.M)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +79,7 @@ class Resources:
     @property
     def programs(self) -> int:
         """How many programs one multiprocessor holds at once."""
-        per_thread = -(-self.registers // 8) * 8
+        per_thread = -(-self.registers // REGISTERS_AT_ONCE) * REGISTERS_AT_ONCE
         by_registers = REGISTERS // max(1, per_thread * self.threads)
         by_threads = THREADS.get(self.arch, 1536) // self.threads
         capacity = SHARED_BYTES.get(self.arch, 99 << 10) + RESERVED_BYTES
@@ -115,20 +105,13 @@ def resources_of(cubin: Cubin) -> Resources:
     Raises:
         CompileError: one of NVIDIA's tools failed.
     """
-    with tempfile.TemporaryDirectory() as folder:
-        code = Path(folder, "kernel.cubin")
-        code.write_bytes(cubin.code)
-        usage = _output(_tool("cuobjdump"), "--dump-resource-usage", str(code))
-        found = instructions_of(code)
-        log = ""
-        if any(name in _WGMMA for name, _ in found):
-            log = assembled(cubin, Path(folder, "again.cubin"))
-    registers = _USAGE.search(usage)
-    if registers is None:
-        raise CompileError("NVIDIA's tools say nothing of registers", got=usage[-500:])
+    found = instructions_of(cubin.code)
+    log = ""
+    if any(name in _WGMMA for name, _ in found):
+        _, log = assembled(cubin.ptx, cubin.arch)
     loads = [suffix for name, suffix in found if name in ("LDG", "LDGSTS")]
     return Resources(
-        registers=int(registers[1]),
+        registers=usage_of(cubin.code).registers,
         spill_bytes=sum(_bytes(suffix) for name, suffix in found if name in _OWN),
         shared_bytes=cubin.shared_bytes,
         threads=cubin.threads,
@@ -140,46 +123,7 @@ def resources_of(cubin: Cubin) -> Resources:
     )
 
 
-def instructions_of(code: Path) -> list[tuple[str, str]]:
-    """The opcodes of a cubin and what follows each, such as ``LDG`` and ``.E.128``.
-
-    Raises:
-        CompileError: NVIDIA's tool failed.
-    """
-    return _INSTRUCTION.findall(_output(_tool("nvdisasm"), "-c", str(code)))
-
-
-def assembled(cubin: Cubin, file: Path) -> str:
-    """What ``ptxas`` says while it makes a cubin again, into ``file``.
-
-    Raises:
-        CompileError: it failed.
-    """
-    from triton.backends.nvidia import compiler
-
-    suffix = "a" if cubin.arch >= 90 else ""
-    command = [compiler.get_ptxas(cubin.arch).path, "-v", "-lineinfo"]
-    if _REGISTER_OPTION in inspect.getsource(compiler):
-        command.append(_REGISTER_OPTION)
-    ptx = file.with_suffix(".ptx")
-    ptx.write_text(cubin.ptx)
-    return _output(*command, f"--gpu-name=sm_{cubin.arch}{suffix}", str(ptx), "-o", str(file))
-
-
 def _bytes(suffix: str) -> int:
     """What an instruction of a thread moves, by what follows its opcode."""
     width = _WIDTH.search(suffix)
     return int(width[1] or width[2]) // 8 if width else 4
-
-
-def _tool(name: str) -> str:
-    import triton
-
-    return str(Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / name)
-
-
-def _output(*command: str) -> str:
-    ran = subprocess.run(command, capture_output=True, text=True, check=False)
-    if ran.returncode:
-        raise CompileError(f"{Path(command[0]).name} failed", got=(ran.stdout + ran.stderr)[-500:])
-    return ran.stdout + ran.stderr

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from dataclasses import replace
 
 import pytest
 
+import graphopt.codegen.triton.compile as module
+from graphopt.codegen.triton.assembler import Usage
 from graphopt.codegen.triton.compile import TYPES, arch_number, compile_variant
 from graphopt.codegen.triton.kernel import TritonKernel, Variant, named_kernel
 from graphopt.errors import CompileError, MachineError
@@ -72,6 +75,23 @@ def test_an_error_quotes_the_line() -> None:
     assert "tl.arange(0, 100)" in str(caught.value)
     assert "power of 2" in str(caught.value)
     assert kernel.name in str(caught.value.where)
+
+
+@pytest.mark.parametrize(
+    ("spilling", "bound"), [([], None), ([64], 72), ([64, 72, 80], 255), ([64, 72, 80, 255], None)]
+)
+def test_code_that_spills_gets_more_registers(
+    monkeypatch: pytest.MonkeyPatch, spilling: list[int], bound: int | None
+) -> None:
+    """For one program less on a multiprocessor, for two, for all; where nothing helps, none."""
+    kernel, answers = copy_kernel(), [Usage(one, 8) for one in spilling]
+    monkeypatch.setattr(
+        module, "usage_of", lambda code: answers.pop(0) if answers else Usage(64, 0)
+    )
+    cubin = compile_variant(kernel, kernel.variants[0], 90)
+    found = re.search(r"[.]maxnreg (\d+)", cubin.ptx)
+    assert (int(found[1]) if found else None) == bound
+    assert answers == []
 
 
 @pytest.mark.parametrize("sizes", [(), ("S", "T")])
