@@ -2,8 +2,9 @@
 
 Whatever kernels use lies in memory that is taken once: weights, keys and values, one arena for the
 slots of the largest step, a step's inputs. Only integers and parameters of sampling go to the
-device, and only tokens come back. PyTorch is imported where a step has no kernel, or its kernel
-leaves its sizes to a library.
+device, and only tokens come back; a captured decode makes its inputs of those before, computes and
+samples in one graph. PyTorch is imported where a step has no kernel, or its kernel leaves its sizes
+to a library.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from graphopt.ir.shape import evaluate
 from graphopt.ir.types import StateType, TensorType
 from graphopt.ir.verify import verify
 from graphopt.launch import LaunchKernel
-from graphopt.loop_kernels import FROM_HOST, SAMPLE, TAKE, TAKE_OPERANDS
+from graphopt.loop_kernels import ADVANCE, FROM_HOST, SAMPLE, TAKE
 from graphopt.plan import TRITON, Piece, Step
 from graphopt.plan_arguments import Argument, Kind, arguments_of, layer_of
 from graphopt.region import make_region
@@ -39,6 +40,8 @@ from ..scheduler import SchedulerLimits
 from ..weight_check import check_weights
 from .captures import Captures, Launches
 from .device import Device
+from .device import Graph as Captured
+from .device_decodes import DeviceDecodes
 from .device_places import DevicePlaces, Places, Sizes
 from .device_sampler import DeviceSampler
 from .device_state import DeviceState
@@ -53,7 +56,6 @@ if TYPE_CHECKING:
 
 # The graph of a whole step; others have the names of their pieces.
 WHOLE = "the step"
-_SOURCE_BYTES = TAKE_OPERANDS["sources"].nbytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,12 +129,17 @@ class CudaExecutor(PlanNumbers):
         _check_captures(captured, most)
         self._kernels.reserve(most)
         self._places = DevicePlaces(device, plan, most)
-        sample = artifact.launch(SAMPLE)
+        self._decodes = DeviceDecodes(device, self._places, plan.block_size)
         self._sampler = DeviceSampler(
-            device, sample, artifact.cubin, plan.limits.vocab_size, most["R"]
+            device,
+            artifact.launch(SAMPLE),
+            artifact.cubin,
+            plan.limits.vocab_size,
+            most["R"],
+            lambda: self.captures.drop(),
         )
-        self._taking = device.kernels({TAKE: artifact.launch(TAKE)}, artifact.cubin)
-        self._sources = device.allocate(_SOURCE_BYTES * most["T"], "where a step's tokens are from")
+        between = {name: artifact.launch(name) for name in (TAKE, ADVANCE)}
+        self._between = device.kernels(between, artifact.cubin)
         self._flights: deque[Callable[[], Sampled]] = deque()
         self._state: DeviceState | None = None
         self._torch: TorchOnDevice | None = None
@@ -166,8 +173,12 @@ class CudaExecutor(PlanNumbers):
         self, inputs: StepInputs, sampling: SamplingInputs, sources: I64 | None
     ) -> Callable[[], Sampled]:
         """Give all of a step to the device; calling the answer waits for its tokens."""
-        sizes = self._compute(inputs, sources)
-        return self._sampler.start(self._places.at(sizes["T"]).slots[self._plan.output], sampling)
+        self._device.attach()
+        self._sampler.reserve(sampling)
+        sizes, is_sampled = self._compute(inputs, sampling, sources)
+        if is_sampled:
+            return self._sampler.fetch(sampling, sizes["R"])
+        return self._sampler.start(self._logits_at(sizes), sampling)
 
     def logits(self, inputs: StepInputs, observe: Observe | None = None) -> F32:
         """Compute a step up to its logits, f32[R, V]; for comparing numbers.
@@ -176,10 +187,15 @@ class CudaExecutor(PlanNumbers):
             inputs: the step.
             observe: called with each of the plan's steps and its results; nothing is captured then.
         """
-        sizes = {**self._compute(inputs, observe=observe), "R": len(inputs.rows)}
-        places = self._places.at(sizes["T"])
-        found = self._array(places.slots[self._plan.output], self._output, sizes)
-        return as_f32(found, self._output.dtype)
+        self._device.attach()
+        sizes: Sizes = BatchShape.of(inputs).sizes
+        if observe is None:
+            sizes, _ = self._compute(inputs, SamplingInputs(len(inputs.rows)), None)
+        else:
+            self._write(inputs, None, sizes)
+            self._observed(sizes, observe)
+        sizes = {**sizes, "R": len(inputs.rows)}
+        return as_f32(self._array(self._logits_at(sizes), self._output, sizes), self._output.dtype)
 
     def addresses(self) -> Mapping[str, int]:
         """Where everything is that a captured graph uses, by what it is."""
@@ -190,6 +206,7 @@ class CudaExecutor(PlanNumbers):
             "the arena of slots": self._places.arena,
             "a step's inputs": self._places.inputs,
             **self._kernels.workspaces(),
+            **self._sampler.addresses(),
         }
 
     def close(self) -> None:
@@ -199,38 +216,60 @@ class CudaExecutor(PlanNumbers):
         self._device.close()
 
     def _compute(
-        self, inputs: StepInputs, sources: I64 | None = None, observe: Observe | None = None
-    ) -> Sizes:
-        """Run every step; the answer is the sizes that it ran at."""
-        self._device.attach()
+        self, inputs: StepInputs, sampling: SamplingInputs, sources: I64 | None
+    ) -> tuple[Sizes, bool]:
+        """Run every step; the sizes that it ran at, and whether tokens were sampled, too."""
         shape = BatchShape.of(inputs)
         self._places.check(shape.sizes)
-        if observe is not None:
-            self._places.write(inputs)
-            self._observed(shape.sizes, observe)
-            return shape.sizes
         choice = self.captures.choose(shape)
         graphs = self.captures.graphs(choice)
         sizes = choice.sizes if graphs else shape.sizes
-        self._places.write(padded(inputs, sizes))
-        if sources is not None and (sources != FROM_HOST).any():
-            self._take(sources, self._places.at(sizes["T"]))
         if WHOLE in graphs:
-            self._device.replay(graphs[WHOLE])
-            return sizes
+            self._decode(graphs[WHOLE], inputs, sampling, sources, sizes)
+            return sizes, True
+        self._write(inputs, sources, sizes)
         for piece, steps in self._bound:
             if piece.name in graphs:
                 self._device.replay(graphs[piece.name])
             else:
                 self._launch(steps, sizes)
-        return sizes
+        return sizes, False
 
-    def _take(self, sources: I64, places: Places) -> None:
-        """Put tokens of the step before, which the host does not know, among a step's inputs."""
-        self._device.write(self._sources, sources)
-        tokens = places.inputs["token_ids"]
-        pointers = [self._sampler.results, self._sources, tokens, tokens]
-        self._taking.launch(TAKE, pointers, {"T": len(sources)})
+    def _decode(
+        self,
+        graph: Captured,
+        inputs: StepInputs,
+        sampling: SamplingInputs,
+        sources: I64 | None,
+        sizes: Sizes,
+    ) -> None:
+        """Run a captured decode, which samples its tokens."""
+        try:
+            self._sampler.put(sampling, sizes["R"], advancing=True)
+            self._decodes.put(inputs, sources, sizes)
+            self._device.replay(graph)
+        except BaseException:  # what the device has is not known
+            self._sampler.forget()
+            self._decodes.forget()
+            raise
+
+    def _write(self, inputs: StepInputs, sources: I64 | None, sizes: Sizes) -> None:
+        """Put a step's inputs on the device, with tokens that only the step before has."""
+        self._places.check(sizes)
+        self._decodes.forget()
+        if sources is None or (sources == FROM_HOST).all():
+            self._places.write(padded(inputs, sizes))
+            return
+        given = np.full(sizes["T"], FROM_HOST, np.int64)
+        given[: len(sources)] = sources
+        self._places.write(padded(inputs, sizes), given)
+        places = self._places.at(sizes["T"]).inputs
+        tokens = places["token_ids"]
+        pointers = [self._sampler.results, places["sources"], tokens, tokens]
+        self._between.launch(TAKE, pointers, {"T": len(sources)})
+
+    def _logits_at(self, sizes: Sizes) -> int:
+        return self._places.at(sizes["T"]).slots[self._plan.output]
 
     def _record(self, mode: Mode, sizes: Mapping[str, int]) -> Iterator[tuple[str, Launches]]:
         """What is captured in a mode: the whole step, or each piece that can be.
@@ -241,11 +280,19 @@ class CudaExecutor(PlanNumbers):
         if mode is Mode.WHOLE:
             if why_not := why_not_whole(self._plan, self._launches, sizes):
                 raise UsageError("a whole step cannot be captured", got=why_not)
-            yield WHOLE, lambda: self._launch(tuple(self._steps()), sizes)
+            yield WHOLE, lambda: self._launch_decode(sizes)
             return
         for piece, steps in self._bound:
             if is_captured(piece, self._launches, sizes["T"]):
                 yield piece.name, lambda steps=steps: self._launch(steps, sizes)  # type: ignore[misc]
+
+    def _launch_decode(self, sizes: Sizes) -> None:
+        """A decode from the tokens of the step before to its own."""
+        counters = self._sampler.counters(sizes["R"])
+        pointers = self._decodes.pointers(sizes, self._sampler.results, counters)
+        self._between.launch(ADVANCE, pointers, sizes)
+        self._launch(tuple(self._steps()), sizes)
+        self._sampler.launch(self._logits_at(sizes), sizes["R"])
 
     def _launch(self, steps: Sequence[_Bound], sizes: Sizes) -> None:
         places = self._places.at(sizes["T"])
@@ -306,6 +353,7 @@ class CudaExecutor(PlanNumbers):
     def _forget_state(self) -> None:
         """Give KV memory back, and all that knows where it is."""
         self.captures.drop()
+        self._decodes.forget()
         self._pointers.clear()
         if self._state is not None:
             self._state.close()

@@ -19,22 +19,26 @@ import numpy as np
 from graphopt.arena import Layout
 from graphopt.errors import UsageError
 from graphopt.ir.dtype import DType
+from graphopt.loop_kernels import FROM_HOST, IN_TABLE
 from graphopt.plan import Plan
 from graphopt.safetensors_io import numpy_dtype
 
-from ..executor import StepInputs
+from ..executor import I64, StepInputs
 from .device import Device, rounded
 from .layouts import Layouts, power_of_two_from
 
 Sizes = Mapping[str, int]
 
-# The inputs in the order in which they lie, with their types; the first three have T entries.
+# The inputs in the order in which they lie, with their types; the first four have T entries. Two
+# are for the kernels that make the others from the step before: see ``graphopt.loop_kernels``.
 INPUTS: Mapping[str, DType] = {
     "token_ids": DType.I64,
+    "sources": DType.I64,
     "positions": DType.I64,
     "slots": DType.I64,
     "rows": DType.I64,
     "starts": DType.I32,
+    "new_blocks": DType.I32,
     "lengths": DType.I32,
     "tables": DType.I32,
 }
@@ -108,15 +112,26 @@ class DevicePlaces:
             found = self._known[bound] = self._places(bound)
         return found
 
-    def write(self, inputs: StepInputs) -> None:
-        """Put a step's inputs where its kernels read them."""
+    def write(self, inputs: StepInputs, sources: I64 | int = FROM_HOST) -> None:
+        """Put a step's inputs where its kernels read them, in one copy.
+
+        Args:
+            inputs: of the step.
+            sources: i64[T], where its tokens are from; or one for all of them.
+        """
         offsets, _ = self._input_offsets(self.at(len(inputs.token_ids)).tokens)
         end = 0
         for name, offset in offsets.items():
-            array = getattr(inputs, name)
-            end = offset + array.nbytes
+            array = getattr(inputs, name, None)
+            count = len(inputs.lengths if name == "new_blocks" else inputs.token_ids)
+            if array is not None:
+                count = array.size
+            end = offset + count * INPUTS[name].nbytes
             place = self._staged[offset:end].view(numpy_dtype(INPUTS[name]))
-            place[:] = array.reshape(-1)
+            if array is not None:
+                place[:] = array.reshape(-1)
+            else:
+                place[:] = sources if name == "sources" else IN_TABLE
         self._device.write(self.inputs, self._staged[:end])
 
     def close(self) -> None:
@@ -142,10 +157,12 @@ class DevicePlaces:
         sequences = min(tokens, self._most["S"])
         counts = {
             "token_ids": tokens,
+            "sources": tokens,
             "positions": tokens,
             "slots": tokens,
             "rows": min(tokens, self._most["R"]),
             "starts": sequences + 1,
+            "new_blocks": sequences,
             "lengths": sequences,
             "tables": sequences * self._most["P"],
         }

@@ -3,13 +3,17 @@
 before:  logits [R, V] on the device, and each row's parameters on the host
 after:   20 bytes a row on the host, and log-probabilities where somebody asks for them
 
-A step's parameters are one copy there and its results one copy back. The kernel works in a few
-vocabularies of memory for each row, so many rows are sampled some at a time.
+Everything lies where it is for good, so that ``launch`` can be captured with a step: what each row
+has, the entries of all rows' lists one after the other, and the results. Only when requests with
+longer lists, or more log-probabilities, come than ever before, memory is taken anew and ``moved``
+is called. Parameters that the step before had, too, are not written again. The kernel works in a
+few vocabularies of memory for each row, so many rows are sampled some at a time.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
+from copy import deepcopy
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -17,12 +21,13 @@ import numpy as np
 import numpy.typing as npt
 
 from graphopt.errors import UsageError
+from graphopt.ir.dtype import DType
 from graphopt.ir.shape import evaluate
 from graphopt.launch import LaunchKernel
 from graphopt.loop_kernels import SAMPLE, SAMPLE_OPERANDS, SAMPLE_RESULTS
 from graphopt.safetensors_io import numpy_dtype
 
-from ..executor import Ragged, Sampled, SamplingInputs
+from ..executor import U64, Ragged, Sampled, SamplingInputs
 from .device import Bytes, Device, rounded
 
 # Most memory that the kernel works in, if that is enough for 16 rows: the 64 rows of a usual decode
@@ -30,6 +35,22 @@ from .device import Bytes, Device, rounded
 WORK_BYTES = 256 << 20
 # Rows are sampled in multiples of so many, so that every part of an array is aligned.
 _ROWS = 16
+# Room from the start: entries of all lists together (0.8 MB), and most tokens that a row reports,
+# which is what the usual interfaces allow. More is taken when somebody asks for it.
+LIST_ENTRIES, REPORTED = 1 << 16, 20
+# Arrays that list entries: where each row's start, the tokens, and their values.
+_LISTS = (
+    ("bias_starts", "bias_tokens", "bias_values"),
+    ("allowed_starts", "allowed_tokens", None),
+    ("banned_starts", "banned_tokens", None),
+    ("seen_starts", "seen_tokens", "seen_counts"),
+)
+_ENTRIES = {name for _, *names in _LISTS for name in names if name}
+_OF_ROWS = tuple(name for name in SAMPLE_OPERANDS if name not in _ENTRIES)
+# Of a row; the others are of K tokens that it reports.
+_RESULTS = ("token_ids", "status", "logprobs", "ranks")
+_TOPS = ("top_ids", "top_logprobs")
+_ENTRY_BYTES = 8 + 4
 
 Array = npt.NDArray[Any]
 
@@ -43,6 +64,7 @@ class DeviceSampler:
         read: gives its cubins.
         vocab_size: V.
         most_rows: most rows in a step.
+        moved: called when something lies elsewhere than before.
 
     Attributes:
         results: where the tokens of the last step lie, i64[R].
@@ -58,25 +80,27 @@ class DeviceSampler:
         read: Callable[[str, str], bytes],
         vocab_size: int,
         most_rows: int,
+        moved: Callable[[], None] = lambda: None,
     ) -> None:
         self._device = device
         self._vocab = vocab_size
+        self._most_rows = most_rows
+        self._moved = moved
         logits = kernel.pointers[0]
         self._row_bytes = vocab_size * (logits.nbytes if logits else 0)
-        self._rows = rows_at_once(kernel, most_rows)
+        self._at_once = rows_at_once(kernel, most_rows)
         self._kernels = device.kernels({SAMPLE: kernel}, read)
-        self._kernels.reserve({"R": self._rows, "K": 0})
-        # Where the operands of the step before are; its rows, if these were plainly greedy.
-        self._addresses: list[list[int]] = []
-        self._plain = 0
-        self._operands = _Block(device, "parameters of sampling")
-        self._results = _Block(device, "sampled tokens")
-        self._results.at_least(_results_of(most_rows, 0)[1])
-
-    @property
-    def results(self) -> int:
-        """Where the tokens of the last step lie, i64[R]."""
-        return self._results.address
+        self._kernels.reserve({"R": self._at_once, "K": 0})
+        _, end = _places(_OF_ROWS, SAMPLE_OPERANDS, most_rows)
+        self._staged = np.zeros(end, dtype=np.uint8)
+        self._rows = device.allocate(end, "parameters of sampling")
+        self.results = device.allocate(_places(_RESULTS, SAMPLE_RESULTS, most_rows)[1], "tokens")
+        self._entries, self._lists = LIST_ENTRIES, 0
+        self._reported, self._tops = min(REPORTED, vocab_size), 0
+        self._take_lists()
+        self._take_tops()
+        self._layouts: dict[int, Mapping[str, int]] = {}
+        self._there: _There | None = None
 
     def start(self, logits: int, inputs: SamplingInputs) -> Callable[[], Sampled]:
         """Choose or score one token per row; calling the answer waits for them.
@@ -89,29 +113,129 @@ class DeviceSampler:
             UsageError: a target is no token.
             MachineError: there is not enough memory; or, by the answer, the device failed.
         """
-        rows = inputs.num_rows
-        if not rows:
+        if not inputs.num_rows:
             return lambda: _nothing(inputs)
+        self.reserve(inputs)
+        self.put(inputs, inputs.num_rows)
+        self.launch(logits, inputs.num_rows)
+        return self.fetch(inputs, inputs.num_rows)
+
+    def reserve(self, inputs: SamplingInputs) -> None:
+        """Make room for the lists of a step and for what it reports.
+
+        Raises:
+            UsageError: a target is no token.
+            MachineError: there is not enough memory.
+        """
         if inputs.targets is not None and inputs.targets.max(initial=-1) >= self._vocab:
             raise UsageError(
                 "a target is no token", got=inputs.targets.max(), expected=f"below {self._vocab}"
             )
-        most = _most_reported(inputs, self._vocab)
-        offsets, end = _results_of(rows, most)
-        results = self._results.at_least(end)
-        starts = range(0, rows, self._rows)
-        for start, places in zip(starts, self._placed(inputs, starts), strict=True):
-            count = min(self._rows, rows - start)
-            made = [
-                results + offset + start * (most if name.startswith("top_") else 1) * dtype.nbytes
-                for (name, dtype), offset in zip(SAMPLE_RESULTS.items(), offsets, strict=True)
-            ]
-            pointers = [logits + start * self._row_bytes, *places, *made]
-            self._kernels.launch(SAMPLE, pointers, {"R": count, "K": most})
+        seen = inputs.penalties.seen if inputs.penalties else None
+        lists = (inputs.bias, inputs.allowed, inputs.banned, seen)
+        entries = sum(len(one.tokens) for one in lists if one is not None)
+        if entries > self._entries:
+            self._entries = 1 << entries.bit_length()
+            self._take_lists()
+            self._moved()
+        reported = _most_reported(inputs, self._vocab)
+        if reported > self._reported:
+            self._reported = min(1 << reported.bit_length(), self._vocab)
+            self._take_tops()
+            self._moved()
+
+    def put(self, inputs: SamplingInputs, rows: int, *, advancing: bool = False) -> None:
+        """Put parameters where ``launch`` finds them, unless they are there.
+
+        Args:
+            inputs: of the step.
+            rows: R of the launch; those beyond the step's are padding.
+            advancing: whether the device adds one to all counters before it samples.
+
+        Raises:
+            UsageError: rows have a temperature, and no seeds.
+        """
+        if self._there is not None and self._there.serves(inputs, rows, advancing):
+            self._there.counters = inputs.counters
+            return
+        self._there = None
+        arrays = operands(inputs)
+        self._put_lists(arrays)
+        if advancing:
+            arrays["counters"] = arrays["counters"] - 1
+        places, end = _places(_OF_ROWS, SAMPLE_OPERANDS, rows)
+        for name, place in places.items():
+            array = arrays[name]
+            count = rows + (1 if name.endswith("_starts") else 0)
+            room = self._staged[place : place + count * array.itemsize].view(array.dtype)
+            room[: len(array)] = array
+            room[len(array) :] = array[-1] if name.endswith("_starts") else _padding_of(name)
+        self._device.write(self._rows, self._staged[:end])
+        if inputs.penalties is None:  # what is seen is different in each step
+            self._there = _There(deepcopy(inputs), rows, inputs.counters)
+
+    def forget(self) -> None:
+        """Parameters have to be put there anew."""
+        self._there = None
+
+    def launch(self, logits: int, rows: int) -> None:
+        """Sample so many rows; this can be captured.
+
+        Args:
+            logits: address of [R, V].
+            rows: R.
+        """
+        places = self._places_at(rows)
+        for start in range(0, rows, self._at_once):
+            count = min(self._at_once, rows - start)
+            pointers = [logits + start * self._row_bytes]
+            for name, dtype in {**SAMPLE_OPERANDS, **SAMPLE_RESULTS}.items():
+                each = self._reported if name in _TOPS else int(name not in _ENTRIES)
+                pointers.append(places[name] + start * each * dtype.nbytes)
+            self._kernels.launch(SAMPLE, pointers, {"R": count, "K": self._reported})
+
+    def fetch(self, inputs: SamplingInputs, rows: int) -> Callable[[], Sampled]:
+        """What came of the last launch, of ``rows`` rows; calling the answer waits for it."""
+        places, end = _places(_RESULTS, SAMPLE_RESULTS, rows)
         # The first two arrays are all that most steps need.
-        wanted = end if inputs.num_logprobs is not None else offsets[2]
-        fetched = self._device.fetch(results, wanted)
-        return lambda: _sampled(fetched(), offsets, inputs, most)
+        wanted = places["logprobs"] if inputs.num_logprobs is None else end
+        fetched = self._device.fetch(self.results, wanted)
+        most = _most_reported(inputs, self._vocab)
+        top_places, top_end = _places(_TOPS, SAMPLE_RESULTS, rows * self._reported)
+        tops = self._device.fetch(self._tops, top_end) if most else None
+        width = self._reported
+
+        def sampled() -> Sampled:
+            found = _Arrays(fetched(), places, inputs.num_rows)
+            status = found["status"]
+            kept = status if status.any() else None
+            if inputs.num_logprobs is None:
+                return Sampled(found["token_ids"], kept)
+            reported = _Arrays(
+                np.zeros(top_end, np.uint8) if tops is None else tops(),
+                top_places,
+                inputs.num_rows * width,
+            )
+            ids, logprobs = (reported[name].reshape(-1, width)[:, :most] for name in _TOPS)
+            return Sampled(
+                found["token_ids"], kept, found["logprobs"], found["ranks"], ids, logprobs
+            )
+
+        return sampled
+
+    def counters(self, rows: int) -> int:
+        """Where the counters of so many rows' random numbers lie, i64[R]."""
+        return self._places_at(rows)["counters"]
+
+    def addresses(self) -> Mapping[str, int]:
+        """Where everything is that ``launch`` uses, by what it is."""
+        return {
+            "parameters of sampling": self._rows,
+            "lists of sampling": self._lists,
+            "sampled tokens": self.results,
+            "reported tokens": self._tops,
+            **self.workspaces(),
+        }
 
     def workspaces(self) -> Mapping[str, int]:
         """What the kernel keeps, by a name for it."""
@@ -120,38 +244,120 @@ class DeviceSampler:
     def close(self) -> None:
         """Give the memory back."""
         self._kernels.close()
-        self._operands.close()
-        self._results.close()
+        for address in (self._rows, self.results, self._lists, self._tops):
+            self._device.free(address)
 
-    def _placed(self, inputs: SamplingInputs, starts: Iterable[int]) -> list[list[int]]:
-        """Addresses of all arrays for the rows that begin at each of ``starts``.
+    def _put_lists(self, arrays: dict[str, Array]) -> None:
+        """Put the entries of all lists one after the other, and make their starts fit."""
+        tokens, values, count, has_values = [], [], 0, False
+        for starts, names, valued in _LISTS:
+            number = int(arrays[starts][-1])
+            if number:
+                tokens.append(arrays[names][:number])
+                none = np.zeros(number, np.float32)
+                values.append(arrays[valued][:number] if valued else none)
+                arrays[starts] = arrays[starts] + count
+                has_values = has_values or valued is not None
+                count += number
+        if count:
+            self._device.write(self._lists, np.concatenate(tokens))
+        if has_values:
+            self._device.write(self._values, np.concatenate(values))
 
-        Of greedy rows without further wishes they are always the same, and there already if the
-        step before had as many.
-        """
-        rows = inputs.num_rows
-        is_plain = all(getattr(inputs, field.name) is None for field in fields(inputs)[1:])
-        if not (is_plain and self._plain == rows):
-            parts = [operands(inputs.slice(n, min(rows, n + self._rows))) for n in starts]
-            self._addresses = self._put(parts)
-            self._plain = rows if is_plain else 0
-        return self._addresses
+    @property
+    def _values(self) -> int:
+        """Where the values of lists lie, after their tokens."""
+        return self._lists + self._entries * 8
 
-    def _put(self, parts: list[dict[str, Array]]) -> list[list[int]]:
-        """Addresses of all arrays of each part, which are copied at once."""
-        arrays = [part[name] for part in parts for name in SAMPLE_OPERANDS]
-        offsets, end = [], 0
-        for array in arrays:
-            offsets.append(end)
-            end += rounded(array.nbytes)
-        staged = np.zeros(end, dtype=np.uint8)
-        for array, offset in zip(arrays, offsets, strict=True):
-            staged[offset : offset + array.nbytes] = array.view(np.uint8)
-        base = self._operands.at_least(end)
-        self._device.write(base, staged)
-        each = len(SAMPLE_OPERANDS)
-        places = [base + offset for offset in offsets]
-        return [places[n : n + each] for n in range(0, len(places), each)]
+    def _take_lists(self) -> None:
+        nbytes = self._entries * _ENTRY_BYTES
+        self._lists = self._anew(self._lists, nbytes, "lists of sampling")
+
+    def _take_tops(self) -> None:
+        _, end = _places(_TOPS, SAMPLE_RESULTS, self._most_rows * self._reported)
+        self._tops = self._anew(self._tops, end, "reported tokens")
+
+    def _anew(self, address: int, nbytes: int, what: str) -> int:
+        """Memory in place of what was there."""
+        self._layouts, self._there = {}, None
+        if address:
+            self._device.free(address)
+        return self._device.allocate(nbytes, what)
+
+    def _places_at(self, rows: int) -> Mapping[str, int]:
+        """The address of each array of a launch of so many rows."""
+        found = self._layouts.get(rows)
+        if found is None:
+            tops = rows * self._reported
+            found = self._layouts[rows] = {
+                **_moved(_places(_OF_ROWS, SAMPLE_OPERANDS, rows)[0], self._rows),
+                **{names: self._lists for _, names, _ in _LISTS},
+                **{valued: self._values for _, _, valued in _LISTS if valued},
+                **_moved(_places(_RESULTS, SAMPLE_RESULTS, rows)[0], self.results),
+                **_moved(_places(_TOPS, SAMPLE_RESULTS, tops)[0], self._tops),
+            }
+        return found
+
+
+@dataclass(slots=True)
+class _There:
+    """The parameters that are on the device.
+
+    Attributes:
+        inputs: as they were put there.
+        rows: R that they were put there for.
+        counters: what the device has made of these.
+    """
+
+    inputs: SamplingInputs
+    rows: int
+    counters: U64 | None
+
+    def serves(self, inputs: SamplingInputs, rows: int, advancing: bool) -> bool:
+        """Whether a step finds what it needs; arguments as for ``put``."""
+        if rows != self.rows or inputs.num_rows != self.inputs.num_rows:
+            return False
+        if (inputs.counters is None) != (self.counters is None):
+            return False
+        if inputs.counters is not None and self.counters is not None:
+            here = self.counters + np.uint64(advancing)
+            if not np.array_equal(here, inputs.counters):
+                return False
+        names = (field.name for field in fields(inputs) if field.name != "counters")
+        return all(_is_same(getattr(self.inputs, name), getattr(inputs, name)) for name in names)
+
+
+def _is_same(one: object, other: object) -> bool:
+    """Whether two parameters are the same; lists of penalties never count as that."""
+    if isinstance(one, Ragged) and isinstance(other, Ragged):
+        return all(
+            _is_same(getattr(one, x), getattr(other, x)) for x in ("starts", "tokens", "values")
+        )
+    if isinstance(one, np.ndarray) and isinstance(other, np.ndarray):
+        return np.array_equal(one, other)
+    return one is other or (isinstance(one, int) and one == other)
+
+
+class _Arrays:
+    """Results in bytes of the device, of some numbers each."""
+
+    def __init__(self, found: Bytes, places: Mapping[str, int], count: int) -> None:
+        self._found, self._at, self._count = found, places, count
+
+    def __getitem__(self, name: str) -> Array:
+        dtype = np.dtype(numpy_dtype(SAMPLE_RESULTS[name]))
+        start = self._at[name]
+        return self._found[start : start + self._count * dtype.itemsize].view(dtype)
+
+
+def sampling_bytes(most_rows: int, vocab_size: int) -> int:
+    """What parameters and results of so many rows take, besides the kernel's workspace."""
+    places = (
+        (_OF_ROWS, SAMPLE_OPERANDS, most_rows),
+        (_RESULTS, SAMPLE_RESULTS, most_rows),
+        (_TOPS, SAMPLE_RESULTS, most_rows * min(REPORTED, vocab_size)),
+    )
+    return LIST_ENTRIES * _ENTRY_BYTES + sum(_places(*one)[1] for one in places)
 
 
 def rows_at_once(kernel: LaunchKernel, most_rows: int) -> int:
@@ -210,37 +416,25 @@ def _lists(ragged: Ragged | None, rows: int) -> tuple[Array, Array, Array]:
     return ragged.starts, np.append(ragged.tokens, 0), values
 
 
-@dataclass
-class _Block:
-    """Memory that grows."""
-
-    device: Device
-    what: str
-    address: int = 0
-    nbytes: int = 0
-
-    def at_least(self, nbytes: int) -> int:
-        """Its address, with room for so many bytes; what it held is lost when it moves."""
-        if nbytes > self.nbytes:
-            self.close()
-            self.address = self.device.allocate(nbytes, self.what)
-            self.nbytes = nbytes
-        return self.address
-
-    def close(self) -> None:
-        if self.nbytes:
-            self.device.free(self.address)
-        self.address = self.nbytes = 0
+def _places(
+    names: tuple[str, ...], dtypes: Mapping[str, DType], count: int
+) -> tuple[dict[str, int], int]:
+    """Where arrays of ``count`` numbers lie, one after the other, and where they end."""
+    found, end = {}, 0
+    for name in names:
+        found[name] = end
+        # Starts have one number more than there are rows, and of nothing there is an address, too.
+        end += rounded((count + 1) * dtypes[name].nbytes)
+    return found, end
 
 
-def _results_of(rows: int, most: int) -> tuple[list[int], int]:
-    """Where the arrays of ``SAMPLE_RESULTS`` lie, one after the other, and where they end."""
-    offsets, end = [], 0
-    for name, dtype in SAMPLE_RESULTS.items():
-        offsets.append(end)
-        count = rows * (most if name.startswith("top_") else 1)
-        end += rounded(max(1, count) * dtype.nbytes)  # of nothing there is an address, too
-    return offsets, end
+def _moved(places: Mapping[str, int], base: int) -> dict[str, int]:
+    return {name: base + place for name, place in places.items()}
+
+
+def _padding_of(name: str) -> int:
+    """What rows of padding have: their token is given, and nothing is reported of them."""
+    return -1 if name == "num_logprobs" else 0
 
 
 def _most_reported(inputs: SamplingInputs, vocab_size: int) -> int:
@@ -248,22 +442,6 @@ def _most_reported(inputs: SamplingInputs, vocab_size: int) -> int:
     if inputs.num_logprobs is None:
         return 0
     return max(0, min(int(inputs.num_logprobs.max(initial=0)), vocab_size))
-
-
-def _sampled(found: Bytes, offsets: list[int], inputs: SamplingInputs, most: int) -> Sampled:
-    rows = inputs.num_rows
-
-    def array(place: int, count: int) -> Array:
-        dtype = np.dtype(numpy_dtype(tuple(SAMPLE_RESULTS.values())[place]))
-        start = offsets[place]
-        return found[start : start + count * dtype.itemsize].view(dtype)
-
-    status = array(1, rows)
-    kept = status if status.any() else None
-    if inputs.num_logprobs is None:
-        return Sampled(array(0, rows), kept)
-    tops = [array(place, rows * most).reshape(rows, most) for place in (4, 5)]
-    return Sampled(array(0, rows), kept, array(2, rows), array(3, rows), tops[0], tops[1])
 
 
 def _nothing(inputs: SamplingInputs) -> Sampled:

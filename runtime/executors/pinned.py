@@ -23,8 +23,8 @@ Bytes = npt.NDArray[np.uint8]
 # Of each buffer, and how many there are: a step's inputs fit into one, and eight steps may be
 # under way; weights go through all of them in turn.
 BUFFER_BYTES, BUFFERS = 1 << 20, 8
-# Results of so many steps may be on their way at once.
-FETCHES = 2
+# So many results may be on their way at once: two of each of two steps.
+FETCHES = 4
 
 
 class _Fetch:

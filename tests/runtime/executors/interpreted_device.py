@@ -41,6 +41,7 @@ class InterpretedDevice:
         total: bytes of its memory.
         launched: names of the kernels that ran, in order.
         captures: how many captures were tried.
+        written: bytes that came from the host.
         refuse_capture: what a capture is refused with, told its number; None to let it be.
     """
 
@@ -49,6 +50,7 @@ class InterpretedDevice:
     stream: int = 0
     launched: list[str] = field(default_factory=list)
     captures: int = 0
+    written: int = 0
     replays: int = 0
     refuse_capture: Callable[[int], Exception | None] = lambda number: None
     node_bytes: int = 64
@@ -82,6 +84,7 @@ class InterpretedDevice:
     def write(self, address: int, array: npt.NDArray[Any]) -> None:
         self._demand_no_capture()
         given = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+        self.written += given.nbytes
         self._bytes(address, given.nbytes)[:] = given
 
     def read(self, address: int, nbytes: int) -> Bytes:

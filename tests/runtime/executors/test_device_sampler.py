@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +15,12 @@ from graphopt.launch import LaunchKernel
 from graphopt.loop_kernels import SAMPLE, SAMPLE_OPERANDS
 from graphopt.runtime.executor import F32, Ragged, SamplingInputs
 from graphopt.runtime.executors import device_sampler
-from graphopt.runtime.executors.device_sampler import DeviceSampler, operands, rows_at_once
+from graphopt.runtime.executors.device_sampler import (
+    DeviceSampler,
+    operands,
+    rows_at_once,
+    sampling_bytes,
+)
 from graphopt.runtime.sampler import sample
 from tests.codegen.cpp.sampling_cases import disagreements, random_inputs, random_logits
 from tests.runtime.executors.interpreted_artifact import tiny
@@ -81,7 +87,7 @@ def test_parameters_of_greedy_rows_are_written_once(monkeypatch: pytest.MonkeyPa
     lists = Ragged(np.arange(4), banned, np.zeros(3, np.float32))
     plain = SamplingInputs(3)
     steps = (plain, plain, replace(plain, banned=lists), plain, SamplingInputs(2), plain, plain)
-    for inputs, more in zip(steps, (1, 0, 1, 1, 1, 1, 0), strict=True):
+    for inputs, more in zip(steps, (1, 0, 2, 1, 1, 1, 0), strict=True):
         before = len(written)
         found = one.start(address, inputs)()
         want = sample(logits[: inputs.num_rows], inputs).token_ids
@@ -123,3 +129,87 @@ def test_what_no_row_uses_is_there() -> None:
     assert found["bias_tokens"][:2].tolist() == found["banned_tokens"][:2].tolist() == [5, 6]
     assert found["bias_values"][:2].tolist() == [0.5, -1]
     assert all(len(found[name]) >= 1 for name in found)
+
+
+@pytest.mark.interpreted
+def test_parameters_that_go_on_are_not_written_again() -> None:
+    device, rng = InterpretedDevice(), np.random.default_rng(6)
+    one = sampler(device)
+    logits = rng.standard_normal((4, VOCAB)).astype(np.float32)
+    address = place(device, logits)
+    numbers = np.arange(3, dtype=np.uint64)
+    inputs = SamplingInputs(
+        3,
+        temperature=np.array([0.7, 0.0, 1.4], np.float32),
+        seeds=numbers + np.uint64(2**63),
+        streams=numbers,
+        counters=np.array([0, 7, 2**40], np.uint64),
+        bias=Ragged(np.array([0, 0, 1, 1]), np.array([9]), np.array([2.5], np.float32)),
+        num_logprobs=np.array([-1, 2, 0]),
+    )
+
+    def step(inputs: SamplingInputs) -> int:
+        before = device.written
+        one.put(inputs, 4, advancing=True)
+        counters = device.read(one.counters(4), 24).view(np.uint64)
+        device.write(one.counters(4), counters + np.uint64(1))  # as ``advance`` does
+        one.launch(address, 4)
+        got, want = one.fetch(inputs, 4)(), sample(logits[:3], inputs)
+        assert disagreements(logits[:3], inputs, got, want, 2e-8) == 0
+        return device.written - before - 24
+
+    def later(inputs: SamplingInputs, **changed: Any) -> SamplingInputs:
+        return replace(inputs, counters=inputs.counters + np.uint64(1), **changed)
+
+    full = step(inputs)
+    assert full > 256
+    for _ in range(3):
+        inputs = later(inputs)
+        assert step(inputs) == 0
+    for changed in (
+        {"temperature": np.array([0.7, 0.0, 1.3], np.float32)},
+        {"bias": replace(inputs.bias, values=np.array([3.5], np.float32))},
+        {"num_logprobs": np.array([-1, 1, 0])},
+    ):
+        inputs = later(inputs, **changed)
+        assert step(inputs) == full
+        inputs = later(inputs)
+        assert step(inputs) == 0
+    inputs = later(later(inputs))
+    assert step(inputs) == full, "a token was left out"
+    one.forget()
+    inputs = later(inputs)
+    assert step(inputs) == full
+    inputs = later(inputs, bias=None, num_logprobs=None)
+    assert step(inputs) < full, "no list"
+
+
+@pytest.mark.interpreted
+def test_more_entries_and_reports_than_ever_move_what_is_captured() -> None:
+    device, rng, moved = InterpretedDevice(), np.random.default_rng(8), []
+    kernel = tiny().launch(SAMPLE)
+    one = DeviceSampler(device, kernel, tiny().cubin, VOCAB, MOST, lambda: moved.append(1))
+    logits = rng.standard_normal((2, VOCAB)).astype(np.float32)
+    address, before = place(device, logits), one.addresses()
+    count = device_sampler.LIST_ENTRIES // 2 + 1
+    banned = Ragged(np.array([0, count, 2 * count]), np.zeros(2 * count, np.int64), np.zeros(0))
+    for inputs, name in (
+        (SamplingInputs(2, num_logprobs=np.array([-1, 50])), "reported tokens"),
+        (SamplingInputs(2, banned=banned), "lists of sampling"),
+    ):
+        for times in (1, 0):  # once it is there, it stays
+            moved.clear()
+            got, want = one.start(address, inputs)(), sample(logits, inputs)
+            assert disagreements(logits, inputs, got, want, 2e-8) == 0
+            assert len(moved) == times
+        assert one.addresses()[name] != before[name]
+    assert one.addresses()["sampled tokens"] == before["sampled tokens"]
+
+
+def test_bytes_are_those_that_are_taken() -> None:
+    device = InterpretedDevice()
+    one = sampler(device)
+    taken = device.total - device.memory()[0]
+    shared = tiny().launch(SAMPLE).workspace_bytes({"R": rows_at_once(tiny().launch(SAMPLE), MOST)})
+    assert taken == sampling_bytes(MOST, VOCAB) + shared
+    one.close()
