@@ -51,7 +51,7 @@ from graphopt.plan import Plan, WrittenPlan
 from graphopt.safetensors_io import MappedFile, Weights, private_map, write_stream
 from graphopt.weight_layout import WeightLayout
 
-ARTIFACT_SCHEMA = 1
+ARTIFACT_SCHEMA = 2
 MANIFEST = "manifest.json"
 MANIFEST_DIGEST = "manifest.json.blake3"
 PLAN, GRAPH, LEDGER = "plan.json", "graph.ir", "ledger.json"

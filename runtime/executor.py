@@ -21,6 +21,7 @@ from graphopt.errors import UsageError
 
 I32 = npt.NDArray[np.int32]
 I64 = npt.NDArray[np.int64]
+U32 = npt.NDArray[np.uint32]
 U64 = npt.NDArray[np.uint64]
 F32 = npt.NDArray[np.float32]
 F64 = npt.NDArray[np.float64]
@@ -103,6 +104,29 @@ class Penalties:
 
 
 @dataclass(frozen=True, slots=True)
+class Masks:
+    """Which tokens may be chosen, for those rows of a step whose answer has to be in a language.
+
+    Rows without a mask have a number and no words, so they cost nothing.
+
+    Attributes:
+        rows: i64[R], the place of each row's mask in ``words``; -1 where every token may be chosen.
+        words: u32[M, ceil(V / 32)]; bit ``t % 32`` of word ``t // 32`` is set if token t may be
+            chosen. Bits beyond V mean nothing.
+    """
+
+    rows: I64
+    words: U32
+
+    def slice(self, start: int, stop: int) -> Masks:
+        """The masks of rows ``start`` to ``stop``."""
+        rows = self.rows[start:stop].copy()
+        masked = rows >= 0
+        kept, rows[masked] = np.unique(rows[masked], return_inverse=True)
+        return Masks(rows, self.words[kept])
+
+
+@dataclass(frozen=True, slots=True)
 class SamplingInputs:
     """How to turn each row of logits into a token.
 
@@ -118,6 +142,7 @@ class SamplingInputs:
         bias: added to the logits of these tokens.
         allowed: the only tokens that may be chosen; a row with an empty list allows all.
         banned: tokens that may not be chosen.
+        masks: which tokens may be chosen, in as many bits; None if no row has a mask.
         seeds: u64[R], the request's seed.
         streams: u64[R], the number of the sample within its request.
         counters: u64[R], the number of the token within its sample. A row's random number depends
@@ -136,6 +161,7 @@ class SamplingInputs:
     bias: Ragged | None = None
     allowed: Ragged | None = None
     banned: Ragged | None = None
+    masks: Masks | None = None
     seeds: U64 | None = None
     streams: U64 | None = None
     counters: U64 | None = None
@@ -158,7 +184,7 @@ class SamplingInputs:
         parts: dict[str, Any] = {}
         for field in fields(self)[1:]:
             value = getattr(self, field.name)
-            if isinstance(value, Ragged | Penalties):
+            if isinstance(value, Ragged | Penalties | Masks):
                 parts[field.name] = value.slice(start, stop)
             elif value is not None:
                 parts[field.name] = value[start:stop]
@@ -254,7 +280,8 @@ class OverlappingExecutor(Executor, Protocol):
             inputs: as for ``run``.
             sampling: as for ``run``.
             sources: i64[T], -1 where a token is in ``inputs``; else the row of the step before
-                whose token it is.
+                whose token it is. Whoever goes on so has the blocks that it had, and at most the
+                one more that begins with this token.
 
         Raises:
             GraphoptError: the step could not be started.

@@ -1,6 +1,7 @@
 """Logits to tokens in numpy: what every other sampler is measured against, and the CPU's own.
 
-    logits --bias, allowed--> --penalties--> --banned--> / temperature --min-p, top-k, top-p--> draw
+    logits --bias, allowed--> --penalties--> --banned, masks--> / temperature
+           --min-p, top-k, top-p--> draw
 
 Each filter works on what the one before it left, renormalised. The draw inverts the cumulative
 distribution in token order at one random number, so it needs no sorting. Log-probabilities are
@@ -13,7 +14,18 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from .executor import F32, F64, I64, U8, Penalties, Ragged, RowStatus, Sampled, SamplingInputs
+from .executor import (
+    F32,
+    F64,
+    I64,
+    U8,
+    Masks,
+    Penalties,
+    Ragged,
+    RowStatus,
+    Sampled,
+    SamplingInputs,
+)
 from .philox import uniform
 from .sampling_params import GREEDY_TEMPERATURE
 
@@ -65,6 +77,8 @@ def _needs_work(inputs: SamplingInputs) -> Mask:
     for ragged in (inputs.bias, inputs.allowed, inputs.banned):
         if ragged is not None:
             busy |= np.diff(ragged.starts) > 0
+    if inputs.masks is not None:
+        busy |= inputs.masks.rows >= 0
     if inputs.penalties is not None:
         busy |= np.diff(inputs.penalties.seen.starts) > 0
     if inputs.targets is not None:
@@ -83,6 +97,8 @@ def _choose(logits: F32, inputs: SamplingInputs, busy: Mask) -> tuple[I64, U8]:
         _penalize(work, inputs.penalties)
     if inputs.banned is not None:
         work[inputs.banned.rows, inputs.banned.tokens] = -np.inf
+    if inputs.masks is not None:
+        _keep_masked(work, inputs.masks)
     best = work.argmax(axis=1)
     peak = np.take_along_axis(work, best[:, None], axis=1)[:, 0]
     status = _judge(peak)
@@ -108,6 +124,14 @@ def _keep_allowed(work: F32, allowed: Ragged) -> None:
     kept = work[allowed.rows, allowed.tokens]
     work[listed] = -np.inf
     work[allowed.rows, allowed.tokens] = kept
+
+
+def _keep_masked(work: F32, masks: Masks) -> None:
+    """Mask, in place, the tokens of rows with a mask whose bit is not set."""
+    (masked,) = np.nonzero(masks.rows >= 0)
+    octets = masks.words[masks.rows[masked]].astype("<u4").view(np.uint8)
+    bits = np.unpackbits(octets, axis=1, count=work.shape[1], bitorder="little")
+    work[masked] = np.where(bits != 0, work[masked], np.float32(-np.inf))
 
 
 def _penalize(work: F32, penalties: Penalties) -> None:

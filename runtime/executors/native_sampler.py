@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from graphopt.errors import ArtifactError, MachineError, UsageError
 
-from ..executor import Ragged, Sampled, SamplingInputs
+from ..executor import Masks, Ragged, Sampled, SamplingInputs
 
 Array = npt.NDArray[Any]
 # How logits of each type are held in numpy, which knows no bf16.
@@ -27,6 +27,7 @@ HOLDS: dict[str, np.dtype[Any]] = {
     "f16": np.dtype(np.float16),
 }
 _I64, _F32, _U64 = np.dtype(np.int64), np.dtype(np.float32), np.dtype(np.uint64)
+_U32 = np.dtype(np.uint32)
 _ALIGNMENT = 64
 
 
@@ -34,6 +35,12 @@ class Lists(ctypes.Structure):
     """The C++ side's ``Lists``."""
 
     _fields_ = [(name, ctypes.c_void_p) for name in ("starts", "tokens", "values")]
+
+
+class MaskArgs(ctypes.Structure):
+    """The C++ side's ``Masks``."""
+
+    _fields_ = [(name, ctypes.c_void_p) for name in ("rows", "words")]
 
 
 class SampleArgs(ctypes.Structure):
@@ -53,6 +60,7 @@ class SampleArgs(ctypes.Structure):
         ("allowed", Lists),
         ("banned", Lists),
         ("seen", Lists),
+        ("masks", MaskArgs),
         ("repetition", ctypes.c_void_p),
         ("presence", ctypes.c_void_p),
         ("frequency", ctypes.c_void_p),
@@ -190,6 +198,8 @@ class NativeSampler:
             ragged = getattr(inputs, name)
             if ragged is not None:
                 setattr(args, name, _lists(name, ragged, inputs.num_rows))
+        if inputs.masks is not None:
+            args.masks = _masks(inputs.masks, inputs.num_rows, self._vocab)
         if inputs.penalties is not None:
             args.seen = _lists("seen", inputs.penalties.seen, inputs.num_rows)
             for name in ("repetition", "presence", "frequency"):
@@ -209,6 +219,18 @@ def _lists(name: str, ragged: Ragged, rows: int) -> Lists:
         _address(f"{name}.tokens", ragged.tokens, _I64, entries),
         _address(f"{name}.values", ragged.values, _F32, entries),
     )
+
+
+def _masks(masks: Masks, rows: int, vocab: int) -> MaskArgs:
+    """``masks`` as C++ reads them."""
+    count = len(masks.words)
+    address = _address("masks.rows", masks.rows, _I64, (rows,))
+    if masks.rows.max(initial=-1) >= count:
+        raise UsageError(
+            "there are fewer masks than rows say", got=count, expected=1 + masks.rows.max()
+        )
+    shape = (count, (vocab + 31) // 32)
+    return MaskArgs(address, _address("masks.words", masks.words, _U32, shape))
 
 
 def _address(name: str, array: Array, dtype: np.dtype[Any], shape: tuple[int, ...]) -> int:

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from graphopt.runtime.executor import Penalties, Ragged, SamplingInputs
+from graphopt.runtime.executor import Masks, Penalties, Ragged, SamplingInputs
 
 
 def test_ragged_lists_are_cut_by_rows():
@@ -34,3 +34,14 @@ def test_inputs_are_cut_with_all_they_hold():
     assert part.bias.tokens.tolist() == [8]
     assert part.top_k is None
     assert inputs.slice(0, 3) is inputs
+
+
+def test_masks_are_cut_to_those_that_rows_have():
+    words = np.arange(6, dtype=np.uint32).reshape(3, 2)
+    masks = Masks(np.array([2, -1, 0, 1]), words)
+    part = masks.slice(1, 3)
+    assert part.rows.tolist() == [-1, 0]
+    assert part.words.tolist() == [[0, 1]]
+    assert masks.slice(1, 2).words.shape == (0, 2)
+    assert masks.rows.tolist() == [2, -1, 0, 1]
+    assert SamplingInputs(4, masks=masks).slice(0, 1).masks.words.tolist() == [[4, 5]]

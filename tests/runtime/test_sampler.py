@@ -1,5 +1,7 @@
 """The sampler against definitions written out in full, and against transformers' processors."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -8,7 +10,7 @@ from hypothesis import strategies as st
 from transformers.generation import logits_process as hf
 
 from graphopt.errors import UsageError
-from graphopt.runtime.executor import Penalties, Ragged, RowStatus, SamplingInputs
+from graphopt.runtime.executor import Masks, Penalties, Ragged, RowStatus, SamplingInputs
 from graphopt.runtime.sampler import _filter, _penalize, _softmax, sample
 
 V = 40
@@ -209,6 +211,43 @@ def test_masks():
     assert biased.token_ids[0] == 11
     out = sample(logits, SamplingInputs(1, bias=ragged([{best: -np.inf}])))
     assert out.token_ids[0] == banned.token_ids[0]
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_only_tokens_with_a_bit_are_chosen(temperature):
+    rng = np.random.default_rng(8)
+    rows, vocab = 40, 71  # two words and a part of one
+    logits = rng.standard_normal((rows, vocab)).astype(np.float32)
+    bits = rng.random((rows // 2, 96)) < 0.1
+    bits[:, 5] = True
+    words = np.packbits(bits, axis=1, bitorder="little").view(np.uint32)
+    places = np.where(np.arange(rows) % 2 == 0, np.arange(rows) // 2, -1)
+    numbers = [rng.integers(0, 99, rows).astype(np.uint64) for _ in range(3)]
+    inputs = SamplingInputs(
+        rows,
+        temperature=np.full(rows, temperature, np.float32),
+        masks=Masks(places, words),
+        seeds=numbers[0],
+        streams=numbers[1],
+        counters=numbers[2],
+        num_logprobs=np.zeros(rows, np.int64),
+    )
+    got, free = sample(logits, inputs), sample(logits, replace(inputs, masks=None))
+    assert got.token_ids[1::2].tolist() == free.token_ids[1::2].tolist()
+    chances = np.exp(logits.astype(float))
+    chances /= chances.sum(axis=1, keepdims=True)
+    for row in range(0, rows, 2):
+        token, own = got.token_ids[row], bits[row // 2, :vocab]
+        assert own[token]
+        assert got.logprobs[row] == pytest.approx(np.log(chances[row, token]), abs=1e-5)
+        if not temperature:
+            assert token == np.where(own, logits[row], -np.inf).argmax()
+
+
+def test_a_mask_without_bits_leaves_nothing():
+    logits = np.zeros((2, 5), dtype=np.float32)
+    masks = Masks(np.array([0, -1]), np.array([[0xFFFFFFE0]], dtype=np.uint32))
+    assert sample(logits, SamplingInputs(2, masks=masks)).status.tolist() == [2, 0]
 
 
 def test_faults_are_reported_for_their_rows_only():

@@ -1,6 +1,7 @@
 // Logits to tokens: what runtime/sampler.py defines, for R rows of V logits.
 //
-//   logits --bias, allowed--> penalties --> banned --> / temperature --min-p, top-k, top-p--> draw
+//   logits --bias, allowed--> penalties --> banned, masks --> / temperature
+//          --min-p, top-k, top-p--> draw
 //
 // A thread has rows of its own, without a barrier. The last rows, when fewer are left than threads,
 // are worked on by groups of threads, each with a share of the row's tiles. Rows that need but an
@@ -34,6 +35,18 @@ struct Lists {
   int64_t count(int64_t row) const { return starts ? starts[row + 1] - starts[row] : 0; }
 };
 
+// Bits of the tokens that may be chosen, for rows that have such a list: row r has the `rows[r]`-th,
+// none if that is below 0; `rows` is null where no row has one.
+struct Masks {
+  const int64_t* rows;
+  const uint32_t* words;  // [M, ceil(V / 32)]
+
+  bool has(int64_t row) const { return rows && rows[row] >= 0; }
+  const uint32_t* of(int64_t row, int64_t vocab) const {
+    return words + rows[row] * ((vocab + 31) / 32);
+  }
+};
+
 // Arrays of R elements are null where no row uses the feature; see SamplingInputs and Sampled.
 struct SampleArgs {
   const void* logits;  // [R, V], rows next to each other
@@ -45,6 +58,7 @@ struct SampleArgs {
   const float* top_p;
   const float* min_p;
   Lists bias, allowed, banned, seen;
+  Masks masks;
   const float *repetition, *presence, *frequency;  // not null if `seen` is not
   const uint64_t *seeds, *streams, *counters;      // not null if `temperature` is not
   const int64_t* num_logprobs;
@@ -198,6 +212,18 @@ double sum_row(Group& group, const Row<T>& row, double peak, Bound bound) {
 
 // ---- Choosing ---------------------------------------------------------------------------------
 
+// Put -inf where a mask has no bit; `begin` is a multiple of 32, and nothing but -inf lies beyond
+// `end` within as many numbers.
+inline void keep_masked(float* work, int64_t begin, int64_t end, const uint32_t* words) {
+  i32x16 bit;
+  for (int i = 0; i < LANES; ++i) bit.v[i / WIDTH][i % WIDTH] = 1 << i;
+  for (int64_t place = begin; place < end; place += LANES) {
+    const i32x16 word = splat_int(int32_t(words[place / 32] >> place % 32));
+    const f32x16 x = load(work + place);
+    store(work + place, select(word & bit, x, splat(-INFINITY)));
+  }
+}
+
 // Write this thread's share of the row's logits as floats to `work`, changed by what the request
 // asks for, and divided by the temperature. The largest of each tile goes to `peaks`.
 template <class T>
@@ -230,6 +256,8 @@ void prepare(const Group& group, const SampleArgs& args, int64_t r, const Row<T>
     work[token] = value;
   });
   each(args.banned, [&](int64_t token, float) { work[token] = -INFINITY; });
+  if (args.masks.has(r))
+    keep_masked(work, begin, std::min(end, given.size), args.masks.of(r, given.size));
   const Row<float> row{work, nullptr, given.tiles() * TILE};
   for (int64_t place = begin; place < end; place += LANES)
     store(work + place, row.load(place) / temperature + 0.0f);  // no -0, which key_of would tell
@@ -385,7 +413,8 @@ void report(Group& group, const SampleArgs& args, int64_t r, const Row<T>& row, 
 inline bool needs_work(const SampleArgs& args, int64_t r) {
   if (args.targets && args.targets[r] >= 0) return false;
   return (args.temperature && args.temperature[r] >= LEAST_TEMPERATURE) || args.bias.count(r) ||
-         args.allowed.count(r) || args.banned.count(r) || args.seen.count(r);
+         args.allowed.count(r) || args.banned.count(r) || args.masks.has(r) ||
+         args.seen.count(r);
 }
 
 template <class T>

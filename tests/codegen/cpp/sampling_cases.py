@@ -7,9 +7,9 @@ import ctypes
 import numpy as np
 import numpy.typing as npt
 
-from graphopt.runtime.executor import F32, Penalties, Ragged, Sampled, SamplingInputs
+from graphopt.runtime.executor import F32, Masks, Penalties, Ragged, Sampled, SamplingInputs
 from graphopt.runtime.philox import uniform
-from graphopt.runtime.sampler import _filter, _penalize
+from graphopt.runtime.sampler import _filter, _keep_masked, _penalize
 from graphopt.runtime.sampling_params import GREEDY_TEMPERATURE
 from tests.codegen.cpp.native import compile_source
 
@@ -88,6 +88,19 @@ def random_lists(
     return Ragged(starts, tokens, rng.uniform(low, high, len(tokens)).astype(np.float32))
 
 
+def random_masks(rng: np.random.Generator, rows: int, vocab: int) -> Masks:
+    """Masks of a third of the rows: with few tokens, with many, with none; bits beyond V too."""
+    count = int(rng.integers(rows + 1))
+    places = np.full(rows, -1, dtype=np.int64)
+    places[rng.choice(rows, count, replace=False)] = rng.permutation(count)
+    words = (vocab + 31) // 32
+    bits = rng.random((count, words * 32)) < rng.choice([0, 0.01, 0.5, 1], (count, 1))
+    bits[np.arange(count), rng.integers(vocab, size=count)] |= rng.random(count) < 0.9
+    bits[:, vocab:] = rng.random() < 0.5
+    packed = np.packbits(bits, axis=1, bitorder="little").view("<u4")
+    return Masks(places, packed.astype(np.uint32))
+
+
 def random_inputs(rng: np.random.Generator, rows: int, vocab: int) -> SamplingInputs:
     """Parameters, each there or not, from nothing to extreme."""
 
@@ -118,6 +131,7 @@ def random_inputs(rng: np.random.Generator, rows: int, vocab: int) -> SamplingIn
         bias=random_lists(rng, rows, vocab, -5, 5) if rng.random() < 0.4 else None,
         allowed=random_lists(rng, rows, vocab) if rng.random() < 0.3 else None,
         banned=random_lists(rng, rows, vocab) if rng.random() < 0.3 else None,
+        masks=random_masks(rng, rows, vocab) if rng.random() < 0.3 else None,
         seeds=numbers[0],
         streams=numbers[1] & np.uint64(0xFF),
         counters=numbers[2],
@@ -181,6 +195,8 @@ def _changed(logits: F32, inputs: SamplingInputs) -> F32:
         _penalize(work, inputs.penalties)
     if inputs.banned is not None:
         work[0, inputs.banned.tokens] = -np.inf
+    if inputs.masks is not None:
+        _keep_masked(work, inputs.masks)
     return work
 
 

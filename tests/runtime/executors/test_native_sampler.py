@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from graphopt.errors import ArtifactError, UsageError
-from graphopt.runtime.executor import Penalties, Ragged, RowStatus, SamplingInputs
-from graphopt.runtime.executors.native_sampler import Lists, NativeSampler, SampleArgs
+from graphopt.runtime.executor import Masks, Penalties, Ragged, RowStatus, SamplingInputs
+from graphopt.runtime.executors.native_sampler import Lists, MaskArgs, NativeSampler, SampleArgs
 from graphopt.runtime.sampler import sample
 from tests.codegen.cpp.native import ISAS, compile_source
 from tests.codegen.cpp.sampling_cases import DTYPES, disagreements, held, sampler_library
@@ -61,6 +61,7 @@ def everything():
         bias=lists([], [8, 9], [], [], [], [], value=4.0),
         allowed=lists([], [], [], [], [10, 11, 12], []),
         banned=lists([], [13], [], [], [11], []),
+        masks=Masks(i64(-1, -1, 1, 0, -1, -1), np.array([[0x55] * 22, [0xF0F] * 22], np.uint32)),
         seeds=np.full(ROWS, 2**63, dtype=np.uint64),
         streams=np.arange(ROWS, dtype=np.uint64),
         counters=np.full(ROWS, 2**40, dtype=np.uint64),
@@ -145,6 +146,20 @@ def test_lists_that_end_too_early_are_refused(sampler):
         sampler.sample(logits_for(), SamplingInputs(ROWS, banned=short))
 
 
+@pytest.mark.parametrize(
+    ("masks", "message"),
+    [
+        (Masks(np.zeros(ROWS, np.int64), np.zeros((0, 22), np.uint32)), "fewer masks"),
+        (Masks(np.zeros(ROWS, np.int64), np.zeros((1, 21), np.uint32)), "masks.words"),
+        (Masks(np.zeros(ROWS, np.int64), np.zeros((1, 22), np.int32)), "masks.words"),
+        (Masks(np.zeros(2, np.int64), np.zeros((1, 22), np.uint32)), "masks.rows"),
+    ],
+)
+def test_masks_of_another_kind_are_refused(sampler, masks, message):
+    with pytest.raises(UsageError, match=message):
+        sampler.sample(logits_for(), SamplingInputs(ROWS, masks=masks))
+
+
 def test_tokens_outside_the_vocabulary_touch_nothing(sampler):
     outside = lists([V, V + 10**6, -1], [], [], [], [], [], value=100.0)
     got = sampler.sample(logits_for(), SamplingInputs(ROWS, bias=outside))
@@ -170,13 +185,14 @@ def test_the_structures_are_those_of_the_header():
 #include <cstddef>
 #include "sample.h"
 extern "C" __attribute__((visibility("default"))) void layout(int64_t* out) {{
-  using gopt::sampling::SampleArgs, gopt::sampling::Lists;
-  const int64_t all[] = {{{fields}, sizeof(SampleArgs), sizeof(Lists)}};
+  using namespace gopt::sampling;
+  const int64_t all[] = {{{fields}, sizeof(SampleArgs), sizeof(Lists), sizeof(Masks)}};
   std::copy(std::begin(all), std::end(all), out);
 }}
 """
-    found = np.zeros(len(names) + 2, dtype=np.int64)
+    found = np.zeros(len(names) + 3, dtype=np.int64)
     library = compile_source(source, ISAS[0], flags=("-O1",))
     library.layout(ctypes.c_void_p(found.ctypes.data))
     expected = [getattr(SampleArgs, name).offset for name in names]
-    assert found.tolist() == [*expected, ctypes.sizeof(SampleArgs), ctypes.sizeof(Lists)]
+    sizes = [ctypes.sizeof(one) for one in (SampleArgs, Lists, MaskArgs)]
+    assert found.tolist() == [*expected, *sizes]
