@@ -33,8 +33,10 @@ from .rows import buffer_of, pointer
 
 HEADERS = ("attention.h",)
 _FLOATS = (DType.F32, DType.BF16, DType.F16)
-# As in attention_walk.h: rows of a tile, and keys of a chunk.
-_ROWS, _KEYS, _LANES = 64, 128, 16
+# As in attention_walk.h: rows of a tile, keys of a chunk; bits of a segment's number.
+_ROWS, _KEYS, _LANES, _LEVELS = 64, 128, 16, 17
+# As in attention_join.h: sums that a thread may have to keep, of which others take some.
+_TAKEN_SUMS, _OWN_SUMS = 2 * _LEVELS + 1, _LEVELS + 2
 # What the template calls things.
 _TAKEN = ("shape", "queries", "batch", "additions", "attention")
 
@@ -98,7 +100,9 @@ def attention_kernel(
 def attention_scratch(key_size: int, value_size: int) -> int:
     """Bytes that each thread needs, as attention.h counts them."""
     key, value = (-(-size // _LANES) * _LANES for size in (key_size, value_size))
-    return 4 * (_ROWS * (2 * (2 + value) + 1 + key + 2 * _KEYS) + _KEYS * value)
+    left = -(-8 * (1 + _TAKEN_SUMS) // 64) * 64
+    sums = (_TAKEN_SUMS + _OWN_SUMS) * (2 + value)
+    return left + 4 * (_ROWS * (sums + 1 + key + 2 * _KEYS) + _KEYS * value)
 
 
 def _kernel(graph: Graph, region: Region, node: Node, views: Mapping[Value, View]) -> Kernel:

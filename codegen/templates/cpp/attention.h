@@ -13,8 +13,12 @@
 // read once for all heads that share them. Bound by that reading in decoding, by arithmetic in
 // prefill. A tile that ends in another thread's share is finished after one barrier, from the
 // partial results in the threads' scratch.
+//
+// Segments of a sequence are summed apart and join in pairs (attention_join.h). So a row's result
+// has the same bits for any batch, any number of threads, and any chunks of its prompt.
 #pragma once
 
+#include "attention_join.h"
 #include "attention_tiles.h"
 #include "attention_walk.h"
 
@@ -53,24 +57,9 @@ struct PlainAttention {
 
 constexpr int64_t CHUNK_KEYS = ATTENTION_CHUNK * KV_PANEL;
 
-// What a thread has computed of a tile: for each row the greatest score, the sum of the weights
-// 2^(score - greatest), and the values weighted so. Scores are here times log2(e).
-struct Partial {
-  float *top, *sum, *values;
-
-  static constexpr int64_t bytes(int64_t value_size) {
-    return ATTENTION_ROWS * (2 + round_up(value_size, LANES)) * sizeof(float);
-  }
-  // A thread has two: of a tile that began in another's share, and of any other.
-  static Partial in(char* scratch, int which, int64_t value_size) {
-    float* memory = reinterpret_cast<float*>(scratch + which * bytes(value_size));
-    return {memory, memory + ATTENTION_ROWS, memory + 2 * ATTENTION_ROWS};
-  }
-};
-
 // Bytes of scratch that a thread needs.
 constexpr int64_t attention_scratch(int64_t key_size, int64_t value_size) {
-  return 2 * Partial::bytes(value_size) +
+  return Joining::bytes(value_size) +
          ATTENTION_ROWS * (1 + round_up(key_size, LANES) + 2 * CHUNK_KEYS) * sizeof(float) +
          CHUNK_KEYS * round_up(value_size, LANES) * sizeof(float);
 }
@@ -127,7 +116,7 @@ struct AttentionThread {
   void place(char* scratch) {
     key_padded = round_up(shape.key_size, PAIR);
     value_padded = round_up(shape.value_size, LANES);
-    rescale = reinterpret_cast<float*>(scratch + 2 * Partial::bytes(shape.value_size));
+    rescale = reinterpret_cast<float*>(scratch + Joining::bytes(shape.value_size));
     scores = rescale + ATTENTION_ROWS;
     float* next = scores + ATTENTION_ROWS * CHUNK_KEYS;
     weights = reinterpret_cast<Factor<T>*>(next);
@@ -162,10 +151,12 @@ struct AttentionThread {
     });
   }
 
-  // The chunk that begins at panel `first` of a tile, if that is before `last`.
+  // The chunk that begins at panel `first` of a tile, if that is before `last`: up to where whole
+  // chunks of the sequence end.
   Chunk<T> locate(const AttentionTile& tile, int64_t first, int64_t last) const {
     Chunk<T> found;
-    found.count = last - first < ATTENTION_CHUNK ? last - first : ATTENTION_CHUNK;
+    const int64_t whole = ATTENTION_CHUNK - (tile.panel + first) % ATTENTION_CHUNK;
+    found.count = last - first < whole ? last - first : whole;
     const int64_t in_block = walk.panels_per_block(), block_size = walk.block_size;
     const int64_t own = walk.first_position(tile.sequence) + tile.row / shape.group();
     for (int64_t i = 0; i < found.count; ++i) {
@@ -252,27 +243,31 @@ struct AttentionThread {
     for (; i < chunk.count; ++i) tiles(i, std::integral_constant<int, 1>());
   }
 
-  // Scores of one row's query with a panel's keys, as powers of two; -inf where it does not see
-  // them.
+  // Scores of one row's query with a panel's keys, as powers of two.
   GOPT_INLINE f32x16 shaped(f32x16 score, const Panel<T>& p, int64_t own, int64_t head,
                             int64_t sequence) const {
     score = score * shape.scale;
     if (shape.softcap > 0) score = tanh_bounded(score / shape.softcap) * shape.softcap;
-    const f32x16 lane = load(LANE_NUMBERS);
-    const f32x16 position = lane + float(p.position);
+    const f32x16 position = load(LANE_NUMBERS) + float(p.position);
     if constexpr (Variant::HAS_ALIBI) score = fma(position, splat(variant.slope(head)), score);
     const f32x16 query = splat(float(own)), at = splat(float(sequence));
     if constexpr (Variant::HAS_SCORE)
       score = variant.score(score, query, position, splat(float(head)), at);
     score = score * LOG2_E;
-    const f32x16 hidden = splat(-INFINITY);
-    if constexpr (Variant::HAS_MASK)
-      score = select(variant.mask(query, position, splat(float(head)), at), score, hidden);
-    if (p.whole) return score;
+    if constexpr (Variant::HAS_MASK) {
+      const i32x16 shown = variant.mask(query, position, splat(float(head)), at);
+      score = select(shown, score, splat(-INFINITY));
+    }
+    return score;
+  }
+
+  // The scores of the keys that a row sees, of a panel that not all rows see all of; -inf elsewhere.
+  GOPT_INLINE f32x16 seen(f32x16 score, const Panel<T>& p, int64_t own) const {
     int64_t first = p.first, last = p.last;
     if (own + 1 - p.position < last) last = own + 1 - p.position;
     if (shape.window > 0 && own + 1 - shape.window - p.position > first)
       first = own + 1 - shape.window - p.position;
+    const f32x16 lane = load(LANE_NUMBERS), hidden = splat(-INFINITY);
     score = select(lane < splat(float(first)), hidden, score);
     return select(lane < splat(float(last)), score, hidden);
   }
@@ -289,8 +284,9 @@ struct AttentionThread {
       for (int64_t i = 0; i < count; ++i) {
         const Panel<T>& p = chunk.panels[i];
         f32x16 score = load(row + i * KV_PANEL);
-        score = simple && p.whole ? score * scale
-                                  : shaped(score, p, position + token, head, tile.sequence);
+        score = simple ? score * scale
+                       : shaped(score, p, position + token, head, tile.sequence);
+        if (!p.whole) score = seen(score, p, position + token);
         store(row + i * KV_PANEL, score);
         greatest = fast_max(greatest, score);
       }
@@ -345,19 +341,24 @@ struct AttentionThread {
     for (; column < value_padded; column += LANES) tiles(column, std::integral_constant<int, 1>());
   }
 
-  // The panels [first, last) of a tile.
-  void compute(const AttentionTile& tile, int64_t first, int64_t last, const Partial& partial) {
+  // The panels [first, last) of a tile, segment after segment.
+  void compute(const AttentionTile& tile, int64_t first, int64_t last, Joining& joining) {
+    const int64_t size = walk.segment_panels();
     next = locate(tile, first, last);
     fetch_next();
     pack_queries(tile);
-    for (int64_t r = 0; r < tile.rows; ++r) partial.top[r] = -INFINITY, partial.sum[r] = 0;
-    for (int64_t panel = first; panel < last; panel += ATTENTION_CHUNK) {
-      chunk = next;
-      next = locate(tile, panel + ATTENTION_CHUNK, last);
-      settle();
-      multiply_keys(tile.rows);
-      weigh(tile, partial);
-      multiply_values(tile.rows, partial, panel == first);
+    while (first < last) {
+      const int64_t segment = (tile.panel + first) / size;
+      const int64_t ends = (segment + 1) * size - tile.panel;
+      const Partial partial = joining.open(segment, tile.rows);
+      for (const int64_t begin = first; first < last && first < ends; first += chunk.count) {
+        chunk = next;
+        next = locate(tile, first + chunk.count, last);
+        settle();
+        multiply_keys(tile.rows);
+        weigh(tile, partial);
+        multiply_values(tile.rows, partial, first == begin);
+      }
     }
   }
 
@@ -375,26 +376,6 @@ struct AttentionThread {
     }
   }
 
-  // Adds to `partial` what another thread has of the same tile.
-  void merge(const AttentionTile& tile, const Partial& partial, const Partial& other) const {
-    for (int64_t r = 0; r < tile.rows; ++r) {
-      const float top = partial.top[r] > other.top[r] ? partial.top[r] : other.top[r];
-      const float base = top == -INFINITY ? 0 : top;
-      const float mine = scalar_exp2(partial.top[r] - base);
-      const float theirs = scalar_exp2(other.top[r] - base);
-      partial.top[r] = top;
-      partial.sum[r] = partial.sum[r] * mine + other.sum[r] * theirs;
-      float* to = partial.values + r * value_padded;
-      for (int64_t d = 0; d < value_padded; d += LANES)
-        store(to + d, load(to + d) * mine + load(other.values + r * value_padded + d) * theirs);
-    }
-  }
-  static float scalar_exp2(float x) {
-    float y[LANES];
-    store(y, exp2_negative(splat(x)));
-    return y[0];
-  }
-
   // Divides a tile's weighted values by their sums, into the output.
   void finish(const AttentionTile& tile, const Partial& partial) const {
     const int64_t start = walk.batch.starts[tile.sequence];
@@ -404,8 +385,8 @@ struct AttentionThread {
         const float sink = variant.sink(head) * LOG2_E;
         const float top = partial.top[r] > sink ? partial.top[r] : sink;
         const float base = top == -INFINITY ? 0 : top;
-        scale = scalar_exp2(partial.top[r] - base);
-        total = total * scale + scalar_exp2(sink - base);
+        scale = exp2_of(partial.top[r] - base);
+        total = total * scale + exp2_of(sink - base);
       }
       const float factor = total == 0 ? 0 : scale / total;
       Q* to = out + ((start + token) * shape.heads + head) * shape.value_size;
@@ -443,23 +424,24 @@ void attention(const Step& step, Team& team, const AttentionShape& shape, const 
                                         batch.tables, step.P, out};
   thread.place(team.scratch);
   AttentionTile open{};  // the last tile, if its end is in another share
+  Joining own(team.scratch, shape.value_size), other(team.scratch, shape.value_size);
   walk.visit_share(length, team.rank, [&](const AttentionTile& tile, int64_t first, int64_t last) {
-    const Partial partial = Partial::in(team.scratch, first == 0, shape.value_size);
-    thread.compute(tile, first, last, partial);
-    if (first == 0 && last == tile.panels) thread.finish(tile, partial);
+    Joining& joining = first == 0 ? own : other;
+    joining.begin(first == 0);
+    thread.compute(tile, first, last, joining);
+    if (first == 0 && last == tile.panels) thread.finish(tile, own.all(tile.rows));
     if (first == 0 && last < tile.panels) open = tile;
   });
+  other.publish();
   team.barrier();
   if (open.rows == 0) return;
-  const Partial partial = Partial::in(team.scratch, 1, shape.value_size);
   int64_t done = walk.before(open, walk.border(length, team.rank + 1));
   for (int rank = team.rank + 1; done < open.panels; ++rank) {
     const int64_t next = walk.before(open, walk.border(length, rank + 1));
-    char* scratch = step.scratch + rank * step.scratch_stride;
-    if (next > done) thread.merge(open, partial, Partial::in(scratch, 0, shape.value_size));
+    if (next > done) own.take(step.scratch + rank * step.scratch_stride, open.rows);
     done = next;
   }
-  thread.finish(open, partial);
+  thread.finish(open, own.all(open.rows));
 }
 
 }  // namespace gopt

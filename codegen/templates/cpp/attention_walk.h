@@ -3,10 +3,13 @@
 // A sequence's query rows are its new tokens times the heads that share a KV head, heads varying
 // fastest; a tile is up to ATTENTION_ROWS of them. A tile sees a run of panels, each 16 tokens of a
 // block. Sequences, KV heads and tiles in this order make a line, on which a panel of a tile is as
-// long as its time: what reading it costs, and what each row costs. A share begins and ends
-// anywhere on the line, so one long sequence keeps all threads busy; a tile that several threads
-// compute is put together after a barrier. Every thread walks the whole line, O(S + tiles), and
-// comes to the same answer.
+// long as its time: what reading it costs, and what each row costs. A share begins and ends between
+// any two segments of panels, so one long sequence keeps all threads busy; a tile that several
+// threads compute is put together after a barrier. Every thread walks the whole line,
+// O(S + tiles), and comes to the same answer.
+//
+// Segments and chunks are those of the sequence, counted from its first panel, wherever a tile or a
+// share begins: what a row adds up, and in which order, depends on its own position alone.
 #pragma once
 
 #include "kv.h"
@@ -15,10 +18,14 @@
 namespace gopt {
 
 constexpr int64_t ATTENTION_ROWS = 64;
-// Panels whose scores are computed at once, and what tiles are cut into. Decoding over 8192 tokens
-// with 2, 4, 8 and 16 of them is within 2 % (19 GB/s a thread for 2 KV heads of 64, 22 for 8 of
-// 128).
+// Panels whose scores are computed at once. Decoding over 8192 tokens with 2, 4, 8 and 16 of them
+// is within 2 % (19 GB/s a thread for 2 KV heads of 64, 22 for 8 of 128).
 constexpr int64_t ATTENTION_CHUNK = 8;
+// Tokens of a segment, if blocks are full panels: what tiles are cut into, and what is summed before
+// it joins other segments. Joining two takes a 256th of the arithmetic of one.
+constexpr int64_t ATTENTION_SEGMENT = 256;
+// The bits of a segment's number: positions stay below 2^24, and blocks of 17 tokens are two panels.
+constexpr int ATTENTION_LEVELS = 17;
 // Reading a panel of keys and values costs as much as computing so many rows of it: with heads of
 // 64 it is 4 KiB, a quarter of a microsecond at 16 GB/s a thread, and a row takes 30 ns.
 constexpr int64_t READING_ROWS = 8;
@@ -55,6 +62,12 @@ struct AttentionWalk {
     return batch.lengths[s] - (batch.starts[s + 1] - int64_t(batch.starts[s]));
   }
 
+  // The panels of a segment: whole chunks.
+  int64_t segment_panels() const {
+    const int64_t held = block_size < KV_PANEL ? block_size : KV_PANEL;
+    return ATTENTION_SEGMENT / held / ATTENTION_CHUNK * ATTENTION_CHUNK;
+  }
+
   // The tile of sequence s whose first row is `row`, of any KV head and place.
   AttentionTile tile_at(int64_t s, int64_t row) const {
     AttentionTile tile{s, 0, row, query_rows(s) - row, 0, 0, 0, 0, 0};
@@ -86,13 +99,13 @@ struct AttentionWalk {
     return length / size * rank + length % size * rank / size;
   }
 
-  // How many of a tile's panels lie before a border. All threads cut a tile at the same panels.
-  static int64_t before(const AttentionTile& tile, int64_t border) {
+  // How many of a tile's panels lie before a border. All threads cut a tile at the same segments.
+  int64_t before(const AttentionTile& tile, int64_t border) const {
     if (border <= tile.place) return 0;
     if (border >= tile.place + tile.panels * unit(tile)) return tile.panels;
-    const int64_t panel = (border - tile.place) / unit(tile);
-    const int64_t cut = (panel + ATTENTION_CHUNK / 2) / ATTENTION_CHUNK * ATTENTION_CHUNK;
-    return cut < tile.panels ? cut : tile.panels;
+    const int64_t panel = tile.panel + (border - tile.place) / unit(tile), size = segment_panels();
+    const int64_t cut = (panel + size / 2) / size * size - tile.panel;
+    return cut < 0 ? 0 : cut < tile.panels ? cut : tile.panels;
   }
 
   // Calls visit(tile, first, last) for the panels of each tile that are this thread's.

@@ -36,6 +36,7 @@ EXPORT visits(const int32_t* starts, const int32_t* lengths, const int64_t* n, i
 EXPORT rows() { return ATTENTION_ROWS; }
 EXPORT chunk() { return ATTENTION_CHUNK; }
 EXPORT reading() { return READING_ROWS; }
+EXPORT segment() { return ATTENTION_SEGMENT; }
 """
 
 
@@ -89,6 +90,8 @@ def test_each_panel_is_visited_once(
         ends = [j // block * panels_per_block + j % block // 16 for j in (low, high - 1)]
         assert [panel, panel + panels - 1] == ends
         assert 0 <= first < last <= panels
+        segment = 256 // min(block, 16) // 8 * 8  # cuts are those of the sequence
+        assert all(cut in (0, panels) or (panel + cut) % segment == 0 for cut in (first, last))
         pieces = covered.setdefault((s, head, row), [])
         assert (pieces[-1][1] if pieces else 0) == first
         pieces.append((first, last))
@@ -113,10 +116,11 @@ def test_shares_are_equal(threads: int, lengths: list[int], counts: list[int]) -
     loads = np.zeros(threads)
     for rank, *_, rows, _, _, _, _, first, last in visits:
         loads[rank] += (last - first) * (rows + 8)
-    # Tiles are cut at multiples of eight panels, so a share may be off by four at either end.
-    assert loads.max() - loads.mean() <= 2 * 4 * (64 + 8)
+    # Tiles are cut at multiples of 16 panels, so a share may be off by eight at either end.
+    assert loads.max() - loads.mean() <= 2 * 8 * (64 + 8)
 
 
 def test_the_header_s_numbers() -> None:
     library = compile_source(_SOURCE, ISAS[-1], flags=("-O1",))
     assert [library.rows(), library.chunk(), library.reading()] == [64, 8, 8]
+    assert library.segment() == 256
