@@ -129,3 +129,9 @@ class OverloadedError(GraphoptError):
     """More requests than the server takes at once; one may be sent again later."""
 
     exit_code = 9
+
+
+class UnexpectedError(GraphoptError):
+    """An exception that nobody raised on purpose: a defect of graphopt or of a library."""
+
+    exit_code = 70  # EX_SOFTWARE of sysexits.h

@@ -80,12 +80,16 @@ class Loaded:
     """A model that is open.
 
     Attributes:
+        plan: what it was compiled to.
+        limits: what a step may hold.
         engine: runs it.
         words: its tokenizer and defaults.
         memory: what the memory is used for.
         recorder: writes the trace of the steps, if one is recorded.
     """
 
+    plan: Plan
+    limits: SchedulerLimits
     engine: Engine
     words: Words
     memory: MemoryNeed
@@ -161,7 +165,7 @@ def load_engine(
             observe=recorder.record if recorder else None,
         )
         undone.pop_all()
-    return Loaded(engine, words, memory, recorder)
+    return Loaded(model.plan, limits, engine, words, memory, recorder)
 
 
 def engine_limits(

@@ -8,8 +8,8 @@ import os
 import click
 import pytest
 
-from graphopt.cli.failures import EXIT_UNEXPECTED, UnexpectedError, as_failure, as_json, trace_of
-from graphopt.errors import CheckpointError, MachineError, UsageError
+from graphopt.cli.failures import as_failure, as_json, trace_of
+from graphopt.errors import CheckpointError, MachineError, UnexpectedError, UsageError
 
 
 def test_an_error_raised_on_purpose_is_itself() -> None:
@@ -49,7 +49,7 @@ def test_what_the_system_refuses_is_the_machines(number: int) -> None:
 def test_anything_else_is_unexpected(debug: bool) -> None:
     found = as_failure(KeyError("a\nb"), debug=debug)
     assert isinstance(found, UnexpectedError)
-    assert found.exit_code == EXIT_UNEXPECTED
+    assert found.exit_code == 70
     assert found.what == "unexpected KeyError: 'a\\nb'"
     assert (found.next is None) is debug
 

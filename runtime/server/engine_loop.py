@@ -1,0 +1,168 @@
+"""The engine's side of the wire: read what has come, run a step, say what came of it, again.
+
+One thread. Everything that waits in the socket is read before a step, so that requests that came
+together start together; without work the loop sleeps in the socket. A step's results leave in one
+write. If the other side reads too slowly the write waits, and so do the steps; if it is gone the
+loop ends.
+"""
+
+from __future__ import annotations
+
+import socket
+import time
+import traceback
+from dataclasses import fields
+from typing import Any
+
+from graphopt.errors import RequestError
+from graphopt.failures import typed
+
+from ..engine import Engine
+from ..outputs import RequestMetrics, RequestOutput, StepOutput
+from ..sampling_params import SamplingParams
+from .wire import (
+    Abort,
+    Close,
+    Ended,
+    Inbox,
+    Part,
+    Progress,
+    State,
+    Submit,
+    ToEngine,
+    WireError,
+    encode,
+)
+
+CHUNK_BYTES = 1 << 18
+_PARAMS = frozenset(field.name for field in fields(SamplingParams))
+
+
+class EngineLoop:
+    """Runs an engine for whoever is at the other end of a socket.
+
+    Args:
+        engine: what runs; it has no requests yet.
+        num_blocks: its KV blocks.
+        sock: a connected stream socket that blocks.
+        inbox: holds what of the stream was read already.
+    """
+
+    def __init__(self, engine: Engine, num_blocks: int, sock: socket.socket, inbox: Inbox) -> None:
+        self._engine = engine
+        self._num_blocks = num_blocks
+        self._sock = sock
+        self._inbox = inbox
+        self._ended: list[Ended] = []  # since the last step, by an abort or a refusal
+        self._open = True
+
+    def run(self) -> None:
+        """Work until the other side says so, or is gone.
+
+        Raises:
+            GraphoptError: the engine or the stream is broken; unlike an error inside a step, which
+                ends the requests of that step.
+        """
+        try:
+            while self._receive():
+                if self._engine.has_work:
+                    self._send(self._engine.step())
+                elif self._ended:
+                    self._send(StepOutput())
+        except (BrokenPipeError, ConnectionError):
+            return  # nobody is left to be told
+
+    def _receive(self) -> bool:
+        """Take in all that has come, and wait for something if there is nothing to do.
+
+        Returns:
+            Whether to go on.
+        """
+        idle = not self._engine.has_work and not self._ended
+        flags = 0 if idle else socket.MSG_DONTWAIT
+        while self._open:
+            try:
+                data = self._sock.recv(CHUNK_BYTES, flags)
+            except BlockingIOError:
+                break
+            if not data:
+                return False
+            for message in self._inbox.push(data):
+                self._take(message)
+            flags = socket.MSG_DONTWAIT
+        return self._open
+
+    def _take(self, message: ToEngine) -> None:
+        match message:
+            case Submit():
+                self._submit(message)
+            case Abort(request_id):
+                output = self._engine.abort(request_id)
+                if output is not None:
+                    self._ended.append(_ended(output))
+            case Close():
+                self._open = False
+            case _:
+                raise RequestError("the model is loaded already", got=type(message).__name__)
+
+    def _submit(self, message: Submit) -> None:
+        """Hand a request to the engine; whatever is wrong with it ends it alone."""
+        try:
+            params = _params(message.params)
+            self._engine.add_request(
+                message.id,
+                message.prompt_ids,
+                params,
+                priority=message.priority,
+                cache_salt=message.cache_salt,
+            )
+        except Exception as error:  # noqa: BLE001 (the others must not suffer)
+            cause = typed(error)
+            if cause is not error:
+                traceback.print_exception(error)
+                self._engine.abort(message.id)
+            now_s = time.monotonic()
+            metrics = RequestMetrics(now_s, None, now_s)
+            self._ended.append(Ended(message.id, metrics, error=WireError.of(cause)))
+
+    def _send(self, step: StepOutput) -> None:
+        parts = [
+            Part(
+                delta.request_id,
+                delta.index,
+                delta.token_ids,
+                delta.logprobs,
+                delta.finish_reason,
+                delta.stop_reason if isinstance(delta.stop_reason, int) else None,
+            )
+            for delta in step.deltas
+        ]
+        ended = self._ended + [_ended(output) for output in step.finished]
+        self._ended = []
+        self._sock.sendall(encode(Progress(parts, ended, self._state())))
+
+    def _state(self) -> State:
+        engine, totals = self._engine, self._engine.totals
+        return State(
+            engine.num_running,
+            engine.num_waiting,
+            round(engine.kv_usage * self._num_blocks),
+            totals.prompt_tokens,
+            totals.generated_tokens,
+            totals.steps,
+            totals.preemptions,
+            totals.prefix_queries,
+            totals.prefix_hits,
+        )
+
+
+def _params(named: dict[str, Any]) -> SamplingParams:
+    unknown = named.keys() - _PARAMS
+    if unknown:
+        raise RequestError("a sampling parameter is unknown", got=", ".join(sorted(unknown)))
+    return SamplingParams(**named)
+
+
+def _ended(output: RequestOutput) -> Ended:
+    error = None if output.error is None else WireError.of(output.error)
+    return Ended(output.request_id, output.metrics, output.prompt_logprobs, error)
