@@ -32,6 +32,10 @@ class Tokenizer:
         config: contents of tokenizer_config.json.
         templates: chat templates by name; ``default`` is the usual one.
 
+    Attributes:
+        special_tokens: texts of special tokens, by names such as ``eos_token``.
+        special_ids: ids of all special tokens.
+
     Usage: ``Tokenizer.load(artifact.tokenizer_dir).encode("def main(")``.
     """
 
@@ -45,8 +49,10 @@ class Tokenizer:
         self._compiled: dict[str, ChatTemplate] = {}
         self.special_tokens = _special_tokens(config)
         added = core.get_added_tokens_decoder()
-        self._special_ids = frozenset(int(place) for place, token in added.items() if token.special)
+        self._added = {int(place): str(token.content) for place, token in added.items()}
+        self.special_ids = frozenset(int(place) for place, token in added.items() if token.special)
         self._byte_ids = _byte_ids(core)
+        self._byte_alphabet = _byte_alphabet(core)
 
     @classmethod
     def load(cls, folder: Path) -> Tokenizer:
@@ -71,6 +77,10 @@ class Tokenizer:
     def vocab_size(self) -> int:
         """Number of tokens, added ones included."""
         return int(self._core.get_vocab_size(with_added_tokens=True))
+
+    def as_json(self) -> str:
+        """Contents of tokenizer.json, without padding and truncation."""
+        return str(self._core.to_str())
 
     @cached_property
     def eos_token_id(self) -> int | None:
@@ -111,9 +121,38 @@ class Tokenizer:
         text: str = self._core.decode(list(token_ids), skip_special_tokens=skip_special_tokens)
         return text
 
+    def token_bytes(self, token_id: int) -> bytes:
+        """What one token stands for in the middle of a text: bytes, for it may be half a character.
+
+        An id without a token stands for nothing.
+        """
+        token = self._core.id_to_token(token_id)
+        if token is None:
+            return b""
+        if token_id in self._byte_ids:
+            return bytes((int(token[3:5], 16),))
+        if token_id in self._added:
+            return self._added[token_id].encode()
+        if self._byte_alphabet:
+            found = [self._byte_alphabet.get(one) for one in token]
+            if None not in found:
+                return bytes(one for one in found if one is not None)
+        # What stands before it keeps a decoder from treating it as the first of a text.
+        before = self.decode([self._anchor], skip_special_tokens=False)
+        both = self.decode([self._anchor, token_id], skip_special_tokens=False)
+        return both.removeprefix(before).encode()
+
+    @cached_property
+    def _anchor(self) -> int:
+        """An ordinary token that is visible as text."""
+        ids = (one for one in range(self.vocab_size) if one not in self._added)
+        return next(
+            (one for one in ids if self.decode([one]).isascii() and self.decode([one]).isalpha()), 0
+        )
+
     def is_visible(self, token_id: int, skip_special_tokens: bool) -> bool:
         """Whether decoding looks at the token at all."""
-        if skip_special_tokens and token_id in self._special_ids:
+        if skip_special_tokens and token_id in self.special_ids:
             return False
         return self._core.id_to_token(token_id) is not None
 
@@ -204,3 +243,18 @@ def _byte_ids(core: Any) -> frozenset[int]:
         return frozenset()
     found = (core.token_to_id(f"<0x{byte:02X}>") for byte in range(256))
     return frozenset(int(place) for place in found if place is not None)
+
+
+def _byte_alphabet(core: Any) -> dict[str, int]:
+    """The byte that each letter of a byte-level vocabulary stands for; empty if it is no such one.
+
+    As GPT-2 has it: printable bytes of Latin-1 stand for themselves, the others for the letters
+    from U+0100 on, in order.
+    """
+    if core.decoder is None or b"ByteLevel" not in core.decoder.__getstate__():
+        return {}
+    plain = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
+    rest = [byte for byte in range(256) if byte not in plain]
+    return {chr(byte): byte for byte in plain} | {
+        chr(0x100 + place): byte for place, byte in enumerate(rest)
+    }

@@ -1,0 +1,116 @@
+"""Server-sent events: chunks as bytes, written as they come, to clients that read them.
+
+An event is ``data: {json}`` and an empty line. What has piled up goes out as one write. A client
+that does not read for too long loses its connection: the server's buffers are not his.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+
+from .gone import until_gone
+from .http_errors import ClientGoneError
+from .watch import Receive, Scope, Send, record_of
+
+DONE = b"data: [DONE]\n\n"
+ABORT_EXTENSION = "graphopt.abort"  # in a scope's extensions: closes the connection at once
+_HEADERS = {"cache-control": "no-cache", "x-accel-buffering": "no"}
+
+encode = msgspec.json.Encoder().encode
+
+
+def event(data: Any, name: str | None = None) -> bytes:
+    """One event that holds ``data``, of JSON's types."""
+    head = b"data: " if name is None else b"event: " + name.encode() + b"\ndata: "
+    return head + encode(data) + b"\n\n"
+
+
+class EventStream(Response):
+    """A response that is written piece by piece.
+
+    Args:
+        first: what is written at once.
+        rest: what follows.
+        close: called when the stream ends, however it does.
+        max_stall_s: how long the client may leave what was written unread.
+        headers: more headers.
+    """
+
+    def __init__(
+        self,
+        first: bytes,
+        rest: AsyncIterator[bytes],
+        close: Callable[[], None],
+        max_stall_s: float,
+        headers: dict[str, str] | None = None,
+    ) -> None:
+        super().__init__(headers={**_HEADERS, **(headers or {})}, media_type="text/event-stream")
+        del self.headers["content-length"]
+        self._first = first
+        self._rest = rest
+        self._close = close
+        self._max_stall_s = max_stall_s
+
+    @classmethod
+    async def start(
+        cls,
+        request: Request,
+        events: AsyncIterator[bytes],
+        close: Callable[[], None],
+        max_stall_s: float,
+        headers: dict[str, str] | None = None,
+    ) -> EventStream:
+        """Wait for the first event, so that what fails before it is answered with its status.
+
+        Raises:
+            ClientGoneError: the client went away.
+            Exception: what ``events`` raises; it is closed then.
+        """
+        try:
+            first = await until_gone(request.receive, _first(events))
+        except BaseException:
+            close()
+            raise
+        return cls(first, events, close, max_stall_s, headers)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Write the response."""
+        try:
+            await until_gone(receive, self._write(scope, send))
+        except ClientGoneError:
+            record_of(scope).disconnected()
+        finally:
+            self._close()
+
+    async def _write(self, scope: Scope, send: Send) -> None:
+        start = {"type": "http.response.start", "status": 200, "headers": self.raw_headers}
+        await send(start)
+        message: dict[str, Any] = {"type": "http.response.body", "more_body": True}
+        message["body"] = self._first
+        try:
+            await send(message)
+            async for chunk in self._rest:
+                async with asyncio.timeout(self._max_stall_s):
+                    await send({"type": "http.response.body", "body": chunk, "more_body": True})
+            async with asyncio.timeout(self._max_stall_s):
+                await send({"type": "http.response.body", "body": b"", "more_body": False})
+        except TimeoutError as error:
+            drop(scope)
+            raise ClientGoneError from error
+
+
+async def _first(events: AsyncIterator[bytes]) -> bytes:
+    return await anext(events, b"")
+
+
+def drop(scope: Scope) -> None:
+    """Close a connection at once, with what is not written yet, if its server can."""
+    abort = scope.get("extensions", {}).get(ABORT_EXTENSION)
+    if abort is not None:
+        abort()
