@@ -51,6 +51,12 @@ class CompletionStream:
         """End a sample that generates nothing, for it has computed all there is."""
         return self._delta(self._end(LENGTH))
 
+    def end(self) -> Delta:
+        """End a sample that nothing can follow."""
+        text = self._end(STOP)
+        self._texts.append(text)
+        return self._delta(text)
+
     def abort(self) -> Delta:
         """End the sample where it stands."""
         text = self._end(ABORT)

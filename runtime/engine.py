@@ -16,6 +16,7 @@ import time
 from collections import abc, deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -48,6 +49,9 @@ from .prompts import token_array
 from .sampling_params import SamplingParams
 from .scheduler import Batch, Scheduled, Scheduler, SchedulerLimits
 from .sequence import Request, Sequence, Status
+
+if TYPE_CHECKING:
+    from .matcher import Matcher, Matchers
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +120,7 @@ class Engine:
         policy: who runs next; first come, first served if None.
         clock: seconds, for metrics and the policy.
         observe: told the shape of each step before it sets out.
+        matchers: follows constrained samples; None for a model whose requests cannot be.
 
     Raises:
         UsageError: the limits exceed what the executor can do.
@@ -131,6 +136,7 @@ class Engine:
         policy: Policy | None = None,
         clock: Callable[[], float] = time.monotonic,
         observe: Callable[[BatchShape], None] | None = None,
+        matchers: Matchers | None = None,
     ) -> None:
         if config.limits.max_rows > executor.max_rows:
             raise UsageError(
@@ -143,6 +149,8 @@ class Engine:
         self._eos = frozenset(one for one in config.eos_token_ids if one < executor.vocab_size)
         self._decoder = decoder
         self._clock = clock
+        self._matchers = matchers
+        self._held: list[Sequence] = []  # constrained, and what may follow is not known yet
         self._requests_seen = 0
         self._tickets = 0
         self._prompt_tokens = self._generated_tokens = self._steps = 0
@@ -228,8 +236,16 @@ class Engine:
         )
         self._tickets += params.n
         self._live[request_id] = _Live(request, self._decoder, now_s)
+        if params.language is not None and self._matchers is not None:
+            for sequence in request.sequences:
+                self._hold(sequence, self._matchers.matcher(params.language, stop_ids))
         for sequence in request.sequences:
             self.scheduler.add(sequence)
+
+    def _hold(self, sequence: Sequence, matcher: Matcher) -> None:
+        """Keep a sample out of steps until its matcher is ready."""
+        sequence.matcher, sequence.held = matcher, True
+        self._held.append(sequence)
 
     def _check_prompt(
         self, request_id: str, prompt_ids: abc.Sequence[int]
@@ -252,6 +268,8 @@ class Engine:
                     got=max(ids),
                     expected=f"ids 0 to {vocab - 1}",
                 )
+        if params.language is not None and self._matchers is None:
+            raise RequestError("constraints need a tokenizer, and this checkpoint has none")
         if params.stop_strings and self._decoder is None:
             raise RequestError(
                 "stop strings need a tokenizer, and this checkpoint has none",
@@ -276,8 +294,11 @@ class Engine:
         landed, idle = StepOutput(), not self._flights
         if any(part.sequence.waits for flight in self._flights for part in flight.batch):
             landed = self._land()
+        landed = landed.then(self._settle())
         batch = self._last_batch = self.scheduler.schedule(self._clock() * 1000.0)
-        if idle and self._live and not batch:
+        if self._held and self._matchers is not None and not batch:
+            self._matchers.wait(_matchers_of(self._held), for_late=True)
+        elif idle and self._live and not batch:
             raise GraphoptError(
                 "nothing can run although requests wait",
                 got=f"{self.num_running} running, {self.num_waiting} waiting",
@@ -288,6 +309,35 @@ class Engine:
         while len(self._flights) > on_their_way:
             landed = landed.then(self._land())
         return landed
+
+    def _settle(self) -> StepOutput:
+        """Let those that are held go on, if it is known now how; end those that cannot."""
+        held = [one for one in self._held if one.status is not Status.FINISHED]
+        self._held = []
+        if not held or self._matchers is None:
+            return StepOutput()
+        self._matchers.wait(_matchers_of(held))
+        deltas: list[Delta] = []
+        ended: dict[str, _Live] = {}
+        for sequence in held:
+            matcher, live = sequence.matcher, self._live[sequence.request.id]
+            if matcher is None or sequence.status is Status.FINISHED:
+                continue  # it ended with its request
+            if not matcher.ready:
+                matcher.is_late = True
+                self._held.append(sequence)
+                continue
+            sequence.held = False
+            if matcher.error is not None:
+                deltas.extend(self._abort(live, matcher.error))
+            elif matcher.ended:
+                deltas.append(live.streams[sequence.index].end())
+                self.scheduler.remove(sequence)
+            else:
+                continue
+            ended[live.request.id] = live
+        finished = tuple(self._retire(live) for live in ended.values() if live.done)
+        return StepOutput(tuple(deltas), finished)
 
     def _start(self, batch: Batch) -> StepOutput:
         """Let a step set out; the answer is empty unless it cannot."""
@@ -321,8 +371,19 @@ class Engine:
             live = self._live[part.sequence.request.id]
             touched[live.request.id] = live
             deltas.extend(self._emit_part(part, live, sampled, rows, now_s))
+        self._follow([part.sequence for part in batch if part.samples])
         finished = tuple(self._retire(live) for live in touched.values() if live.done)
         return StepOutput(tuple(deltas), finished, sum(part.count for part in batch))
+
+    def _follow(self, sequences: list[Sequence]) -> None:
+        """Find out what may follow the tokens that constrained samples have just drawn."""
+        moves = []
+        for sequence in sequences:
+            if sequence.matcher is not None and sequence.status is not Status.FINISHED:
+                moves.append((sequence.matcher, sequence.output_ids[-1]))
+                self._hold(sequence, sequence.matcher)
+        if moves and self._matchers is not None:
+            self._matchers.advance(moves)
 
     def _emit_part(
         self, part: Scheduled, live: _Live, sampled: Sampled, rows: range, now_s: float
@@ -418,6 +479,12 @@ class Engine:
         self._live.clear()
         self._flights.clear()
         self._executor.close()
+        if self._matchers is not None:
+            self._matchers.close()
+
+
+def _matchers_of(sequences: list[Sequence]) -> list[Matcher]:
+    return [one.matcher for one in sequences if one.matcher is not None]
 
 
 def _fault(sequence: Sequence, sampled: Sampled, rows: range) -> GraphoptError | None:
@@ -432,7 +499,8 @@ def _fault(sequence: Sequence, sampled: Sampled, rows: range) -> GraphoptError |
         return RequestError(
             "no token is left to choose",
             where=where,
-            got="allowed_token_ids, logit_bias and min_tokens together exclude every token",
+            got="allowed_token_ids, logit_bias, min_tokens and the constraint together exclude "
+            "every token",
             next="allow a token that is neither banned nor a stop token",
         )
     return DisagreementError(

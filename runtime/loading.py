@@ -21,9 +21,12 @@ from .capture_trace import TraceRecorder
 from .engine import Engine, EngineConfig
 from .executor import Executor
 from .gpu_setup import GpuOptions, GpuSetup, is_for_gpu, open_gpu
+from .grammar import Vocabulary
+from .matcher import Matchers
 from .policies import make_policy
 from .preflight import MemoryNeed, preflight
 from .scheduler import SchedulerLimits
+from .tokenizer import Tokenizer
 from .words import Words
 
 # Without a measurement of the machine: enough sequences to amortise reading the weights, and
@@ -149,8 +152,7 @@ def load_engine(
             step_bytes=gpu.step_bytes if gpu else None,
         )
         report(f"memory: {memory}", 0, 0)
-        report("loading the tokenizer", 0, 0)
-        words = _words_of(model, options)
+        words = _words_of(model, options, report)
         seed = int.from_bytes(os.urandom(8)) if options.seed is None else options.seed
         config = EngineConfig(limits, memory.num_blocks, words.eos, seed)
         policy = make_policy(options.scheduling_policy)
@@ -163,6 +165,7 @@ def load_engine(
             decoder=words.tokenizer if gives_text else None,
             policy=policy,
             observe=recorder.record if recorder else None,
+            matchers=_matchers(words.tokenizer, model.plan.limits.vocab_size),
         )
         undone.pop_all()
     return Loaded(model.plan, limits, engine, words, memory, recorder)
@@ -203,8 +206,16 @@ def engine_limits(
     return SchedulerLimits(num_seqs, num_tokens, most.max_rows, model_len or most.max_model_len)
 
 
-def _words_of(model: Model, options: LoadOptions) -> Words:
+def _matchers(tokenizer: Tokenizer | None, vocab_size: int) -> Matchers | None:
+    """What follows constrained samples; its vocabulary is made when a constraint comes."""
+    if tokenizer is None:
+        return None
+    return Matchers(lambda: Vocabulary.of(tokenizer, vocab_size))
+
+
+def _words_of(model: Model, options: LoadOptions, report: ProgressFn) -> Words:
     """The tokenizer, the sampling defaults and the tokens that end a sample."""
+    report("loading the tokenizer", 0, 0)
     return Words.load(
         model.tokenizer_dir,
         model.generation_defaults,

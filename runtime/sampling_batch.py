@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 
-from .executor import F32, I64, Penalties, Ragged, SamplingInputs
+from .executor import F32, I64, U32, Masks, Penalties, Ragged, SamplingInputs
 from .sampling_params import SamplingParams
 from .scheduler import Batch, Scheduled
 
@@ -36,6 +36,7 @@ def sampling_inputs(batch: Batch) -> SamplingInputs:
         bias=_lists(parts, _bias),
         allowed=_lists(parts, _allowed),
         banned=_lists(parts, _banned),
+        masks=_masks(parts, num_rows),
         seeds=_unsigned([one.request.seed for one in sequences], rows) if random else None,
         streams=_unsigned([one.index for one in sequences], rows) if random else None,
         counters=_unsigned([one.num_drawn for one in sequences], rows) if random else None,
@@ -126,6 +127,18 @@ def _banned(part: Scheduled) -> Entry | None:
         return None
     stops = np.array(sorted(sequence.stop_ids), dtype=np.int64)
     return stops, np.zeros(len(stops), dtype=np.float32)
+
+
+def _masks(parts: list[Scheduled], num_rows: int) -> Masks | None:
+    """The masks of the sampled rows of constrained sequences; None if there is none."""
+    found: list[U32] = []
+    places, end = np.full(num_rows, -1, dtype=np.int64), 0
+    for part in parts:
+        end += part.rows
+        if part.samples and part.sequence.matcher is not None:
+            places[end - 1] = len(found)
+            found.append(part.sequence.matcher.mask)
+    return Masks(places, np.stack(found)) if found else None
 
 
 def _seen(part: Scheduled) -> Entry | None:

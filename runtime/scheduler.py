@@ -199,7 +199,7 @@ class Scheduler:
         decodes = [sequence for sequence in ranked if sequence.pending == 1]
         chunks = [sequence for sequence in ranked if sequence.pending > 1]
         for sequence in (*decodes, *chunks):
-            if sequence.status is not Status.RUNNING:
+            if sequence.status is not Status.RUNNING or sequence.held:
                 continue
             count = step.fit(sequence)
             if count < 1:
@@ -265,6 +265,8 @@ class Scheduler:
         for sequence in arrivals:
             if len(self.running) >= self.limits.max_num_seqs or step.tokens < 1:
                 break
+            if sequence.held:
+                continue
             donor, shared = self._sibling(sequence)
             if shared and donor is None:
                 continue

@@ -9,12 +9,16 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from .kv_cache import BlockTable
 from .sampling_params import SamplingParams
+
+if TYPE_CHECKING:
+    from .matcher import Matcher
 
 I64 = npt.NDArray[np.int64]
 I32 = npt.NDArray[np.int32]
@@ -114,6 +118,8 @@ class Sequence:
         cached: prompt tokens that were taken from a sibling.
         preemptions: how often it lost its blocks.
         counts: token counts, if there are penalties.
+        matcher: says which tokens may come next, if the request has a constraint.
+        held: whether it is kept out of steps until the matcher knows.
         plain: whether its tokens are the places of the largest logits and nothing is reported.
     """
 
@@ -123,8 +129,10 @@ class Sequence:
         "cached",
         "computed",
         "counts",
+        "held",
         "in_flight",
         "index",
+        "matcher",
         "max_output",
         "plain",
         "preemptions",
@@ -160,11 +168,14 @@ class Sequence:
         self.preemptions = 0
         params = request.params
         self.counts = TokenCounts(request.prompt_ids) if params.has_penalties else None
+        self.matcher: Matcher | None = None
+        self.held = False
         self.plain = params.greedy and not (
             params.has_penalties
             or params.logit_bias
             or params.allowed_ids
             or params.min_tokens
+            or params.constraint is not None
             or params.logprobs is not None
             or params.prompt_logprobs is not None
         )
@@ -240,7 +251,8 @@ class Sequence:
     @property
     def waits(self) -> bool:
         """Whether its next step can only be prepared when all its tokens are known."""
-        return self.counts is not None and self.unknown > 0
+        needs_all = self.counts is not None or self.matcher is not None
+        return needs_all and self.unknown > 0
 
     @property
     def target(self) -> int:
