@@ -228,7 +228,7 @@ def _follow_all(jobs: list[tuple[Matcher, int, Future[None]]]) -> None:
 
 
 def _bytes_of(constraint: Constraint, compiling: Future[Grammar]) -> int:
-    """About what a grammar takes; nobody says how large automata are, but making them takes time."""
+    """About what a grammar takes: nobody says how large automata are, but they take time."""
     spent_s = 0.0
     if compiling.done() and compiling.exception() is None:
         spent_s = compiling.result().spent_s
