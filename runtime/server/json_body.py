@@ -89,19 +89,19 @@ def _check(value: Any, max_depth: int, look_at_text: bool) -> None:
     """Refuse what is nested too deeply, and halves of surrogate pairs if there may be any."""
     level: list[Any] = [value]
     for _ in range(max_depth + 1):
-        below: list[Any] = []
-        for item in level:
-            if isinstance(item, dict):
-                below += item.values()
-                if look_at_text:
-                    below += item
-            elif isinstance(item, list):
-                below += item
-            elif look_at_text and isinstance(item, str):
-                _check_text(item)
-        level = [item for item in below if isinstance(item, dict | list) or look_at_text]
+        if look_at_text:
+            for text in level:
+                if isinstance(text, str):
+                    _check_text(text)
+        level = [one for one in level if isinstance(one, dict | list)]
         if not level:
             return
+        below: list[Any] = []
+        for item in level:
+            below += item.values() if isinstance(item, dict) else item
+            if look_at_text and isinstance(item, dict):
+                below += item
+        level = below
     raise _too_deep(max_depth)
 
 
