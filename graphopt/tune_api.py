@@ -249,7 +249,7 @@ class _Session:
     ) -> tuple[Timing, Choice | None]:
         from graphopt.codegen.triton.ahead import Request, build_all
         from graphopt.codegen.triton.autotune import candidates_of, choice_of, worth_timing
-        from graphopt.codegen.triton.backend import compiled_kernel
+        from graphopt.codegen.triton.choosing import compiled_kernel
         from graphopt.codegen.triton.roofline import gpu_of_name, work_of
 
         sizes = typical_sizes(self._plan, bucket.below)

@@ -19,6 +19,7 @@ import graphopt.codegen.triton.backend as module
 from graphopt import api
 from graphopt.artifact import Artifact
 from graphopt.codegen.triton.kernel import TritonKernel
+from graphopt.codegen.triton.makers import kernel_of
 from graphopt.gpu_packing import GpuPacking
 from graphopt.ir.dtype import DType
 from graphopt.ir.graph import Graph, Node
@@ -28,7 +29,7 @@ from graphopt.ir.reference import PagedState
 from graphopt.ir.shape import evaluate
 from graphopt.ir.types import StateType, TensorType
 from graphopt.ir.widen import widen
-from graphopt.ledger import refuse
+from graphopt.ledger import Verdict, refuse
 from graphopt.plan import TRITON, Piece, Step
 from graphopt.region import Region, make_region
 from graphopt.runtime.executor import StepInputs
@@ -89,21 +90,16 @@ def _compiled(
     patch: pytest.MonkeyPatch, folder: Path, output: Path, quantize: str, refused: Sequence[str]
 ) -> Case:
     kernels: dict[str, TritonKernel] = {}
-    maker = module._maker
 
-    def chosen(graph: Graph, region: Region) -> Any:
-        ops = {graph.nodes[place].op for place in region.nodes}
-        made = (lambda *_, **__: refuse("as told")) if ops & set(refused) else maker(graph, region)
+    def chosen(graph: Graph, region: Region, **named: Any) -> TritonKernel | Verdict:
+        if {graph.nodes[place].op for place in region.nodes} & set(refused):
+            return refuse("as told")
+        kernel = kernel_of(graph, region, **named)
+        if isinstance(kernel, TritonKernel):
+            kernels[kernel.name] = kernel
+        return kernel
 
-        def kept(*args: Any, **named: Any) -> Any:
-            kernel = made(*args, **named) if made else refuse("nobody makes it")
-            if isinstance(kernel, TritonKernel):
-                kernels[kernel.name] = kernel
-            return kernel
-
-        return kept
-
-    patch.setattr(module, "_maker", chosen)
+    patch.setattr(module, "kernel_of", chosen)
     artifact = compile_interpreted(folder, output, dtype="bfloat16", quantize=quantize)
     return Case(artifact, parse_graph(artifact.graph_text()), kernels)
 

@@ -27,7 +27,7 @@ import torch
 from benchmarks.harness import RESULTS
 
 from . import e2e
-from .ahead import Report, compile_all, jobs_of, made_kernel
+from .ahead import Report, compile_all, faults_of, jobs_of, made_kernel
 from .case import Case
 from .cases import chosen
 from .dry import compile_dry, interpret_dry, is_interpreting
@@ -91,7 +91,7 @@ def _on_device(options: argparse.Namespace) -> int:
     if path is None and not options.only and options.suite == "kernels":
         path = RESULTS / folder_name(gpu_name(device)) / "kernels.json"
     record = Record(path, {"machine": gpu_machine(device), "clocks": {"before": clocks()}})
-    reports = _compiled(cases, architecture(device), options.processes)
+    reports, faults = _compiled(cases, architecture(device), options.processes)
     record.write(resources=grouped(reports))
     shown.print(f"{len(reports)} launches compiled in {time.time() - started:.0f} s")
 
@@ -112,22 +112,25 @@ def _on_device(options: argparse.Namespace) -> int:
     )
     found = run_suite(job, told)
     record.write(rates=rates_of(found.rates), restarts=found.restarts, clocks_after=dict(clocks()))
-    _show(shown, found, reports)
+    _show(shown, found, faults)
     if path is not None:
         shown.print(f"written to {path}", markup=False)
-    return 1 if found.faults or any(report.problems for report in reports) else 0
+    return 1 if found.faults or faults else 0
 
 
-def _compiled(cases: Mapping[str, Case], arch: int, processes: int | None) -> list[Report]:
+def _compiled(
+    cases: Mapping[str, Case], arch: int, processes: int | None
+) -> tuple[list[Report], list[Report]]:
+    """What everything takes, and of it what must not ship."""
     made = [(case, made_kernel(case, arch).kernel) for case in cases.values()]
-    jobs = jobs_of(((case, kernel) for case, kernel in made if kernel is not None), arch)
-    return compile_all(jobs, processes)
+    kernels = [(case, kernel) for case, kernel in made if kernel is not None]
+    reports = compile_all(jobs_of(kernels, arch), processes)
+    return reports, faults_of([kernel for _, kernel in kernels], reports)
 
 
-def _show(shown: Any, found: Found, reports: Sequence[Report]) -> None:
-    faulty = [report for report in reports if report.problems]
-    if faulty:
-        shown.print(resources_table(grouped(faulty)))
+def _show(shown: Any, found: Found, faults: Sequence[Report]) -> None:
+    if faults:
+        shown.print(resources_table(grouped(faults)))
     shown.print(correctness_table(found.rows))
     real = {name: row for name, row in found.rows.items() if name.startswith("real/")}
     if real and found.rates is not None:

@@ -8,19 +8,20 @@ from __future__ import annotations
 
 import os
 import queue
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import BrokenExecutor, ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context
 from typing import Any
 
+from graphopt.codegen.triton.buckets import buckets_of
 from graphopt.codegen.triton.compile import compile_variant
 from graphopt.codegen.triton.kernel import TritonKernel, Variant
 from graphopt.codegen.triton.resources import resources_of
 from graphopt.errors import GraphoptError
 from graphopt.ledger import Verdict
 
-from .case import AbsentError, Case
+from .case import Case
 
 # Seconds that compiling one launch may take.
 PATIENCE = 240.0
@@ -32,7 +33,7 @@ class Made:
 
     Attributes:
         kernel: None where there is none.
-        status: ``made``, ``absent``, ``refused`` or ``failed``.
+        status: ``made``, ``refused`` or ``failed``.
         reason: why there is none.
     """
 
@@ -45,8 +46,6 @@ def made_kernel(case: Case, arch: int) -> Made:
     """The kernel of a case, or why there is none; a maker that raises is a defect, and told."""
     try:
         found = case.kernel(arch)
-    except AbsentError as error:
-        return Made(None, "absent", str(error))
     except Exception as error:  # noqa: BLE001 - the table shows it, and the suite fails
         return Made(None, "failed", f"{type(error).__name__}: {error}")
     if isinstance(found, Verdict):
@@ -67,7 +66,7 @@ class Report:
         kernel: its name.
         launch: its function and constants.
         figures: registers, spills, shared memory, instructions.
-        problems: why it must not ship.
+        problems: why it must not ship, unless it has a sound alternative.
     """
 
     kernel: str
@@ -78,6 +77,25 @@ class Report:
     def as_json(self) -> dict[str, Any]:
         """For the results."""
         return {"launch": self.launch, **self.figures, "problems": list(self.problems)}
+
+
+def faults_of(kernels: Iterable[TritonKernel], reports: Iterable[Report]) -> list[Report]:
+    """The reports of what must not ship: of alternatives one has to be sound.
+
+    Alternatives of which not everything was compiled are passed over.
+    """
+    found = {(one.kernel, one.launch): one for one in reports}
+    faults: dict[tuple[str, str], Report] = {}
+    for kernel in kernels:
+        for bucket in buckets_of(kernel.variants):
+            ways = [
+                [(kernel.name, title(one)) for one in way.launches] for way in bucket.candidates
+            ]
+            compiled = [way for way in ways if found.keys() >= {*way}]
+            flawed = [[key for key in way if found[key].problems] for way in compiled]
+            if all(flawed):
+                faults |= {key: found[key] for way in flawed for key in way}
+    return list(faults.values())
 
 
 Job = tuple[TritonKernel, Variant, int]
@@ -123,14 +141,12 @@ def compile_job(job: Job) -> Report:
 def compile_all(
     jobs: Sequence[Job],
     processes: int | None = None,
-    told: Callable[[Report], None] = lambda report: None,
 ) -> list[Report]:
     """The reports of all jobs, in order.
 
     Args:
         jobs: what is compiled.
         processes: how many at once; one a core if None, and with 0 it is done in this process.
-        told: called with every report as it comes, from any thread.
     """
     if processes == 0 or not jobs:
         return [compile_job(job) for job in jobs]
@@ -141,7 +157,7 @@ def compile_all(
         waiting.put(place)
     found: dict[int, Report] = {}
     with ThreadPoolExecutor(count) as lanes:
-        for lane in [lanes.submit(_lane, jobs, waiting, found, told) for _ in range(count)]:
+        for lane in [lanes.submit(_lane, jobs, waiting, found) for _ in range(count)]:
             lane.result()
     return [found[place] for place in range(len(jobs))]
 
@@ -150,7 +166,6 @@ def _lane(
     jobs: Sequence[Job],
     waiting: queue.SimpleQueue[int],
     found: dict[int, Report],
-    told: Callable[[Report], None],
 ) -> None:
     """Compile what is waiting, in a process of its own: a compiler that dies costs one job."""
     pool = _process()
@@ -168,7 +183,6 @@ def _lane(
                 found[place] = Report(kernel.name, title(launch), {}, (f"its compiler {what}",))
                 _end(pool)
                 pool = _process()
-            told(found[place])
     finally:
         _end(pool)
 

@@ -36,7 +36,7 @@ Peer = Callable[["Work"], Callable[[], Tensor]]
 
 
 class AbsentError(Exception):
-    """There is no maker for a kernel, or no library for a peer."""
+    """There is no library for a peer, or nothing that launches."""
 
 
 @dataclass(slots=True)
@@ -130,8 +130,7 @@ class Case:
         name: as in the table.
         family: of kernels, such as ``linear``.
         sizes: of the step.
-        kernel: makes the kernel for an architecture such as 90, or says why not; raises
-            AbsentError where nobody can.
+        kernel: makes the kernel for an architecture such as 90, or says why not.
         work: its operands on a device, from a seed.
         flops: of one run.
         nbytes: that one run has to move.

@@ -44,6 +44,11 @@ def real_cases() -> list[Case]:
     ]
 
 
+def families() -> list[str]:
+    """Those that there are cases of, in the order of the small ones."""
+    return list(dict.fromkeys(case.family for case in small_cases()))
+
+
 def chosen(cases: list[Case], only: str) -> list[Case]:
     """Those whose family is ``only``, or whose name contains it; all if it is empty."""
     return [case for case in cases if only in ("", case.family) or only in case.name]

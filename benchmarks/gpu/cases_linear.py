@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 import torch
 from torch import Tensor
 
+from graphopt.codegen.triton.quant_linear import packing_of
 from graphopt.gpu_packing import pack_weight
 from graphopt.ir.dtype import DType
 from graphopt.ir.graph import Graph
@@ -15,7 +16,6 @@ from graphopt.region import Region
 
 from . import graphs, peers
 from .case import Case, Peer
-from .makers import made_by
 from .region import RegionCase, Wanted
 
 
@@ -191,7 +191,7 @@ def _scales(wanted: Wanted, bits: int, k: int) -> Tensor:
 
 def _packed(graph: Graph, region: Region, given: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """A quantized weight as kernels read it."""
-    packing = made_by("quant_linear", "packing_of")(graph, region)
+    packing = packing_of(graph, region)
     weight, scales = (given[name].cpu().numpy() for name in ("weight", "scales"))
     stored, factors = pack_weight(weight, scales, packing)
     device = given["x"].device

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from graphopt.codegen.triton.kernel import TritonKernel
+from graphopt.codegen.triton.sampling import sampler
 from graphopt.ir.dtype import DType
 from graphopt.ir.reference import torch_dtype
 from graphopt.ledger import Verdict
@@ -16,9 +17,6 @@ from graphopt.runtime.executor import SamplingInputs
 from graphopt.runtime.sampler import sample
 
 from .case import Case, Result, Tensors, Work
-from .makers import made_by
-
-_MODULE = "sampling"
 
 
 def small_sampling() -> Iterator[Case]:
@@ -40,8 +38,7 @@ def sampling(rows: int, vocab: int, *, greedy: bool = False) -> Case:
     """Tokens of rows; by top-k, top-p, min-p and a draw if not greedy."""
 
     def kernel(arch: int) -> TritonKernel | Verdict:
-        made: TritonKernel | Verdict = made_by(_MODULE, "sampler")(DType.F32, vocab)
-        return made
+        return sampler(DType.F32, vocab)
 
     def work(device: torch.device, seed: int) -> Work:
         return _work(rows, vocab, greedy, device, seed)

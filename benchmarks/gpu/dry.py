@@ -13,7 +13,7 @@ import torch
 
 from graphopt.codegen.triton.interpreter import SWITCH
 
-from .ahead import Made, Report, compile_all, jobs_of, made_kernel
+from .ahead import Made, compile_all, faults_of, jobs_of, made_kernel
 from .bench import Bench
 from .case import Case
 from .clock import HostClock
@@ -38,19 +38,17 @@ def compile_dry(
     kernels = [(cases[name], one.kernel) for name, one in made.items() if one.kernel is not None]
     jobs = jobs_of(kernels, arch)
     shown.print(f"{len(jobs)} launches to compile for sm_{arch}")
-
-    def told(report: Report) -> None:
-        for problem in report.problems:
-            shown.print(f"{report.launch}: {problem}", markup=False)
-
-    reports = compile_all(jobs, processes, told)
+    reports = compile_all(jobs, processes)
     shown.print(resources_table(grouped(reports)))
     _tell_missing(made)
-    faults = [report for report in reports if report.problems]
+    faults = faults_of([kernel for _, kernel in kernels], reports)
+    for fault in faults:
+        for problem in fault.problems:
+            shown.print(f"{fault.kernel}: {fault.launch}: {problem}", markup=False)
     failed = [name for name, one in made.items() if one.status == "failed"]
     shown.print(
         f"{len(kernels)} cases, {len(reports)} launches for sm_{arch}, "
-        f"{len(faults)} with problems, {len(failed)} makers failed"
+        f"{len(faults)} that must not ship, {len(failed)} makers failed"
     )
     return 1 if faults or failed else 0
 

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from graphopt.codegen.rows.arguments import Kind, arguments
+from graphopt.codegen.triton.makers import kernel_of
 from graphopt.ir.dtype import DType
 from graphopt.ir.graph import Graph, Value
 from graphopt.ir.interpreter import Interpreter
@@ -27,7 +28,6 @@ from graphopt.region import Region, make_region
 
 from .batch import Batch
 from .case import Case, Eager, Peer, Result, Work
-from .makers import kernel_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +51,8 @@ class Wanted:
 
 
 Fill = Callable[[Wanted], Tensor]
+# Families whose regions are linear ones around another operator.
+_PRODUCTS = ("quantized", "fp8")
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +61,7 @@ class RegionCase:
 
     Attributes:
         graph: all of it is the region.
-        family: of kernels.
+        family: of kernels; products in few bits are families of their own.
         sizes: of the step.
         fills: by name, for operands that are not plain: floats are normal by themselves.
         batch: of regions that read or write state.
@@ -76,7 +78,8 @@ class RegionCase:
     @property
     def region(self) -> Region:
         """The whole graph."""
-        return make_region(self.graph, range(len(self.graph.nodes)), family=self.family)
+        family = "linear" if self.family in _PRODUCTS else self.family
+        return make_region(self.graph, range(len(self.graph.nodes)), family=family)
 
     def case(
         self,
@@ -94,7 +97,7 @@ class RegionCase:
             name=name,
             family=self.family,
             sizes=self.sizes,
-            kernel=lambda arch: kernel_of(self.family, self.graph, self.region, arch, block),
+            kernel=lambda arch: kernel_of(self.graph, self.region, arch=arch, block_size=block),
             work=self.work,
             flops=flops or 0.0,
             nbytes=self._bytes() if nbytes is None else nbytes,

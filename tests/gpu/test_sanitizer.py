@@ -13,8 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.gpu.cases import small_cases
-from benchmarks.gpu.makers import MAKERS
+from benchmarks.gpu.cases import families, small_cases
 from benchmarks.gpu.worker import Job
 
 pytestmark = pytest.mark.gpu
@@ -31,7 +30,7 @@ def names_of(family: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys((own[0], own[-1])))
 
 
-@pytest.mark.parametrize("family", MAKERS)
+@pytest.mark.parametrize("family", families())
 @pytest.mark.parametrize("check", CHECKS)
 def test_it_finds_nothing(check: str, family: str, tmp_path: Path) -> None:
     job = tmp_path / "job.json"

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from benchmarks.gpu import __main__ as command
-from benchmarks.gpu.ahead import Report
+from benchmarks.gpu.ahead import Report, title
 from benchmarks.gpu.rates import Rates
 from benchmarks.gpu.record import Record
 from benchmarks.gpu.suite import Found
@@ -38,7 +38,9 @@ def faked(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 
     def compile_all(jobs: Any, processes: int | None) -> list[Report]:
         seen["jobs"] = jobs
-        return [Report("k", "k()", {"registers": 3}, seen["problems"])]
+        return [
+            Report(k.name, title(one), {"registers": 3}, seen["problems"]) for k, one, _ in jobs
+        ]
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(command, "gpu_machine", lambda device: {"gpu": "NVIDIA H200"})
@@ -62,7 +64,9 @@ def test_correctness(faked: dict[str, Any], tmp_path: Path) -> None:
     found = json.loads(out.read_text())
     assert list(found["rows"]) == list(job.names)
     assert found["machine"] == {"gpu": "NVIDIA H200"}
-    assert found["resources"] == {"k": [{"launch": "k()", "registers": 3, "problems": []}]}
+    kernel, launch, _ = faked["jobs"][0]
+    row = {"launch": title(launch), "registers": 3, "problems": []}
+    assert row in found["resources"][kernel.name]
     assert found["rates"]["flops_per_second"] == 8e14
 
 
@@ -70,7 +74,7 @@ def test_results_have_a_place_of_their_own(
     faked: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(command, "RESULTS", tmp_path)
-    monkeypatch.setattr(command, "_compiled", lambda *_: [])
+    monkeypatch.setattr(command, "_compiled", lambda *_: ([], []))
     assert command.main(["--no-compiled-peers"]) == 0
     assert (tmp_path / "nvidia_h200" / "kernels.json").is_file()
     assert faked["job"].launchers == ("cubin", "jit")

@@ -12,9 +12,10 @@ from typing import Any
 import pytest
 
 import graphopt.codegen.triton.backend as module
+import graphopt.codegen.triton.choosing as choosing
 from graphopt.codegen.made import STRICT
 from graphopt.codegen.triton.autotune import Key, Tuned, choice_of, key_of
-from graphopt.codegen.triton.backend import MAKERS, TritonBackend
+from graphopt.codegen.triton.backend import TritonBackend
 from graphopt.codegen.triton.buckets import buckets_of
 from graphopt.codegen.triton.kernel import TritonKernel, Variant
 from graphopt.codegen.triton.loop import loop_kernels
@@ -29,7 +30,7 @@ from graphopt.launch import LaunchKernel
 from graphopt.ledger import Verdict, refuse
 from graphopt.loop_kernels import LOOP_KERNELS
 from graphopt.plan import TRITON, Piece, Step
-from graphopt.region import FAMILIES, Region, make_region
+from graphopt.region import Region, make_region
 from tests.codegen.triton.kernels import copy_kernel
 from tests.passes.models import lowered
 
@@ -88,7 +89,7 @@ def backend_of(
             replace(one, function=f"{copy_kernel().name}_{one.function}") for one in variants
         ),
     )
-    monkeypatch.setattr(module, "_maker", lambda graph, region: lambda *_: kernel)
+    monkeypatch.setattr(module, "kernel_of", lambda *_, **__: kernel)
     graph, (region,) = small(1)
     return TritonBackend(graph, [region], 16), graph, region, kernel
 
@@ -100,10 +101,6 @@ MANY = Variant("many")
 def picked(backend: TritonBackend, kernel: TritonKernel) -> list[tuple[str, str]]:
     variants = backend.launch(kernel.name).variants
     return [(one.bucket, one.launches[0].file) for one in variants]
-
-
-def test_every_family_has_a_maker() -> None:
-    assert MAKERS.keys() >= set(FAMILIES)
 
 
 def test_each_bucket_gets_the_models_pick(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -197,7 +194,7 @@ def test_what_a_library_computes_faster_is_not_compiled(monkeypatch: pytest.Monk
     # No library computes a region of this family.
     backend.compile("sm_90", {}, tuned)
     assert not any(one.library for one in backend.launch(kernel.name).variants)
-    monkeypatch.setattr(module, "has_library", lambda region: True)
+    monkeypatch.setattr(choosing, "has_library", lambda region: True)
     compiler.asked.clear()
     backend.compile("sm_90", {}, tuned)
     assert compiler.asked == [["_many"]]
@@ -257,21 +254,11 @@ def test_what_others_run_needs_nothing_here() -> None:
     assert backend.workspaces([(TRITON, "gelu"), ("torch", "gelu")]) == (0, 0)
 
 
-@pytest.mark.parametrize("place", [("no_such_module", "kernel"), ("rows", "no_such_function")])
-def test_a_family_without_a_template_says_so(
-    monkeypatch: pytest.MonkeyPatch, place: tuple[str, str]
-) -> None:
-    monkeypatch.setattr(module, "MAKERS", {"pointwise": place})
-    graph, regions = small()
-    backend = TritonBackend(graph, regions, 16)
-    assert backend.claims(graph, regions[0]).reason == "no template yet computes gelu"
-
-
 def test_a_defect_costs_a_kernel_and_fails_our_tests(monkeypatch: pytest.MonkeyPatch) -> None:
     def defect(*_: object, **__: object) -> None:
         raise IndexError("list index out of range")
 
-    monkeypatch.setattr(module, "_maker", lambda graph, region: defect)
+    monkeypatch.setattr(module, "kernel_of", defect)
     graph, regions = small()
     with pytest.raises(IndexError):
         TritonBackend(graph, regions, 16)
@@ -289,16 +276,13 @@ def test_state_has_kernels_for_all_or_for_none(monkeypatch: pytest.MonkeyPatch) 
     ]
     asked: list[tuple[int, int]] = []
 
-    def refused(graph: Graph, region: Region, block_size: int, *, arch: int) -> Verdict:
+    def made(graph: Graph, region: Region, *, block_size: int, arch: int, **_: object) -> Any:
+        if region.family != "attention":
+            return copy_kernel(title=region.name)
         asked.append((block_size, arch))
         return refuse("not today")
 
-    def maker(graph: Graph, region: Region) -> Any:
-        if region.family == "attention":
-            return refused
-        return lambda graph, region, *_, **__: copy_kernel(title=region.name)
-
-    monkeypatch.setattr(module, "_maker", maker)
+    monkeypatch.setattr(module, "kernel_of", made)
     compiler = Compiler()
     monkeypatch.setattr(module, "build_all", compiler)
     backend = TritonBackend(found.graph, found.regions, 32, 80)
@@ -311,13 +295,13 @@ def test_state_has_kernels_for_all_or_for_none(monkeypatch: pytest.MonkeyPatch) 
             assert "not today" in verdict.reason
     # What writes state is not even compiled; what runs between the steps is.
     names = {region.name for region in found.regions if region not in states}
-    made = {copy_kernel(title=name).name for name in names}
+    others = {copy_kernel(title=name).name for name in names}
     between = [
         one for one in loop_kernels(found.graph, 32).values() if not isinstance(one, Verdict)
     ]
     assert len(between) == len(LOOP_KERNELS)
     asked_between = sum(len(one.variants) for one in between)
-    assert sum(map(len, compiler.asked)) == len(made) + asked_between
+    assert sum(map(len, compiler.asked)) == len(others) + asked_between
 
 
 def decoder() -> tuple[Graph, list[Region]]:
