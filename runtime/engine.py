@@ -45,6 +45,7 @@ from .outputs import (
 )
 from .philox import derive_seed
 from .policies import Policy
+from .prefix_cache import PrefixCache, Scope
 from .prompts import token_array
 from .sampling_params import SamplingParams
 from .scheduler import Batch, Scheduled, Scheduler, SchedulerLimits
@@ -63,12 +64,14 @@ class EngineConfig:
         num_blocks: KV blocks to allocate.
         eos_token_ids: tokens that end a sample unless the request ignores them.
         seed: what seeds are drawn from for requests that have none.
+        prefix_scope: who finds blocks of a prompt that was computed before.
     """
 
     limits: SchedulerLimits
     num_blocks: int
     eos_token_ids: frozenset[int] = frozenset()
     seed: int = 0
+    prefix_scope: Scope = Scope.ALL
 
 
 class _Live:
@@ -102,7 +105,7 @@ class _Live:
                 self.arrival_s,
                 self.first_token_s,
                 now_s,
-                sum(one.cached for one in request.sequences),
+                request.sequences[0].cached,
                 sum(one.preemptions for one in request.sequences),
                 None if request.started_ms is None else request.started_ms / 1000.0,
             ),
@@ -156,7 +159,8 @@ class Engine:
         self._prompt_tokens = self._generated_tokens = self._steps = 0
         self._live: dict[str, _Live] = {}
         self._pool = BlockPool(config.num_blocks, executor.block_size)
-        self.scheduler = Scheduler(config.limits, self._pool, policy)
+        self._cache = PrefixCache(self._pool, config.prefix_scope)
+        self.scheduler = Scheduler(config.limits, self._pool, policy, self._cache)
         self._runner = ModelRunner(executor, config.limits, self.scheduler.context_limit, observe)
         self._last_batch: Batch = ()
         self._flights: deque[Flight] = deque()
@@ -187,10 +191,12 @@ class Engine:
         """What has been done so far."""
         scheduler = self.scheduler
         return Totals(
-            self._prompt_tokens,
+            self._prompt_tokens + scheduler.prefix_hits,
             self._generated_tokens,
             self._steps,
             scheduler.preemptions,
+            scheduler.prefix_queries,
+            scheduler.prefix_hits,
         )
 
     def add_request(
@@ -225,9 +231,8 @@ class Engine:
             seed = derive_seed(self._config.seed, self._requests_seen)
         self._requests_seen += 1
         now_s = self._clock()
-        request = Request(
-            request_id, tokens, prompt, params, seed, now_s * 1000.0, priority, cache_salt
-        )
+        root = self._cache.root(cache_salt)
+        request = Request(request_id, tokens, prompt, params, seed, now_s * 1000.0, priority, root)
         eos = frozenset() if params.ignore_eos else self._eos
         stop_ids = eos | frozenset(params.stop_ids)
         request.sequences = tuple(
@@ -395,6 +400,7 @@ class Engine:
             return
         token = int(sampled.token_ids[rows[-1]]) if part.samples else None
         sequence.land(token)
+        self.scheduler.landed(part)
         self._prompt_tokens += max(0, min(part.stop, sequence.num_prompt) - part.start)
         self._generated_tokens += int(part.samples)
         stream = live.streams[sequence.index]
@@ -438,6 +444,8 @@ class Engine:
         deltas = []
         for sequence, stream in zip(live.request.sequences, live.streams, strict=True):
             if sequence.status is not Status.FINISHED:
+                if not isinstance(error, RequestError | None):
+                    self._cache.forget(sequence)
                 self.scheduler.remove(sequence)
                 deltas.append(stream.abort().ended(ABORT, error))
         return deltas

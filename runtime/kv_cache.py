@@ -2,12 +2,14 @@
 
 A block is ``block_size`` slots. A sequence's table lists its blocks in order: the token at position
 ``p`` lives in block ``table[p // block_size]`` at offset ``p % block_size``. Blocks that are full
-and never written again may be shared; a block that is written has one owner. So nothing is ever
-copied: a sample that joins its siblings shares the full blocks of the prompt and computes the rest.
+and never written again may be held by several; a block that is written has one owner. So nothing is
+ever copied: who shares the beginning of a context computes the rest into blocks of its own.
 
-The free blocks stand in the order in which they were freed, last block of a sequence first, and any
-of them can be taken out in O(1). So the one to be used again next is the least recently used, and
-of a sequence's blocks the beginning is kept longest: the order that a cache of prefixes needs.
+A block may have a name, which says what it holds, and is found by it until it is used for something
+else; that nobody holds it does not matter. Free blocks without a name are used first. Those with a
+name stand in the order in which they were freed, last block of a sequence first, and any of them
+can be taken out in O(1): the next to be used is the least recently used, and of a sequence's blocks
+the beginning is kept longest.
 """
 
 from __future__ import annotations
@@ -51,6 +53,8 @@ class BlockPool:
         self.block_size = block_size
         self._references = [0] * num_blocks
         self._free: OrderedDict[int, None] = OrderedDict.fromkeys(range(num_blocks))
+        self._names: dict[int, bytes] = {}
+        self._named: dict[bytes, int] = {}
 
     @property
     def num_free(self) -> int:
@@ -62,12 +66,25 @@ class BlockPool:
         """Blocks that somebody holds."""
         return self.num_blocks - len(self._free)
 
+    def num_free_of(self, blocks: Iterable[int]) -> int:
+        """How many of ``blocks`` nobody holds."""
+        return sum(self._references[block] == 0 for block in blocks)
+
     def references(self, block: int) -> int:
         """How many hold ``block``."""
         return self._references[block]
 
+    @property
+    def num_named(self) -> int:
+        """Blocks that can be found by a name."""
+        return len(self._named)
+
+    def find(self, name: bytes) -> int | None:
+        """The block with this name, held or free; None if there is none."""
+        return self._named.get(name)
+
     def allocate(self, count: int) -> list[int]:
-        """Take ``count`` free blocks, the longest free first.
+        """Take ``count`` free blocks to write to, those worth least first; they lose their names.
 
         Raises:
             CapacityError: fewer are free; nothing was taken.
@@ -79,19 +96,22 @@ class BlockPool:
         blocks = [self._free.popitem(last=False)[0] for _ in range(count)]
         for block in blocks:
             self._references[block] = 1
+        self.forget(blocks)
         return blocks
 
-    def share(self, blocks: Iterable[int]) -> None:
-        """Hold ``blocks``, which others hold, once more.
+    def hold(self, blocks: Iterable[int]) -> None:
+        """Hold ``blocks`` once more, to read them: such as others hold, or such as have a name.
 
         Raises:
-            GraphoptError: nobody holds one of them, so its contents may be gone.
+            GraphoptError: one of them is free and has no name, so its contents may be gone.
         """
-        held = list(blocks)
-        for block in held:
-            if self._references[block] < 1:
+        wanted = list(blocks)
+        for block in wanted:
+            if self._references[block] < 1 and block not in self._names:
                 raise GraphoptError("a free KV block cannot be shared", got=f"block {block}")
-        for block in held:
+        for block in wanted:
+            if self._references[block] == 0:
+                del self._free[block]
             self._references[block] += 1
 
     def free(self, blocks: Iterable[int]) -> None:
@@ -106,12 +126,37 @@ class BlockPool:
             self._references[block] -= 1
             if self._references[block] == 0:
                 self._free[block] = None
+                self._free.move_to_end(block, last=block in self._names)
+
+    def name(self, block: int, name: bytes) -> None:
+        """Let a full block that somebody holds be found, in place of one that held the same.
+
+        Raises:
+            GraphoptError: nobody holds the block, so it may hold anything.
+        """
+        if self._references[block] < 1:
+            raise GraphoptError("a free KV block cannot be named", got=f"block {block}")
+        same = self._named.get(name)
+        if same is not None:
+            self.forget([same])
+        self._names[block] = name
+        self._named[name] = block
+
+    def forget(self, blocks: Iterable[int]) -> None:
+        """Take the names of ``blocks`` away; who holds them keeps them."""
+        for block in blocks:
+            name = self._names.pop(block, None)
+            if name is not None:
+                del self._named[name]
+                if block in self._free:
+                    self._free.move_to_end(block, last=False)
 
     def check(self, tables: Iterable[Iterable[int]]) -> None:
         """Demand that ``tables``, of all who hold blocks, explain every reference count.
 
         Raises:
-            GraphoptError: a block is leaked, freed while held, or listed twice in one table.
+            GraphoptError: a block is leaked, freed while held, or listed twice in one table; or the
+                names are not one to one; or a free block with a name is used before one without.
         """
         expected: Counter[int] = Counter()
         for table in tables:
@@ -129,6 +174,11 @@ class BlockPool:
                 )
             if (count == 0) != (block in self._free):
                 raise GraphoptError("the free list is wrong", where=f"block {block}", got=count)
+        if {name: block for block, name in self._names.items()} != self._named:
+            raise GraphoptError("the names of KV blocks are not one to one", got=self._names)
+        named = [block in self._names for block in self._free]
+        if named != sorted(named):
+            raise GraphoptError("a KV block with a name is used before one without", got=named)
 
 
 class BlockTable:

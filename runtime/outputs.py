@@ -57,7 +57,7 @@ class RequestMetrics:
         arrival_s: when the request was accepted.
         first_token_s: when its first token came; None if none did.
         finished_s: when it ended.
-        cached_tokens: prompt tokens that were not computed, because a sibling sample had them.
+        cached_tokens: prompt tokens that were not computed, because an earlier request had them.
         preemptions: how often a sample lost its blocks and was computed again.
         started_s: when it had waited enough and was first given blocks; None if it never was.
     """

@@ -4,7 +4,8 @@ A step is filled in three phases, each in the policy's order: running sequences 
 compute (decodes), running sequences with more (prefill chunks), and new sequences. Two rules make
 it live:
 
-- A sequence is admitted when blocks for all its known tokens are free, and takes them at once. So
+- A sequence is admitted when blocks for all its known tokens are there, and takes them at once:
+  those that are found, which nobody can use for something else from then on, and free ones. So
   only a decode ever asks for a block, one at a time, and nobody stops halfway through a prefill.
 - When a decode finds no free block, the least deserving running sequence loses its blocks and waits
   to be computed again; if that is the asker itself, it pauses and keeps them. The most deserving
@@ -12,6 +13,8 @@ it live:
   policy's order that decides, and the order of arrival is fixed, everyone becomes that one.
 
 Admission leaves one free block per running sequence, so that it does not cause the next preemption.
+Whoever waits for blocks that a running sequence is computing waits for one that comes before it in
+the policy's order, so that one's progress is its own.
 """
 
 from __future__ import annotations
@@ -20,10 +23,13 @@ from bisect import bisect_left, insort
 from collections import abc
 from dataclasses import dataclass
 
+import numpy as np
+
 from graphopt.errors import CapacityError, GraphoptError, UsageError
 
 from .kv_cache import BlockPool, blocks_for
 from .policies import Fcfs, Policy
+from .prefix_cache import PrefixCache, Scope
 from .sequence import Sequence, Status
 
 
@@ -127,22 +133,30 @@ class Scheduler:
         limits: what a step may hold.
         pool: the KV blocks.
         policy: who comes first.
+        cache: finds blocks; a new one if None.
 
     Attributes:
         waiting: sequences that wait for a place, in order of arrival.
         running: sequences that hold blocks.
         preemptions: how often a sequence has lost its blocks.
+        prefix_queries: prompt tokens of requests that were looked for in the cache.
+        prefix_hits: those found.
     """
 
     def __init__(
-        self, limits: SchedulerLimits, pool: BlockPool, policy: Policy | None = None
+        self,
+        limits: SchedulerLimits,
+        pool: BlockPool,
+        policy: Policy | None = None,
+        cache: PrefixCache | None = None,
     ) -> None:
         self.limits = limits
         self.pool = pool
         self.policy: Policy = policy or Fcfs()
+        self.cache = cache or PrefixCache(pool)
         self.waiting: list[Sequence] = []
         self.running: list[Sequence] = []
-        self.preemptions = 0
+        self.preemptions = self.prefix_queries = self.prefix_hits = 0
 
     @property
     def context_limit(self) -> int:
@@ -184,7 +198,12 @@ class Scheduler:
             self.running.remove(sequence)
         elif sequence.status is Status.WAITING:
             del self.waiting[bisect_left(self.waiting, sequence.ticket, key=_ticket)]
+        self.cache.end(sequence)
         self.pool.free(sequence.finish())
+
+    def landed(self, part: Scheduled) -> None:
+        """What ``part`` computed is there now: from now on others may find it."""
+        self.cache.landed(part.sequence, part.stop)
 
     def schedule(self, now_ms: float) -> Batch:
         """Fill the next step.
@@ -214,11 +233,16 @@ class Scheduler:
             self.add(sequence)
         return tuple(step.parts)
 
-    def _rank(self, now_ms: float) -> tuple[list[Sequence], abc.Iterator[Sequence]]:
-        """The running in the policy's order, and the waiting in its order, the latter lazily."""
+    def _rank(
+        self, now_ms: float
+    ) -> tuple[list[Sequence], abc.Iterator[tuple[Sequence, abc.Sequence[Sequence]]]]:
+        """The running in the policy's order; and the waiting, each with the running before it.
+
+        The waiting come lazily, in the policy's order too.
+        """
         order = iter(self.policy.order(self.waiting, self.running, now_ms))
         ranked: list[Sequence] = []
-        passed: list[Sequence] = []
+        passed: list[tuple[Sequence, abc.Sequence[Sequence]]] = []
         while len(ranked) < len(self.running):
             sequence = next(order, None)
             if sequence is None:
@@ -228,11 +252,15 @@ class Scheduler:
                     got=len(ranked),
                     expected=len(self.running),
                 )
-            (ranked if sequence.status is Status.RUNNING else passed).append(sequence)
+            if sequence.status is Status.RUNNING:
+                ranked.append(sequence)
+            else:
+                passed.append((sequence, ranked[:]))
 
-        def arrivals() -> abc.Iterator[Sequence]:
+        def arrivals() -> abc.Iterator[tuple[Sequence, abc.Sequence[Sequence]]]:
             yield from passed
-            yield from order
+            for sequence in order:
+                yield sequence, ranked
 
         return ranked, arrivals()
 
@@ -252,6 +280,7 @@ class Scheduler:
             if victim is sequence:
                 return False
             self.running.remove(victim)
+            self.cache.end(victim)
             self.pool.free(victim.preempt())
             self.preemptions += 1
             preempted.append(victim)
@@ -259,55 +288,55 @@ class Scheduler:
             sequence.table.extend(self.pool.allocate(missing))
         return True
 
-    def _admit(self, arrivals: abc.Iterable[Sequence], step: _Step, now_ms: float) -> None:
+    def _admit(
+        self,
+        arrivals: abc.Iterable[tuple[Sequence, abc.Sequence[Sequence]]],
+        step: _Step,
+        now_ms: float,
+    ) -> None:
         """Start waiting sequences for as long as the budget, the places and the blocks last."""
         admitted: list[Sequence] = []
-        for sequence in arrivals:
-            if len(self.running) >= self.limits.max_num_seqs or step.tokens < 1:
+        for sequence, before in arrivals:
+            spare = self.pool.num_free - len(self.running)
+            if len(self.running) >= self.limits.max_num_seqs or step.tokens < 1 or spare < 1:
                 break
             if sequence.held:
                 continue
-            donor, shared = self._sibling(sequence)
-            if shared and donor is None:
+            if sequence.in_flight:
+                break  # it lost its blocks, and a token that it draws is not known yet
+            writer = self.cache.writer(sequence)
+            if writer is not None and (writer in before or writer in admitted):
                 continue
-            missing = blocks_for(sequence.target, self.pool.block_size) - shared
-            if missing + len(self.running) > self.pool.num_free:
+            found = self.cache.find(sequence)
+            missing = blocks_for(sequence.target, self.pool.block_size) - len(found)
+            if missing + self.pool.num_free_of(found) > spare:
                 break
-            taken = donor.table.tolist()[:shared] if donor is not None else []
-            sequence.computed = shared * self.pool.block_size
+            sequence.computed = len(found) * self.pool.block_size
             count = step.fit(sequence)
             if count < 1:
                 sequence.computed = 0
                 break
-            self.pool.share(taken)
-            sequence.table.extend(taken + self.pool.allocate(missing))
-            sequence.cached += sequence.computed
+            self.pool.hold(found)
+            sequence.table.extend(found + self.pool.allocate(missing))
             sequence.status = Status.RUNNING
-            if sequence.request.started_ms is None:
-                sequence.request.started_ms = now_ms
+            self.cache.begin(sequence, len(found))
+            self._note_admission(sequence, now_ms)
             self.running.append(sequence)
             admitted.append(sequence)
             step.add(sequence, count)
         if admitted:
             self.waiting = [item for item in self.waiting if item.status is Status.WAITING]
 
-    def _sibling(self, sequence: Sequence) -> tuple[Sequence | None, int]:
-        """A running sample of the same request to share prompt blocks with, and how many.
-
-        Only full blocks are shared, and at least the prompt's last token is left to compute,
-        because its logits are needed. With no donor yet but one on the way, the number alone is
-        returned: it is worth a few steps' wait.
-        """
-        reach = sequence.num_prompt - 1
-        if sequence.scores_prompt:
-            reach = min(reach, sequence.scored)
-        shared = reach // self.pool.block_size
-        siblings = [other for other in sequence.request.sequences if other.status is Status.RUNNING]
-        if shared == 0 or not siblings:
-            return None, 0
-        best = max(siblings, key=lambda other: other.computed)
-        ready = best.computed >= shared * self.pool.block_size
-        return (best if ready else None), shared
+    def _note_admission(self, sequence: Sequence, now_ms: float) -> None:
+        """What is told of a sequence that is admitted: when, and how much of it was found."""
+        if sequence.preemptions:
+            return
+        if sequence.request.started_ms is None:
+            sequence.request.started_ms = now_ms
+        sequence.cached = sequence.computed
+        if sequence.index == 0 and not sequence.scores_prompt and self.cache.scope is Scope.ALL:
+            self.prefix_queries += sequence.num_prompt
+            self.prefix_hits += sequence.cached
 
     def check(self) -> None:
         """Demand the invariants that hold between steps.
@@ -334,10 +363,11 @@ class Scheduler:
                 raise GraphoptError("a sequence holds more blocks than it needs", got=sequence)
             if len(sequence.table) < blocks_for(sequence.computed, size):
                 raise GraphoptError("a sequence holds fewer blocks than it computed", got=sequence)
+        self.cache.check()
         self._check_sharing()
 
     def _check_sharing(self) -> None:
-        """Shared blocks are the same full prompt blocks of the same request, computed by all."""
+        """Shared blocks are full, stand at the same place, and end the same context for all."""
         size = self.pool.block_size
         holders: dict[int, tuple[Sequence, int]] = {}
         for sequence in self.running:
@@ -346,10 +376,12 @@ class Scheduler:
                 if other is sequence:
                     continue
                 last = (place + 1) * size
-                full = last <= sequence.num_prompt and last <= min(
-                    sequence.computed, other.computed
+                same = (
+                    where == place
+                    and sequence.request.root == other.request.root
+                    and np.array_equal(sequence.tokens(0, last), other.tokens(0, last))
                 )
-                if other.request is not sequence.request or where != place or not full:
+                if not same or last > min(sequence.computed, other.computed):
                     raise GraphoptError(
                         "a KV block is shared wrongly",
                         where=f"block {block}",

@@ -44,6 +44,7 @@ class Request:
         seed: the request's own, or one that the engine drew.
         arrival_ms: time of the engine's clock.
         priority: smaller is more urgent; only the ``priority`` policy looks at it.
+        root: what the names of its blocks begin with; blocks are shared where it is the same.
         sequences: one per sample.
         started_ms: when the first of them was given blocks; None while all wait.
     """
@@ -55,7 +56,7 @@ class Request:
     seed: int
     arrival_ms: float
     priority: int = 0
-    cache_salt: bytes = b""
+    root: bytes = b""
     sequences: tuple[Sequence, ...] = field(default=())
     started_ms: float | None = None
 
@@ -115,8 +116,11 @@ class Sequence:
         in_flight: steps on their way that it has a part in.
         unknown: its last tokens that such steps have yet to draw.
         scored: prompt positions whose successor's log-probability is known.
-        cached: prompt tokens that were taken from a sibling.
+        cached: prompt tokens that were found when it was first admitted.
         preemptions: how often it lost its blocks.
+        names: the names of its first full blocks, as far as they were asked for.
+        published: how many of its blocks can be found by others, or were found.
+        awaits: the name of a block that another computes, and that it waits for.
         counts: token counts, if there are penalties.
         matcher: says which tokens may come next, if the request has a constraint.
         held: whether it is kept out of steps until the matcher knows.
@@ -126,6 +130,7 @@ class Sequence:
     __slots__ = (
         "_num_tokens",
         "_tokens",
+        "awaits",
         "cached",
         "computed",
         "counts",
@@ -134,8 +139,10 @@ class Sequence:
         "index",
         "matcher",
         "max_output",
+        "names",
         "plain",
         "preemptions",
+        "published",
         "request",
         "scored",
         "status",
@@ -166,6 +173,9 @@ class Sequence:
         self.scored = 0
         self.cached = 0
         self.preemptions = 0
+        self.names: list[bytes] = []
+        self.published = 0
+        self.awaits: bytes | None = None
         params = request.params
         self.counts = TokenCounts(request.prompt_ids) if params.has_penalties else None
         self.matcher: Matcher | None = None

@@ -14,12 +14,14 @@ from pathlib import Path
 
 import numpy as np
 
+from graphopt.errors import MachineError
 from graphopt.ir.dtype import DType
 from graphopt.ir.shape import sym
 from graphopt.ir.types import LayerState, StateType
 from graphopt.plan import BufferSlot, Limits, Piece, Plan, Step
 from graphopt.runtime.engine import Engine, EngineConfig
 from graphopt.runtime.executor import Sampled, SamplingInputs, StepInputs
+from graphopt.runtime.prefix_cache import Scope
 from graphopt.runtime.sampler import sample
 from graphopt.runtime.sampling_params import SamplingParams
 from graphopt.runtime.scheduler import SchedulerLimits
@@ -70,6 +72,7 @@ class HashExecutor:
         self.steps = 0
         self.closed = False
         self.fail_next: Exception | None = None
+        self.refuse_next: Exception | None = None  # a step that does not even begin
         self.poison_token: int | None = None  # a row that follows this token gets NaN logits
 
     def allocate(self, num_blocks: int) -> None:
@@ -77,7 +80,23 @@ class HashExecutor:
         size = num_blocks * self.block_size
         self.memory = generator.integers(0, 2**63, size=size, dtype=np.uint64)
 
+    def fail_at(self, place: str) -> None:
+        """Let the next step fail, when it is to ``start`` or when it is to ``finish``."""
+        if place == "start":
+            self.refuse_next = MachineError("the step was refused")
+        else:
+            self.fail_next = MachineError("the step broke down")
+
+    def _refuse(self) -> None:
+        if self.refuse_next is not None:
+            error, self.refuse_next = self.refuse_next, None
+            raise error
+
     def run(self, inputs: StepInputs, sampling: SamplingInputs) -> Sampled:
+        self._refuse()
+        return self._run(inputs, sampling)
+
+    def _run(self, inputs: StepInputs, sampling: SamplingInputs) -> Sampled:
         self.steps += 1
         self._check(inputs, sampling)
         self.memory[inputs.slots] = content(inputs.token_ids, inputs.positions)
@@ -139,6 +158,7 @@ class OverlappingHash(HashExecutor):
         self.most_waiting = 0
 
     def start(self, inputs: StepInputs, sampling: SamplingInputs, sources: np.ndarray) -> None:
+        self._refuse()
         assert sources.shape == inputs.token_ids.shape
         self.waiting.append(deepcopy((inputs, sampling, sources)))
         self.most_waiting = max(self.most_waiting, len(self.waiting))
@@ -148,7 +168,7 @@ class OverlappingHash(HashExecutor):
         fed = sources >= 0
         assert (inputs.token_ids[fed] == 0).all()
         inputs.token_ids[fed] = self.drawn[sources[fed]]
-        sampled = self.run(inputs, sampling)
+        sampled = self._run(inputs, sampling)
         self.drawn = sampled.token_ids
         return sampled
 
@@ -164,12 +184,14 @@ def make_engine(
     max_model_len: int = 64,
     eos: Sequence[int] = (),
     executor_type: type[HashExecutor] = HashExecutor,
+    prefix_scope: Scope = Scope.ALL,
     **options: object,
 ) -> Engine:
     """An engine over the hash model; ample by default."""
     limits = SchedulerLimits(max_num_seqs, max_num_batched_tokens, max_rows, max_model_len)
     executor = executor_type(vocab_size, block_size, max_rows)
-    return Engine(executor, EngineConfig(limits, num_blocks, frozenset(eos)), **options)
+    config = EngineConfig(limits, num_blocks, frozenset(eos), prefix_scope=prefix_scope)
+    return Engine(executor, config, **options)
 
 
 def run_all(engine: Engine, max_steps: int = 10_000) -> dict[str, object]:

@@ -36,11 +36,20 @@ def random_params(rng: random.Random) -> SamplingParams:
     return SamplingParams(**values)
 
 
-class Simulation:
-    """One engine with little of everything, fed at random, checked after every step."""
+SALTS = (b"", b"", b"other")
 
-    def __init__(self, seed: int, **options: object) -> None:
+
+class Simulation:
+    """One engine with little of everything, fed at random, checked after every step.
+
+    Many prompts begin alike, some of them under another salt. With ``failures`` steps fail now and
+    then, and leave garbage in the KV memory that they were to write.
+    """
+
+    def __init__(self, seed: int, *, failures: bool = False, **options: object) -> None:
         self.rng = rng = random.Random(seed)
+        self.failures = failures
+        self.text = [rng.randrange(13) for _ in range(16)]
         self.size = {
             "block_size": rng.choice([1, 2, 3, 4]),
             "max_model_len": rng.choice([8, 17, 30]),
@@ -60,15 +69,20 @@ class Simulation:
         self.asked: dict[str, tuple[list[int], SamplingParams]] = {}
         self.outputs: dict[str, object] = {}
         self.aborted: set[str] = set()
+        self.failed = 0
         self.steps = self.preemptions = self.refused = self.shared = self.wasted = 0
 
     def add(self) -> None:
         rng = self.rng
-        prompt = [rng.randrange(13) for _ in range(rng.choice([1, 2, 3, 6, 11, 16]))]
+        size = rng.choice([1, 2, 3, 6, 11, 16])
+        same = rng.choice([0, 0, size // 2, size, size])
+        prompt = self.text[:same] + [rng.randrange(13) for _ in range(size - same)]
         params = random_params(rng)
         name = str(len(self.asked) + self.refused)
         try:
-            self.engine.add_request(name, prompt, params, priority=rng.randrange(3))
+            self.engine.add_request(
+                name, prompt, params, priority=rng.randrange(3), cache_salt=rng.choice(SALTS)
+            )
         except CapacityError:
             self.refused += 1
         else:
@@ -84,6 +98,8 @@ class Simulation:
             self.engine.check()
 
     def step(self) -> None:
+        if self.failures and self.rng.random() < 0.04:
+            self.engine._executor.fail_at(self.rng.choice(["start", "finish"]))
         running = self.engine.scheduler.running
         oldest = min(running, key=lambda sequence: sequence.ticket, default=None)
         before = oldest and (oldest.preemptions, oldest.computed)
@@ -92,7 +108,7 @@ class Simulation:
         self.steps += 1
         on_their_way = [part for flight in self.engine._flights for part in flight.batch]
         self.wasted += sum(part.sequence.status is Status.FINISHED for part in on_their_way)
-        if oldest is not None and "policy" not in self.options:
+        if oldest is not None and not self.failures and "policy" not in self.options:
             assert oldest.status is Status.FINISHED or (
                 oldest.preemptions == before[0] and oldest.computed > before[1]
             ), "the oldest running sequence did not progress"
@@ -100,6 +116,7 @@ class Simulation:
             self.outputs[done.request_id] = done
             self.preemptions += done.metrics.preemptions
             self.shared += done.metrics.cached_tokens
+            self.failed += done.error is not None
 
     def finish(self) -> None:
         tokens = sum((len(p) + 30) * q.n for p, q in self.asked.values())
@@ -114,7 +131,7 @@ class Simulation:
         """Every request that was left alone has what it has in an engine of its own."""
         limit = self.engine.scheduler.context_limit
         for name, (prompt, params) in self.asked.items():
-            if name in self.aborted:
+            if name in self.aborted or (self.failures and self.outputs[name].error is not None):
                 continue
             alone = run_one(prompt, params, **{**self.size, "max_model_len": limit})
             assert self.outputs[name].error is None

@@ -40,11 +40,17 @@ def test_any_history_gives_every_request_its_own_tokens(seed):
 
 
 def test_long_histories_preempt_share_and_refuse():
-    runs = [simulate(seed, operations=150) for seed in range(8)]
+    runs = [simulate(seed, operations=150) for seed in range(18)]
     assert sum(run.steps for run in runs) > 1500
     assert sum(run.preemptions for run in runs) > 50
     assert sum(run.shared for run in runs) > 50
     assert sum(run.refused for run in runs) > 10
+
+
+def test_what_failed_steps_wrote_is_never_found():
+    runs = [simulate(seed, operations=120, failures=True) for seed in range(10)]
+    assert sum(run.failed for run in runs) > 30
+    assert sum(run.shared for run in runs) > 50
 
 
 def test_the_priority_policy_keeps_the_invariants_too():
@@ -127,7 +133,8 @@ def test_samples_share_the_blocks_of_the_prompt():
     assert len({table[2] for table in tables}) == 3
     assert [engine._pool.references(block) for block in tables[0][:2]] == [3, 3]
     output = run_all(engine)["r"]
-    assert output.metrics.cached_tokens == 8
+    assert output.metrics.cached_tokens == 0, "the first sample computed the prompt"
+    assert engine.totals.prompt_tokens == 5 + 1 + 1
     assert len({completion.token_ids for completion in output.completions}) > 1
 
 
@@ -135,7 +142,7 @@ def test_a_prompt_that_ends_with_a_block_leaves_that_block_to_compute():
     engine = make_engine(block_size=2)
     engine.add_request("r", [1, 2, 3, 4], SamplingParams(temperature=0.0, n=2, max_tokens=3))
     output = run_all(engine)["r"]
-    assert output.metrics.cached_tokens == 2
+    assert engine.totals.prompt_tokens == 4 + 2
     assert output.completions[0].token_ids == output.completions[1].token_ids
 
 
@@ -244,20 +251,20 @@ def test_the_context_caps_the_output():
 
 def test_an_executor_error_ends_its_step_and_nothing_else():
     engine = make_engine(max_num_seqs=2)
-    for name in "abc":
-        engine.add_request(name, [1, 2, 3], GREEDY)
+    for first, name in enumerate("abc", 1):
+        engine.add_request(name, [first, 2, 3], GREEDY)
     engine.step()
     engine._executor.fail_next = RuntimeError("boom")
     output = engine.step()
     engine.check()
     assert {done.request_id for done in output.finished} == {"a", "b"}
-    for done in output.finished:
+    for first, done in enumerate(output.finished, 1):
         assert isinstance(done.error, MachineError)
         assert "RuntimeError: boom" in str(done.error)
         assert done.finish_reason == "abort"
-        assert done.token_ids == tuple(greedy([1, 2, 3], 1))
+        assert done.token_ids == tuple(greedy([first, 2, 3], 1))
     assert all(delta.error is not None for delta in output.deltas)
-    assert list(run_all(engine)["c"].token_ids) == greedy([1, 2, 3], 8)
+    assert list(run_all(engine)["c"].token_ids) == greedy([3, 2, 3], 8)
     assert engine.kv_usage == 0.0
 
 

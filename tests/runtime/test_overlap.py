@@ -22,7 +22,7 @@ def test_any_history_of_overlapping_steps_gives_the_same(seed):
 
 
 def test_long_histories_of_overlapping_steps():
-    runs = [simulate(seed, operations=150, executor_type=OverlappingHash) for seed in range(12)]
+    runs = [simulate(seed, operations=150, executor_type=OverlappingHash) for seed in range(18)]
     assert sum(run.preemptions for run in runs) > 50
     assert sum(run.shared for run in runs) > 50
     assert {run.engine._executor.most_waiting for run in runs} == {2}
@@ -41,6 +41,15 @@ def test_a_failing_step_among_overlapping_ones_ends_its_own_requests():
     assert isinstance(outputs["second"].error, MachineError)
     engine.add_request("third", [5], GREEDY)
     assert list(run_all(engine)["third"].token_ids) == greedy([5], 8)
+
+
+def test_what_failed_steps_wrote_is_never_found_among_overlapping_ones():
+    runs = [
+        simulate(seed, operations=120, executor_type=OverlappingHash, failures=True)
+        for seed in range(10)
+    ]
+    assert sum(run.failed for run in runs) > 30
+    assert sum(run.shared for run in runs) > 50
 
 
 def test_an_id_may_be_used_again_while_an_ended_request_has_a_step_on_its_way():

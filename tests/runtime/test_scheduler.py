@@ -21,10 +21,15 @@ class Bench:
         self.scheduler = Scheduler(limits, BlockPool(blocks, size), policy)
         self.tickets = 0
 
-    def add(self, prompt: int, n: int = 1, priority: int = 0, **params: object) -> list[Sequence]:
-        ids = np.arange(prompt, dtype=np.int64)
+    def add(
+        self, prompt: int, n: int = 1, priority: int = 0, text: int | None = None, **params: object
+    ) -> list[Sequence]:
+        """A request whose prompt is that many tokens of a text; of one of its own if None."""
+        first = 1000 * (self.tickets + 100 if text is None else text)
+        ids = np.arange(first, first + prompt, dtype=np.int64)
         values = SamplingParams(**{"max_tokens": 30, "n": n, **params})
-        request = Request(str(self.tickets), ids, None, values, 0, 0.0, priority)
+        root = self.scheduler.cache.root(b"")
+        request = Request(str(self.tickets), ids, None, values, 0, 0.0, priority, root)
         longest = self.scheduler.max_output(prompt, values.max_tokens)
         request.sequences = tuple(
             Sequence(request, index, self.tickets + index, longest) for index in range(n)
@@ -41,6 +46,7 @@ class Bench:
             part.sequence.launch(part.stop, part.samples)
             part.sequence.scored += part.rows - int(part.samples)
             part.sequence.land(1 if part.samples else None)
+            self.scheduler.landed(part)
             full = part.samples and part.sequence.num_output == part.sequence.max_output
             if full or part.sequence.pending == 0:
                 self.scheduler.remove(part.sequence)
@@ -168,6 +174,89 @@ def test_samples_wait_for_the_one_that_computes_the_prompt():
     assert bench.step() == [(0, 8, 1), (1, 8, 1), (2, 8, 1), (3, 0, 2)]
 
 
+def test_what_was_computed_before_is_not_computed_again():
+    bench = Bench(tokens=8, size=2)
+    bench.add(8, text=1, max_tokens=1)
+    assert bench.step() == [(0, 0, 8)]
+    again = bench.add(8, text=1)[0]
+    longer = bench.add(10, text=1)[0]
+    assert bench.step() == [(1, 6, 2), (2, 8, 2)], "the last token is computed, from its block on"
+    assert (again.cached, longer.cached) == (6, 8)
+    assert again.table.tolist()[:3] == longer.table.tolist()[:3]
+    assert (bench.scheduler.prefix_queries, bench.scheduler.prefix_hits) == (26, 14)
+
+
+def test_a_request_waits_for_what_another_is_computing():
+    bench = Bench(seqs=4, tokens=4, size=2)
+    bench.add(7, text=1)
+    bench.add(9, text=1)
+    bench.add(2)
+    assert bench.step() == [(0, 0, 4)]
+    assert bench.step() == [(0, 4, 3), (2, 0, 1)], "meanwhile the third may begin"
+    assert bench.step() == [(0, 7, 1), (2, 1, 1), (1, 6, 2)]
+
+
+def test_nobody_waits_for_one_that_comes_after_it():
+    bench = Bench(tokens=8, size=2, policy=Priority())
+    bench.add(20, text=1, priority=1)
+    assert bench.step() == [(0, 0, 8)]
+    bench.add(19, text=1, priority=0)
+    assert bench.step() == [(0, 8, 8)]
+    bench.scheduler.limits = SchedulerLimits(8, 12, 32, 64)
+    assert bench.step() == [(0, 16, 4), (1, 16, 3)]
+
+
+def test_a_request_goes_on_alone_when_what_it_waits_for_does_not_come():
+    bench = Bench(seqs=4, tokens=4, size=2)
+    (writer,) = bench.add(9, text=1)
+    (waiter,) = bench.add(9, text=1)
+    assert bench.step() == [(0, 0, 4)]
+    assert waiter.status is Status.WAITING
+    bench.scheduler.remove(writer)
+    assert bench.step() == [(1, 4, 4)], "what the other computed is still there"
+
+
+def test_a_prompt_that_is_scored_is_neither_found_nor_waited_for():
+    bench = Bench(tokens=8, size=2)
+    bench.add(6, text=1, max_tokens=1)
+    bench.step()
+    (scored,) = bench.add(6, text=1, prompt_logprobs=0)
+    bench.add(10, text=2, prompt_logprobs=0)
+    bench.add(10, text=2)
+    assert bench.step() == [(1, 0, 6), (2, 0, 2)]
+    assert bench.step() == [(1, 6, 1), (2, 2, 7)]
+    assert bench.step() == [(1, 7, 1), (2, 9, 1), (3, 8, 2)]
+    assert scored.cached == 0
+    assert bench.scheduler.prefix_queries == 16
+
+
+def test_blocks_that_are_found_are_not_free_for_others():
+    bench = Bench(blocks=5, size=2, seqs=2, model_len=10)
+    bench.add(8, text=1, max_tokens=1)
+    bench.step()
+    assert bench.scheduler.pool.num_free == 5
+    bench.add(9, text=1, max_tokens=1)
+    assert bench.step() == [(1, 8, 1)]
+    (other,) = bench.add(10, max_tokens=0, prompt_logprobs=0)
+    (again,) = bench.add(9, text=1, max_tokens=1)
+    assert bench.step() == [(2, 0, 9)], "it needs all blocks, those of the text too"
+    assert other.status is Status.FINISHED
+    assert bench.step() == [(3, 0, 9)], "the text is computed again"
+    assert again.cached == 0
+
+
+def test_a_preempted_sequence_finds_its_own_blocks():
+    bench = Bench(blocks=6, size=2, model_len=12)
+    first, second = bench.add(4, max_tokens=4)[0], bench.add(4)[0]
+    parts = []
+    while second.status is not Status.FINISHED:
+        parts += bench.step()
+    assert (first.preemptions, second.preemptions) == (0, 1)
+    starts = [start for ticket, start, count in parts if ticket == 1 and count > 1]
+    assert starts == [0, 4], "the last of its blocks went to the other"
+    assert second.cached == 0, "that is told of prompts only"
+
+
 def test_samples_with_a_short_prompt_do_not_wait():
     bench = Bench(size=4)
     bench.add(3, n=2)
@@ -246,7 +335,7 @@ def test_check_notices_each_breakage():
         other = scheduler.waiting[0]
         other.status = Status.RUNNING
         other.table.extend([one.table[0]])
-        scheduler.pool.share([one.table[0]])
+        scheduler.pool.hold([one.table[0]])
         scheduler.running.append(scheduler.waiting.pop(0))
 
     broken("holds something", lambda s, one: setattr(s.waiting[0], "computed", 1))
