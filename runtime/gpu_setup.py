@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING
 
 from graphopt.artifact import Artifact
 from graphopt.errors import UsageError
+from graphopt.ir.parser import parse_graph
 from graphopt.plan import Plan
+from graphopt.progress import ProgressFn, silent
 from graphopt.target import Target
 
 from .preflight import Room, StepBytesOf
@@ -32,10 +34,12 @@ class GpuOptions:
     Attributes:
         memory_utilization: the share of its memory that may be taken; None for the default.
         capture_trace: a file with batches to capture for; None for sizes that suit any workload.
+        lazy_captures: whether sizes are captured when a step needs them, not at the start.
     """
 
     memory_utilization: float | None = None
     capture_trace: str | Path | None = None
+    lazy_captures: bool = False
 
     def demand_gpu(self, plan: Plan) -> None:
         """Demand that the plan is for a GPU if anything is asked for.
@@ -46,6 +50,7 @@ class GpuOptions:
         asked = {
             "gpu_memory_utilization": self.memory_utilization,
             "capture_trace": self.capture_trace,
+            "lazy_captures": self.lazy_captures or None,
         }
         given = [name for name, value in asked.items() if value is not None]
         if given and not is_for_gpu(plan):
@@ -67,6 +72,8 @@ class GpuSetup:
         captured: what is captured.
         room: memory that may be taken.
         step_bytes: what steps of given limits take.
+        options: what the user asks for.
+        unpacked_bytes: what copies of packed weights take that PyTorch reads.
     """
 
     artifact: Artifact
@@ -75,16 +82,28 @@ class GpuSetup:
     captured: CapturePlan
     room: Room
     step_bytes: StepBytesOf
+    options: GpuOptions
+    unpacked_bytes: int
 
-    def executor(self) -> Executor:
+    def executor(self, report: ProgressFn = silent) -> Executor:
         """What runs the artifact there; its weights are loaded now, and it closes the device.
+
+        Args:
+            report: told how far loading is.
 
         Raises:
             MachineError: there is not enough memory.
         """
         from .executors.cuda import CudaExecutor
 
-        return CudaExecutor(self.artifact, self.device, self.limits, self.captured)
+        return CudaExecutor(
+            self.artifact,
+            self.device,
+            self.limits,
+            self.captured,
+            lazy_captures=self.options.lazy_captures,
+            report=report,
+        )
 
 
 def is_for_gpu(plan: Plan) -> bool:
@@ -116,6 +135,7 @@ def open_gpu(
     # Nothing of this is imported where an engine runs on a CPU.
     from .capture_choice import choose_captures, launches_of
     from .capture_trace import read_trace
+    from .executors.device_weights import unpacked_bytes
     from .preflight_gpu import gpu_room, gpu_step_bytes
 
     trace = None if options.capture_trace is None else read_trace(options.capture_trace)
@@ -125,11 +145,14 @@ def open_gpu(
         room = gpu_room(*device.memory(), options.memory_utilization, kv_cache_memory)
         launches = launches_of(artifact)
         captured = choose_captures(plan, launches, limits, trace)
+        copies = 0
+        if plan.layouts:
+            copies = unpacked_bytes(plan, launches, parse_graph(artifact.graph_text()))
     except BaseException:
         device.close()
         raise
     step_bytes = gpu_step_bytes(plan, launches, trace)
-    return GpuSetup(artifact, device, limits, captured, room, step_bytes)
+    return GpuSetup(artifact, device, limits, captured, room, step_bytes, options, copies)
 
 
 def this_gpu(plan: Plan) -> Device:

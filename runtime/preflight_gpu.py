@@ -12,14 +12,14 @@ from collections.abc import Mapping
 
 from graphopt.arena import layout
 from graphopt.errors import UsageError
-from graphopt.ir.shape import evaluate
 from graphopt.launch import LaunchKernel
-from graphopt.loop_kernels import SAMPLE, SAMPLE_OPERANDS, SAMPLE_RESULTS
+from graphopt.loop_kernels import SAMPLE
 from graphopt.plan import Plan
 
 from .capture_choice import Trace, choose_captures
 from .capture_cost import Launches, known_sizes
-from .executors.device_sampler import rows_at_once
+from .executors.device_places import input_offsets
+from .executors.device_sampler import rows_at_once, sampling_bytes
 from .preflight import Room, StepBytes, StepBytesOf
 from .scheduler import SchedulerLimits
 
@@ -81,10 +81,9 @@ def gpu_step_bytes(plan: Plan, launches: Launches, trace: Trace | None = None) -
 
 
 def _inputs(plan: Plan, sizes: Mapping[str, int]) -> int:
-    """The plan's inputs, and what goes into sampling a row and comes out."""
-    inputs = sum(evaluate(plan.slots[slot].nbytes, sizes) for slot in plan.inputs.values())
-    row = sum(dtype.nbytes for dtype in (*SAMPLE_OPERANDS.values(), *SAMPLE_RESULTS.values()))
-    return inputs + sizes["R"] * row
+    """A step's inputs, and what goes into sampling its rows and comes out."""
+    _, inputs = input_offsets(sizes["T"], sizes)
+    return inputs + sampling_bytes(sizes["R"], plan.limits.vocab_size)
 
 
 def _kept(name: str, kernel: LaunchKernel, sizes: Mapping[str, int]) -> int:

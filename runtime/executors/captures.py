@@ -1,20 +1,23 @@
-"""Captured launches: made when they are first needed, checked before they first run.
+"""Captured launches: made at the start or when they are needed, checked before they first run.
 
 before:  a choice of ``graphopt.runtime.dispatch``: a mode, and padded sizes
 after:   the graphs to replay, by name; none where plain launches have to do
 
 Of each mode the largest size is captured first: it shows whether there is memory for graphs at all,
 and every smaller batch can be padded to it. A size that cannot be captured is given up with a
-reason, and where memory is the matter all that are not captured yet. A graph holds addresses, so
-those that it was captured with are compared with those that are right now.
+reason, and where memory is the matter all that are not captured yet: what a size takes is known
+from the plan before, and seen after. A graph holds addresses, so those that it was captured with
+are compared with those that are right now.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from graphopt.errors import DisagreementError, GraphoptError
+from graphopt.progress import ProgressFn
 
 from ..capture_plan import CapturePlan
 from ..dispatch import BatchShape, Choice, Mode, dispatch
@@ -94,6 +97,27 @@ class Captures:
             captured.checked = True
         return captured.graphs
 
+    def make_all(self, report: ProgressFn) -> None:
+        """Capture all sizes now, whole steps before pieces and of each the largest first.
+
+        Args:
+            report: told how far it is; in the end how long it took, and what was given up.
+        """
+        modes = (Mode.WHOLE, Mode.PIECES)
+        wanted = [(mode, size) for mode in modes for size in reversed(self._sizes(mode))]
+        if not wanted:
+            return
+        said, start_s = len(self.plan.reasons), time.monotonic()
+        for number, (mode, size) in enumerate(wanted):
+            report("capturing", number, len(wanted))
+            if size in self._sizes(mode) and (mode, size) not in self._made:
+                self._capture(mode, size, {"R": 1, "S": 1, "P": 1})
+        report("capturing", len(wanted), len(wanted))
+        took_s = time.monotonic() - start_s
+        counts = f"{len(self._made)} of {len(wanted)} sizes captured in {took_s:.1f} s"
+        for sentence in (counts, *self.measured.reasons[said:]):
+            report(sentence, 0, 0)
+
     def drop(self) -> None:
         """Give all graphs back; they are captured again when they are needed."""
         made, self._made = self._made, {}
@@ -114,6 +138,7 @@ class Captures:
         sizes = self._sizes_at(mode, size, like)
         graphs: dict[str, Graph] = {}
         try:
+            self._demand_memory(mode, size)
             for name, launch in self._record(mode, sizes):
                 with self._device.capture() as graph:
                     launch()
@@ -123,6 +148,22 @@ class Captures:
             self._give_up(mode, size, error)
         else:
             self._made[mode, size] = _Captured(graphs, dict(self._addresses()))
+
+    def _demand_memory(self, mode: Mode, size: int) -> None:
+        """Demand that there is as much memory as a size is expected to take.
+
+        Raises:
+            DeviceMemoryError: there is not.
+        """
+        plan = self.plan
+        planned = plan.decode_bytes if mode is Mode.WHOLE else plan.piece_bytes
+        expected = planned[self._sizes(mode).index(size)]
+        free, _ = self._device.memory()
+        if free < expected:
+            raise DeviceMemoryError(
+                "the GPU has no memory for captured launches",
+                got=f"{free:,} bytes free of {expected:,} that they are expected to take",
+            )
 
     def _sizes_at(self, mode: Mode, size: int, like: Mapping[str, int]) -> Mapping[str, int]:
         """Sizes of a capture; what is captured of pieces depends on T alone."""

@@ -368,6 +368,9 @@ class KernelSet:
                 expected=launch.symbol,
             )
         handle = answer[1]
+        load = getattr(self._driver, "cuFuncLoad", None)  # drivers before 12.4 have none
+        if load is not None:  # now, and not at its first launch, which may be one of a capture
+            checked(self._driver, f"loading {launch.symbol}", load(handle))
         if launch.shared_bytes:
             most = self._driver.CUfunction_attribute
             answer = self._driver.cuFuncSetAttribute(

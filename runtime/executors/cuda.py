@@ -28,6 +28,7 @@ from graphopt.launch import LaunchKernel
 from graphopt.loop_kernels import ADVANCE, FROM_HOST, SAMPLE, TAKE
 from graphopt.plan import TRITON, Piece, Step
 from graphopt.plan_arguments import Argument, Kind, arguments_of, layer_of
+from graphopt.progress import ProgressFn, silent
 from graphopt.region import make_region
 from graphopt.safetensors_io import numpy_dtype
 
@@ -45,7 +46,7 @@ from .device_decodes import DeviceDecodes
 from .device_places import DevicePlaces, Places, Sizes
 from .device_sampler import DeviceSampler
 from .device_state import DeviceState
-from .device_weights import place_on
+from .device_weights import place_on, weights_read
 from .padding import padded
 from .plan_numbers import PlanNumbers
 from .slots import as_f32
@@ -93,6 +94,8 @@ class CudaExecutor(PlanNumbers):
         device: where; closed with this.
         limits: what a step may hold, which memory is taken for.
         captured: which steps are captured; none if left out.
+        lazy_captures: whether each size is captured when a step needs it, not before all steps.
+        report: told how far capturing is.
 
     Raises:
         ArtifactError: the plan does not fit its graph, or the kernels do not fit the device.
@@ -106,6 +109,9 @@ class CudaExecutor(PlanNumbers):
         device: Device,
         limits: SchedulerLimits,
         captured: CapturePlan = NOTHING_CAPTURED,
+        *,
+        lazy_captures: bool = False,
+        report: ProgressFn = silent,
     ) -> None:
         plan = artifact.plan
         super().__init__(plan)
@@ -115,6 +121,7 @@ class CudaExecutor(PlanNumbers):
                 "the plan has steps that do not run on a GPU", got=", ".join(sorted(foreign))
             )
         self._device = device
+        self._lazy, self._report = lazy_captures, report
         device.attach()
         self._graph = parse_graph(artifact.graph_text())
         verify(self._graph)
@@ -124,7 +131,7 @@ class CudaExecutor(PlanNumbers):
         self._bound = _bound(artifact, self._graph)
         self._launches = {one.kernel.name: one.kernel for one in self._steps() if one.kernel}
         self._kernels = device.kernels(self._launches, artifact.cubin)
-        self._weights = place_on(device, artifact.weights, *_weights_read(tuple(self._steps())))
+        self._weights = place_on(device, artifact.weights, *weights_read(plan, self._launches))
         most = limits.largest_step(plan.block_size)
         _check_captures(captured, most)
         self._kernels.reserve(most)
@@ -155,6 +162,8 @@ class CudaExecutor(PlanNumbers):
         self._device.attach()
         self._forget_state()
         self._state = DeviceState(self._device, self._plan, num_blocks)
+        if not self._lazy:
+            self.captures.make_all(self._report)
 
     def run(self, inputs: StepInputs, sampling: SamplingInputs) -> Sampled:
         """Compute a step, and choose or score a token per row."""
@@ -405,19 +414,6 @@ def _bound(artifact: Artifact, graph: Graph) -> tuple[tuple[Piece, tuple[_Bound,
             number += 1
         found.append((piece, tuple(steps)))
     return tuple(found)
-
-
-def _weights_read(steps: Sequence[_Bound]) -> tuple[list[str], list[str]]:
-    """Names of the weights that kernels read, and of those that PyTorch reads, in their order."""
-    by_kernels: list[str] = []
-    by_pytorch: list[str] = []
-    for one in steps:
-        names = [x[1:] for x in one.step.operands if isinstance(x, str) and x.startswith("@")]
-        if one.kernel is not None:
-            by_kernels += names
-        if one.kernel is None or one.may_leave:
-            by_pytorch += names
-    return by_kernels, by_pytorch
 
 
 def _tensor_type(type_: object) -> TensorType:

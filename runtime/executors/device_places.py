@@ -77,7 +77,7 @@ class DevicePlaces:
         self._most = dict(most)
         self._layouts = Layouts(plan)
         self._known: dict[int, Places] = {}
-        _, end = self._input_offsets(most["T"])
+        _, end = input_offsets(most["T"], most)
         self._largest = self._layout(most["T"])
         self._staged = np.zeros(end, dtype=np.uint8)
         self.inputs = device.allocate(end, "a step's inputs")
@@ -119,7 +119,7 @@ class DevicePlaces:
             inputs: of the step.
             sources: i64[T], where its tokens are from; or one for all of them.
         """
-        offsets, _ = self._input_offsets(self.at(len(inputs.token_ids)).tokens)
+        offsets, _ = input_offsets(self.at(len(inputs.token_ids)).tokens, self._most)
         end = 0
         for name, offset in offsets.items():
             array = getattr(inputs, name, None)
@@ -140,7 +140,7 @@ class DevicePlaces:
         self._device.free(self.arena)
 
     def _places(self, tokens: int) -> Places:
-        offsets, _ = self._input_offsets(tokens)
+        offsets, _ = input_offsets(tokens, self._most)
         inputs = {name: self.inputs + offset for name, offset in offsets.items()}
         found = self._layout(tokens)
         if found.peak_bytes > self._largest.peak_bytes:
@@ -152,25 +152,31 @@ class DevicePlaces:
     def _layout(self, tokens: int) -> Layout:
         return self._layouts.at(tokens, min(tokens, self._most["R"]), min(tokens, self._most["S"]))
 
-    def _input_offsets(self, tokens: int) -> tuple[Mapping[str, int], int]:
-        """Where inputs lie in their block in steps up to so many tokens, and where they end."""
-        sequences = min(tokens, self._most["S"])
-        counts = {
-            "token_ids": tokens,
-            "sources": tokens,
-            "positions": tokens,
-            "slots": tokens,
-            "rows": min(tokens, self._most["R"]),
-            "starts": sequences + 1,
-            "new_blocks": sequences,
-            "lengths": sequences,
-            "tables": sequences * self._most["P"],
-        }
-        offsets, end = {}, 0
-        for name, dtype in INPUTS.items():
-            offsets[name] = end
-            end += rounded(counts[name] * dtype.nbytes)
-        return offsets, end
+
+def input_offsets(tokens: int, most: Sizes) -> tuple[Mapping[str, int], int]:
+    """Where inputs lie in their block in steps up to so many tokens, and where they end.
+
+    Args:
+        tokens: T.
+        most: T, R, S and P of the largest step.
+    """
+    sequences = min(tokens, most["S"])
+    counts = {
+        "token_ids": tokens,
+        "sources": tokens,
+        "positions": tokens,
+        "slots": tokens,
+        "rows": min(tokens, most["R"]),
+        "starts": sequences + 1,
+        "new_blocks": sequences,
+        "lengths": sequences,
+        "tables": sequences * most["P"],
+    }
+    offsets, end = {}, 0
+    for name, dtype in INPUTS.items():
+        offsets[name] = end
+        end += rounded(counts[name] * dtype.nbytes)
+    return offsets, end
 
 
 def _said(sizes: Sizes) -> str:

@@ -2,13 +2,21 @@
 
 before:  tensors in mapped files
 after:   the same bytes on the device, in the order in which steps read them
+
+A packed weight that PyTorch reads, too, is there twice: as kernels read it, and row after row.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from graphopt.ir.graph import Graph
+from graphopt.ir.shape import evaluate
+from graphopt.ir.types import TensorType
+from graphopt.launch import LaunchKernel
+from graphopt.plan import TRITON, Plan
 from graphopt.safetensors_io import Weights
 
 from .device import Device, rounded
@@ -30,6 +38,44 @@ class DeviceWeights:
     nbytes: int
     addresses: Mapping[str, int]
     plain: Mapping[str, int]
+
+
+def weights_read(plan: Plan, launches: Mapping[str, LaunchKernel]) -> tuple[list[str], list[str]]:
+    """Names of the weights that kernels read, and of those that PyTorch reads, in their order.
+
+    Args:
+        plan: whose.
+        launches: how its kernels are launched; they may leave some sizes to PyTorch.
+    """
+    by_kernels: list[str] = []
+    by_pytorch: list[str] = []
+    for step in plan.steps():
+        names = [one[1:] for one in step.operands if isinstance(one, str) and one.startswith("@")]
+        kernel = launches[step.kernel] if step.backend == TRITON else None
+        if kernel is not None:
+            by_kernels += names
+        if kernel is None or any(one.library for one in kernel.variants):
+            by_pytorch += names
+    return by_kernels, by_pytorch
+
+
+def unpacked_bytes(plan: Plan, launches: Mapping[str, LaunchKernel], graph: Graph) -> int:
+    """Bytes of the copies of packed weights that PyTorch reads, which no file holds.
+
+    Args:
+        plan: what runs.
+        launches: how its kernels are launched.
+        graph: what the plan computes.
+    """
+    _, by_pytorch = weights_read(plan, launches)
+    copied = plan.layouts.keys() & by_pytorch
+    types = [one.type for one in graph.weights if one.name in copied]
+    sizes = [
+        math.prod(evaluate(dim, {}) for dim in one.shape) * one.dtype.nbytes
+        for one in types
+        if isinstance(one, TensorType)
+    ]
+    return sum(map(rounded, sizes))
 
 
 def place_on(

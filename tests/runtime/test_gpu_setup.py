@@ -89,6 +89,8 @@ def test_options_for_a_gpu_are_refused_on_a_cpu():
     with pytest.raises(UsageError, match="runs on a CPU") as caught:
         GpuOptions(0.5, "trace").demand_gpu(small_plan())
     assert caught.value.got == "gpu_memory_utilization, capture_trace"
+    with pytest.raises(UsageError, match="runs on a CPU"):
+        GpuOptions(lazy_captures=True).demand_gpu(small_plan())
     assert is_for_gpu(gpu_plan())
     assert not is_for_gpu(replace(gpu_plan(), target="cpu:avx2"))
 

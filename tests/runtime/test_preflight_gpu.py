@@ -13,6 +13,8 @@ from graphopt.errors import MachineError, UsageError
 from graphopt.ir.dtype import DType
 from graphopt.runtime.capture_choice import choose_captures
 from graphopt.runtime.dispatch import BatchShape
+from graphopt.runtime.executors.device_places import input_offsets
+from graphopt.runtime.executors.device_sampler import sampling_bytes
 from graphopt.runtime.preflight import memory_need, preflight
 from graphopt.runtime.preflight_gpu import RESERVE_BYTES, gpu_room, gpu_step_bytes
 from graphopt.runtime.scheduler import SchedulerLimits
@@ -52,8 +54,9 @@ def test_what_steps_take():
     assert found.graphs == choose_captures(PLAN, KERNELS, LIMITS).total_bytes
     # One program needs 256 bytes for descriptors, and the largest step has 17 times 8 of them.
     assert found.workspaces == 512 + 1024 + 17 * 8 * 256
-    row = 8 * 14 + 4 * 8 + (8 * 3 + 4 * 2 + 1)
-    assert found.inputs == 8 * 1024 + 64 * row
+    tables = 32 * 32 * 4
+    assert found.inputs == input_offsets(1024, LIMITS.largest_step(2))[1] + sampling_bytes(64, 13)
+    assert found.inputs > tables + 4 * 8 * 1024 + 64 * 180
     assert found.total == found.slots + found.graphs + found.workspaces + found.inputs
 
 
@@ -68,8 +71,8 @@ def test_the_sampler_works_on_some_rows_at_a_time():
 def test_kv_takes_what_the_rest_leaves():
     room = gpu_room(3 * GIB, 4 * GIB, 0.7)
     limits = replace(LIMITS, max_num_seqs=1024, max_num_batched_tokens=1024, max_rows=1024)
-    wide = replace(PLAN, limits=replace(PLAN.limits, max_rows=1024, max_model_len=1 << 20))
-    limits = replace(limits, max_model_len=1 << 20)
+    wide = replace(PLAN, limits=replace(PLAN.limits, max_rows=1024, max_model_len=1 << 18))
+    limits = replace(limits, max_model_len=1 << 18)
     need = preflight(wide, GIB, limits, room=room, step_bytes=STEP)
     assert need.left_bytes - need.kv_bytes < wide.bytes_per_block
     assert need.total_bytes <= room.free_bytes

@@ -42,6 +42,7 @@ class InterpretedDevice:
         launched: names of the kernels that ran, in order.
         captures: how many captures were tried.
         written: bytes that came from the host.
+        captured: the pointers of all launches that were captured.
         refuse_capture: what a capture is refused with, told its number; None to let it be.
     """
 
@@ -51,6 +52,7 @@ class InterpretedDevice:
     launched: list[str] = field(default_factory=list)
     captures: int = 0
     written: int = 0
+    captured: set[int] = field(default_factory=set)
     replays: int = 0
     refuse_capture: Callable[[int], Exception | None] = lambda number: None
     node_bytes: int = 64
@@ -152,6 +154,11 @@ class InterpretedDevice:
         else:
             self.recording.append(launch)
 
+    def block_of(self, address: int) -> int:
+        """Where the memory begins that an address lies in."""
+        found = (start for start in self.blocks if start <= address <= start + self._size(start))
+        return next(found)
+
     def _size(self, address: int) -> int:
         return len(self.blocks[address]) - 3 * DEVICE_ALIGNMENT
 
@@ -217,6 +224,8 @@ class InterpretedKernels:
         assert not any(address % 16 for address in given), "a pointer is not aligned"
         if shared:
             assert evaluate(kernel.workspace, sizes) <= self._device._size(shared[0])
+        if self._device.recording is not None:
+            self._device.captured.update(given)
         kept = dict(sizes)
         self._device.do(lambda: self._run(kernel, variant, given, kept))
 

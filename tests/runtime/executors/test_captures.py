@@ -132,3 +132,58 @@ def test_a_stale_address_is_named_before_the_first_replay(
     one.captures.drop()
     assert one.device.graphs == []
     assert one.replay(decodes(8)) == ["step at 8"]
+
+
+class Told:
+    """What was reported."""
+
+    def __init__(self) -> None:
+        self.said: list[tuple[str, int, int]] = []
+
+    def __call__(self, stage: str, done: int, total: int) -> None:
+        self.said.append((stage, done, total))
+
+
+def test_all_are_captured_at_once_the_largest_first_and_it_is_told() -> None:
+    one, told = Recorder(), Told()
+    one.captures.make_all(told)
+    wholes, pieces = [(Mode.WHOLE, n) for n in (8, 4, 1)], [(Mode.PIECES, n) for n in (64, 16)]
+    assert one.asked == [*wholes, *pieces]
+    assert told.said[:6] == [("capturing", number, 5) for number in range(6)]
+    assert told.said[6][0].startswith("5 of 5 sizes captured in 0.")
+    assert "were expected" in told.said[7][0]
+    assert len(told.said) == 8
+    assert one.replay(decodes(3)) == ["step at 4"]
+    assert one.replay(mixed(10)) == ["p0 at 16", "p2 at 16"]
+    assert one.asked == [*wholes, *pieces], "nothing is captured twice"
+    assert one.captures.plan == PLAN
+    one.captures.drop()
+    assert one.replay(decodes(3)) == ["step at 4"]
+
+
+@pytest.mark.parametrize(("captures", "made", "kept"), [(2, 1, (8,)), (4, 3, (1, 4, 8))])
+def test_without_memory_the_sizes_that_are_there_stay(
+    captures: int, made: int, kept: tuple[int, ...]
+) -> None:
+    full = DeviceMemoryError("full", got="2")
+    one, told = Recorder(refuse_capture=lambda n: full if n >= captures else None), Told()
+    one.captures.make_all(told)
+    assert one.device.captures == captures, "no other is tried"
+    assert (one.captures.plan.decode_sizes, one.captures.plan.piece_sizes) == (kept, ())
+    assert told.said[6][0].startswith(f"{made} of 5 sizes captured")
+    assert "and no more is captured: full: 2" in told.said[7][0]
+    assert one.replay(decodes(1)) == [f"step at {kept[0]}"]
+
+
+def test_what_a_size_takes_is_known_before_it_is_captured() -> None:
+    one, told = Recorder(total=64 + 9), Told()
+    one.captures.make_all(told)  # a graph of this device takes 64 bytes
+    assert one.captures.plan.decode_sizes == (8,)
+    assert "9 bytes free of 10 that they are expected to take" in one.captures.plan.reasons[-1]
+
+
+def test_nothing_to_capture_is_not_told() -> None:
+    device, told = InterpretedDevice(), Told()
+    plan = CapturePlan((), (), 0, (), ())
+    Captures(device, plan, lambda mode, sizes: iter(()), dict).make_all(told)
+    assert told.said == []

@@ -11,13 +11,13 @@ import pytest
 import torch
 
 from graphopt.artifact import Artifact
-from graphopt.errors import ArtifactError, MachineError, UsageError
+from graphopt.errors import ArtifactError, DisagreementError, MachineError, UsageError
 from graphopt.ir.interpreter import Interpreter
 from graphopt.ir.parser import parse_graph
 from graphopt.ir.reference import PagedState
 from graphopt.launch import LaunchKernel, LaunchVariant
 from graphopt.runtime.capture_plan import NOTHING_CAPTURED, CapturePlan
-from graphopt.runtime.executor import OverlappingExecutor, SamplingInputs, StepInputs
+from graphopt.runtime.executor import OverlappingExecutor, Ragged, SamplingInputs, StepInputs
 from graphopt.runtime.executors.cuda import CudaExecutor
 from graphopt.runtime.sampler import sample
 from graphopt.runtime.scheduler import SchedulerLimits
@@ -146,6 +146,38 @@ def test_padded_replays_give_the_same_tokens(opened: Any, expected: list[list[in
     assert one.executor.captures.plan == captured, "all sizes could be captured"
     assert one.device.replays > COUNT
     assert one.executor.captures.measured.total_bytes > 0
+
+
+def test_all_memory_that_graphs_use_is_among_the_addresses(opened: Any) -> None:
+    one = opened(tiny(), CapturePlan((1, 2, 4), (4, 12), 3, (0,) * 3, (0,) * 2))
+    one.executor.allocate(8)
+    device, addresses = one.device, one.executor.addresses()
+    assert len(device.graphs) == 3 + 2 * sum(piece.captured for piece in tiny().plan.pieces[:-1])
+    known = {device.block_of(address) for address in addresses.values()}
+    assert {device.block_of(pointer) for pointer in device.captured} == known
+    weights = {f"weight {value.name}" for value in parse_graph(tiny().graph_text()).weights}
+    assert weights < addresses.keys()
+    assert {"the arena of slots", "a step's inputs", "keys of layer 0"} < addresses.keys()
+    assert {"parameters of sampling", "lists of sampling", "sampled tokens"} < addresses.keys()
+
+
+@pytest.mark.interpreted
+def test_a_graph_whose_sampling_lies_elsewhere_is_refused_or_captured_again(opened: Any) -> None:
+    one = opened(tiny(), CapturePlan((4,), (), 3, (0,), ()))
+    one.executor.allocate(8)
+    decode = step([[5], [6]], [0, 0], [[1], [2]])
+    plain = one.executor.run(decode, SamplingInputs(2))
+    many = Ragged(np.array([0, 0, 70000]), np.zeros(70000, np.int64), np.zeros(70000, np.float32))
+    listed = one.executor.run(decode, SamplingInputs(2, bias=many))
+    np.testing.assert_array_equal(listed.token_ids, plain.token_ids)
+    assert one.device.captures == 2
+    one.executor._sampler._moved = lambda: None  # nobody hears of it
+    one.executor.captures.drop()
+    one.executor.captures.make_all(lambda *_: None)
+    wanted = SamplingInputs(2, num_logprobs=np.array([-1, 50]))
+    with pytest.raises(DisagreementError, match="no longer there") as caught:
+        one.executor.run(decode, wanted)
+    assert "reported tokens" in str(caught.value)
 
 
 @pytest.mark.interpreted

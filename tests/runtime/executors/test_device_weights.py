@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 
-from graphopt.runtime.executors.device_weights import place_on
+from graphopt.ir.dtype import DType
+from graphopt.ir.types import TensorType
+from graphopt.launch import LaunchVariant
+from graphopt.runtime.executors.device_weights import place_on, unpacked_bytes, weights_read
 from tests.runtime.executors.interpreted_device import InterpretedDevice
+from tests.runtime.gpu_plan import KERNELS, gpu_plan
 
 
 @dataclass
@@ -44,3 +49,28 @@ def test_bytes_are_those_of_the_files() -> None:
     assert found.plain["one"] == found.addresses["one"], "it is there once"
     assert found.plain["packed"] != found.addresses["packed"]
     assert len(device.blocks) == 1
+
+
+def test_packed_weights_that_pytorch_reads_take_more_than_their_files() -> None:
+    plan = gpu_plan()
+    (piece, *rest) = plan.pieces
+    read = replace(piece.steps[0], operands=("@both", 0, "@kernel"))
+    torch = replace(piece.steps[0], backend="torch", kernel="", operands=("@both", "@plain", "@q"))
+    steps = replace(piece, steps=(read, torch, *piece.steps[1:]))
+    plan = replace(plan, pieces=(steps, *rest))
+    assert weights_read(plan, KERNELS) == (["both", "kernel"], ["both", "plain", "q"])
+    types = {"both": (3, 100), "kernel": (8, 8), "plain": (9, 9), "q": (5, 1)}
+    weights = tuple(
+        SimpleNamespace(name=name, type=TensorType(DType.BF16, shape))
+        for name, shape in types.items()
+    )
+    graph: Any = SimpleNamespace(weights=weights)
+    assert unpacked_bytes(plan, KERNELS, graph) == 0
+    layouts: Any = {"both": None, "kernel": None, "q": None}
+    packed = replace(plan, layouts=layouts)
+    assert unpacked_bytes(packed, KERNELS, graph) == 768 + 256
+    # A kernel that leaves some sizes to PyTorch has its weights both ways, too.
+    name = read.kernel
+    library = LaunchVariant({"T": 4}, (), "measured", library=True)
+    leaving = replace(KERNELS[name], variants=(library, *KERNELS[name].variants))
+    assert unpacked_bytes(packed, {**KERNELS, name: leaving}, graph) == 768 + 256 + 256
