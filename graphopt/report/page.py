@@ -18,7 +18,9 @@ from markupsafe import Markup
 from .document import document
 from .source import ReportSource
 
-SCRIPTS = ("sizes", "dom", "names", "graph", "details", "tables", "memory", "views", "main")
+SCRIPTS = (
+    "elements", "sizes", "dom", "names", "graph", "details", "tables", "memory", "views", "main",
+)  # fmt: skip
 # In JSON these stand in strings only, where an escape means the same.
 _ESCAPES = str.maketrans({c: f"\\u{ord(c):04x}" for c in "<>&"})
 

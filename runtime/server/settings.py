@@ -11,6 +11,8 @@ from typing import Any
 
 from graphopt.errors import UsageError
 
+from .log_lines import FORMS, LEVELS, Form, Level
+
 
 def _limit(default: float, help: str) -> Any:
     """A field of ``Limits``: its default, and the sentence that says what it limits."""
@@ -46,6 +48,10 @@ class Limits:
     )
     max_connections: int = _limit(2048, "Most open connections.")
     max_idle_s: float = _limit(15.0, "Longest time that a connection may be idle, in seconds.")
+    max_head_s: float = _limit(
+        10.0, "Longest time that the head of a request may take to arrive, in seconds."
+    )
+    max_head_bytes: int = _limit(64 << 10, "Longest head of a request, in bytes; 431 beyond it.")
 
     def __post_init__(self) -> None:
         for one in fields(self):
@@ -73,7 +79,10 @@ class Settings:
         share_prefixes: whether the prefix cache is shared by all API keys.
         metrics: whether there is a route ``/metrics``.
         page: whether there is a page at ``/``.
-        log_prompts: whether the log may hold prompts and answers.
+        log_format: ``text`` or ``json``, a line for each request on stderr.
+        log_level: the least that is logged: ``debug``, ``info``, ``warning`` or ``error``.
+        log_prompts: whether the log may hold prompts.
+        otlp_endpoint: URL of a collector of OpenTelemetry's spans; None sends none.
 
     Raises:
         UsageError: a value makes no sense.
@@ -94,7 +103,10 @@ class Settings:
     share_prefixes: bool = False
     metrics: bool = True
     page: bool = True
+    log_format: Form = "text"
+    log_level: Level = "info"
     log_prompts: bool = False
+    otlp_endpoint: str | None = None
 
     def __post_init__(self) -> None:
         if not 0 <= self.port < 1 << 16:
@@ -110,6 +122,12 @@ class Settings:
             raise UsageError("drain_s must not be negative", got=self.drain_s)
         if any(not name for name in self.served_names):
             raise UsageError("a served name is empty")
+        for name, value, known in (
+            ("log_format", self.log_format, FORMS),
+            ("log_level", self.log_level, LEVELS),
+        ):
+            if value not in known:
+                raise UsageError(f"{name} is unknown", got=value, expected=" or ".join(known))
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -9,41 +9,26 @@ from importlib.resources import files
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, expect
 
 from graphopt.errors import IRError
 from graphopt.ir.shape import evaluate, parse_dim
 from graphopt.report.page import report_page
 from graphopt.report.source import ReportSource
-from tools.setup.browser import find
 
+from ..browsers import installed_browser
 from .models import compiled, decoder
 from .test_page import HOSTILE, hostile
 
 pytestmark = [pytest.mark.browser, pytest.mark.full]
 
-# Nothing that a browser does on its own, such as asking for updates, belongs to a test.
-ARGUMENTS = (
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-)
 Open = Callable[..., Page]
 
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    path = find()
-    if path is None:
-        pytest.fail("there is no browser: install Chromium, or name one in $GRAPHOPT_BROWSER")
-    with sync_playwright() as playwright:
-        found = playwright.chromium.launch(executable_path=path, args=[*ARGUMENTS])
+    with installed_browser() as found:
         yield found
-        found.close()
 
 
 @pytest.fixture

@@ -1,0 +1,78 @@
+"""Everything that tells what the server does, put together as an operator chose it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from typing import TextIO
+
+from fastapi import APIRouter
+
+from .log_lines import Lines
+from .metrics import Metrics
+from .observer import Listener, Observer
+from .page import operator_routes
+from .request_log import RequestLog
+from .settings import Settings
+from .tracing import Tracing, otlp_exporter
+
+
+@dataclass(frozen=True, slots=True)
+class Telemetry:
+    """What a server tells, and to whom.
+
+    Attributes:
+        lines: the log; while ``lines.adopted()`` lasts, uvicorn's too.
+        metrics: the numbers.
+        observer: is told of every request and step; for ``create_app`` and the supervisor.
+        tracing: sends spans; None if there is no endpoint.
+
+    Usage: ``telemetry = Telemetry.of(settings, "cpu", sys.stderr)``, then
+    ``app.include_router(telemetry.routes(settings, chat=True))`` and ``telemetry.close()``.
+    """
+
+    lines: Lines
+    metrics: Metrics
+    observer: Observer
+    tracing: Tracing | None
+
+    @classmethod
+    def of(cls, settings: Settings, target: str, stream: TextIO) -> Telemetry:
+        """What ``settings`` ask for.
+
+        Args:
+            settings: what the operator chose.
+            target: of the artifact.
+            stream: where the log goes.
+
+        Raises:
+            UsageError: the endpoint for spans is no URL.
+            MachineError: spans are wanted, and the extra is not installed.
+        """
+        release = _version()
+        lines = Lines(stream, settings.log_format, settings.log_level)
+        metrics = Metrics(settings.names[0], release, target)
+        listeners: list[Listener] = [metrics, RequestLog(lines, log_prompts=settings.log_prompts)]
+        tracing = None
+        if settings.otlp_endpoint is not None:
+            tracing = Tracing(otlp_exporter(settings.otlp_endpoint), settings.names[0], release)
+            listeners.append(tracing)
+        return cls(lines, metrics, Observer(listeners, pulse=metrics), tracing)
+
+    def routes(self, settings: Settings, *, chat: bool) -> APIRouter:
+        """Routes that show it; ``chat`` tells whether the model has a chat template."""
+        return operator_routes(
+            self.metrics, chat=chat, page=settings.page, exposition=settings.metrics
+        )
+
+    def close(self) -> None:
+        """Send what has not been sent."""
+        if self.tracing is not None:
+            self.tracing.close()
+
+
+def _version() -> str:
+    try:
+        return version("graphopt")
+    except PackageNotFoundError:  # a checkout on the path, not installed
+        return ""
