@@ -13,8 +13,8 @@
 // The token is that of the numpy sampler, except where rounding decides, and both are right: where
 // a sum of probabilities comes within 1e-12 of its bound (the random number for the draw, top-p for
 // the nucleus), or a logit within four units in the last place of peak + log(min_p), units of the
-// larger of the two. It depends on nothing but its row and that row's parameters; the number of
-// threads may change it within the first of those limits.
+// larger of the two. It depends on nothing but its row and that row's parameters: every sum has the
+// same order for any number of threads and of other rows.
 #pragma once
 
 #include <new>
@@ -90,7 +90,7 @@ struct SampleMemory {
   int64_t order_bytes() const { return whole(rows * 8); }
   int64_t slot_bytes() const {
     return whole(sizeof(Barrier)) + tiles * TILE * 4 + 3 * whole(tiles * 4) + whole(tiles * 8) +
-           (COPIES + 2) * BUCKETS * 8 + 64;
+           (COPIES + 2 * SHARES) * BUCKETS * 8 + 64;
   }
   int64_t bytes(int64_t threads) const {
     return order_bytes() + threads * (whole(sizeof(Slot)) + slot_bytes());
@@ -110,7 +110,7 @@ struct SampleMemory {
     s.scratch = reinterpret_cast<float*>(take(tiles * 4));
     s.sums = reinterpret_cast<double*>(take(tiles * 8));
     s.copies = reinterpret_cast<double*>(take(COPIES * BUCKETS * 8));
-    for (double*& one : s.histogram) one = reinterpret_cast<double*>(take(BUCKETS * 8));
+    for (double*& one : s.histogram) one = reinterpret_cast<double*>(take(SHARES * BUCKETS * 8));
     s.count = reinterpret_cast<int64_t*>(take(64));
     return s;
   }

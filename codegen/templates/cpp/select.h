@@ -3,9 +3,10 @@
 //
 // A row is looked at in tiles whose largest numbers are known, so that what lies below a bound is
 // passed over by tiles. Between the bounds a histogram over the order of all floats narrows eight
-// bits at a time: at most four passes for 32 bits, whatever the numbers are. Each thread of a group
-// fills a histogram of its own share of tiles; after a barrier all read all of them, and so come to
-// the same result. Bound by the first pass, which adds a weight per number.
+// bits at a time: at most four passes for 32 bits, whatever the numbers are. The threads of a group
+// fill histograms of shares of the tiles; after a barrier all read all of them, and so come to the
+// same result, which has the same bits for a group of any size: the shares are the row's. Bound by
+// the first pass, which adds a weight per number.
 #pragma once
 
 #include <algorithm>
@@ -21,6 +22,8 @@ constexpr int BITS = 8, BUCKETS = 1 << BITS;
 // Each lane has a histogram of its own: where all numbers fall into few buckets, an addition would
 // wait for the one before it. A row of 150,000 takes 0.29 ms instead of 1.07 ms with four of 512.
 constexpr int COPIES = LANES;
+// Shares of a row's tiles, each with a histogram.
+constexpr int SHARES = 8;
 
 // The place of a number in the order of all floats, and back; -0 has to be made +0 before.
 GOPT_INLINE uint32_t key_of(float x) {
@@ -53,7 +56,7 @@ struct Slot {
   double* sums;         // a number for each tile
   float* scratch;       // another, that nobody else reads
   double* copies;       // [COPIES][BUCKETS], that nobody else reads
-  double* histogram[2];  // [BUCKETS]; one may be read while the other is filled
+  double* histogram[2];  // [SHARES][BUCKETS]; one may be read while the other is filled
   int64_t* count;
 };
 
@@ -103,18 +106,18 @@ struct Mass {
   }
 };
 
-// Add up the weights of this thread's numbers in [low, high], by their distance from `high`.
+// Add up the weights of a share's numbers in [low, high], by their distance from `high`.
 template <class T, class Weight>
-void fill_histogram(Group& group, const Row<T>& row, uint32_t low, uint32_t high, int shift,
-                    const Weight& weight) {
-  double* copies = group.own().copies;
-  std::fill_n(copies, COPIES * BUCKETS, 0.0);
+void fill_share(const Row<T>& row, int share, uint32_t low, uint32_t high, int shift,
+                const Weight& weight, double* copies, double* histogram) {
   const float least = value_of(low);
   const f32x16 bottom = splat(least), top = splat(value_of(high));
-  int64_t first, last;
-  group.team.share(row.tiles(), 1, first, last);
+  const int64_t first = row.tiles() * share / SHARES, last = row.tiles() * (share + 1) / SHARES;
+  bool empty = true;
   for (int64_t tile = first; tile < last; ++tile) {
     if (row.peaks[tile] < least) continue;
+    if (empty) std::fill_n(copies, COPIES * BUCKETS, 0.0);
+    empty = false;
     const int64_t end = std::min(row.size, (tile + 1) * TILE);
     for (int64_t place = tile * TILE; place < end; place += LANES) {
       const f32x16 x = row.load(place) + 0.0f;
@@ -135,11 +138,21 @@ void fill_histogram(Group& group, const Row<T>& row, uint32_t low, uint32_t high
       }
     }
   }
-  double* histogram = group.own().histogram[group.turn];
   for (int i = 0; i < BUCKETS; ++i) {
-    histogram[i] = copies[i];
-    for (int copy = 1; copy < COPIES; ++copy) histogram[i] += copies[copy * BUCKETS + i];
+    histogram[i] = empty ? 0.0 : copies[i];
+    for (int copy = 1; copy < COPIES && !empty; ++copy) histogram[i] += copies[copy * BUCKETS + i];
   }
+}
+
+// This thread's shares.
+template <class T, class Weight>
+void fill_histogram(const Group& group, const Row<T>& row, uint32_t low, uint32_t high, int shift,
+                    const Weight& weight) {
+  int64_t first, last;
+  group.team.share(SHARES, 1, first, last);
+  for (int64_t share = first; share < last; ++share)
+    fill_share(row, int(share), low, high, shift, weight, group.own().copies,
+               group.lead().histogram[group.turn] + share * BUCKETS);
 }
 
 struct Cut {
@@ -161,8 +174,8 @@ Cut descend(Group& group, const Row<T>& row, float least, float most, double goa
     double before = above, sum = above;
     for (uint32_t i = 0; i < BUCKETS && sum < goal; ++i) {
       double inside = 0;
-      for (int rank = 0; rank < group.team.size; ++rank)
-        inside += group.slots[rank].histogram[group.turn][i];
+      for (int share = 0; share < SHARES; ++share)
+        inside += group.lead().histogram[group.turn][share * BUCKETS + i];
       if (inside == 0) continue;
       bucket = i;
       before = sum;

@@ -90,3 +90,14 @@ def test_a_goal_is_reached_where_sums_of_sorted_weights_reach_it(isa):
                 assert value == np.float32(ordered[place]), (size, part)
                 first = int(np.searchsorted(-ordered, -ordered[place]))
                 assert above == pytest.approx(sums[first - 1] if first else 0.0, rel=1e-12)
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("size", [200, 3001, 20_000])
+def test_weights_have_the_same_bits_for_any_number_of_threads(isa, size):
+    rng = np.random.default_rng(size)
+    row = (rng.standard_normal(size) * 3).astype(np.float32)
+    goal = np.exp(row.astype(np.float64) - row.max()).sum() * 0.83
+    alone = cut(isa, row, goal=goal)
+    for threads in (2, 3, 7, 11):
+        assert (cut(isa, row, goal=goal, threads=threads) == alone).all()
