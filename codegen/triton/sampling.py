@@ -66,19 +66,16 @@ def sampler(dtype: DType, vocab: int) -> TritonKernel | Verdict:
     )
     rows = sym("R")
     chunk = min(_CHUNK, max(2 * TILE, power_of_two(vocab)))
-    warps = [_WARPS * chunk // _CHUNK]  # as many numbers for each thread
-    if chunk < _CHUNK:
-        warps.append(warps[0] // 2)  # some compilers spill one of the two
+    warps = _WARPS * chunk // _CHUNK  # as many numbers for each thread
     weigh = Variant("KERNEL_NAME_weigh", {}, (rows, tiles))
-    choose = Variant("KERNEL_NAME_choose", {"CHUNK": chunk}, (rows,))
+    choose = Variant("KERNEL_NAME_choose", {"CHUNK": chunk}, (rows,), num_warps=warps)
     prepare = Variant("KERNEL_NAME_prepare", {"LIST": _LISTED}, (rows, tiles))
-    ways = [replace(prepare, then=(weigh, replace(choose, num_warps=one))) for one in warps]
     return kernel_called(
         SAMPLE,
         text,
         [dtype, *SAMPLE_OPERANDS.values(), *SAMPLE_RESULTS.values(), None],
         ("K", "R"),
-        ways,
+        [replace(prepare, then=(weigh, choose))],
         workspace=row_bytes * rows,
     )
 
