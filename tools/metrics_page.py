@@ -57,11 +57,12 @@ _AFTER = """
 ## The page and `/stats`
 
 `GET /` is a page that shows the running engine: batch, queue, KV memory, tokens per second and
-latencies, with a small chat. It is one file that needs no network. Where keys are needed the browser
-asks for one: any name, and the key as the password. The page asks itself if that key is no longer
-taken. Either way it stays in memory. What the page shows it reads from `GET /stats`, JSON with the
-numbers of this table as they are now and percentiles of the last 1,024 requests and 4,096 tokens. `--no-page` leaves both
-out, `--no-metrics` leaves out `/metrics`.
+latencies, with a small chat. It is one file that needs no network. Where keys are needed the
+browser asks for one: any name, and the key as the password. The page asks itself if that key is no
+longer taken. Either way it stays in memory. What the page shows it reads from `GET /stats`, JSON
+with the numbers of this table as they are now and percentiles of the last 1,024 requests and 4,096
+tokens.
+`--no-page` leaves both out, `--no-metrics` leaves out `/metrics`.
 
 ## Logs
 

@@ -18,7 +18,8 @@ from .http_errors import ApiError
 from .watch import App, Receive, Scope, Send, record_of
 
 OPEN_PATHS = frozenset(("/health", "/ready"))
-_CHALLENGE = 'Bearer, Basic realm="graphopt", charset="UTF-8"'
+# Browsers ask their user for a key if this is the first scheme of its header; others do not look.
+_CHALLENGE = 'Basic realm="graphopt", charset="UTF-8"'
 
 
 class Auth:

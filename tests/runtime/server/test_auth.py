@@ -38,7 +38,7 @@ def test_every_route_but_two_asks_for_a_key() -> None:
             assert status == 200
         else:
             assert status == 401, path
-            assert headers["www-authenticate"].startswith("Bearer")
+            assert headers["www-authenticate"].startswith("Basic ")
 
 
 @pytest.mark.parametrize(
