@@ -129,7 +129,7 @@ class PromptReader:
                 given,
                 tools=tools,
                 add_generation_prompt=add_generation_prompt,
-                **{str(name): value for name, value in (variables or {}).items()},
+                **(variables or {}),
             )
 
         size = sum(64 + len(one.get("content") or "") for one in given)
