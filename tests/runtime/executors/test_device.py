@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-
 from graphopt.launch import ALIGNMENT
 from graphopt.runtime.executors.device import DEVICE_ALIGNMENT, rounded
+from tests.runtime.executors.imported import heavy_imports
 
 
 def test_what_follows_is_aligned() -> None:
@@ -15,11 +13,4 @@ def test_what_follows_is_aligned() -> None:
 
 
 def test_a_device_needs_no_pytorch_before_it_is_one() -> None:
-    program = (
-        "import sys, graphopt.runtime.executors.driver_device; "
-        "print(sorted({'torch', 'triton', 'cuda'} & sys.modules.keys()))"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, check=True
-    )
-    assert done.stdout.strip() == "[]"
+    assert heavy_imports("graphopt.runtime.executors.driver_device") == []
