@@ -23,7 +23,7 @@ from .http_errors import ApiError, api_error, shortened
 from .prompt_ids import PromptIds
 from .protocol.common import Body, PromptTokensDetails, SamplingFields, Usage
 from .service import Service
-from .sse import EventStream
+from .sse import EventStream, Reply
 from .text_stream import Piece
 from .watch import record_of
 
@@ -193,9 +193,8 @@ def usage(asked: Asked) -> Usage:
 
 def reply(request: Request, body: Body, answer: BaseModel) -> Response:
     """A whole answer."""
-    return Response(
-        answer.model_dump_json(), headers=warn(request, body), media_type="application/json"
-    )
+    stall_s = request.app.state.settings.limits.max_stall_s
+    return Reply(answer.model_dump_json(), stall_s, warn(request, body))
 
 
 def warn(request: Request, *bodies: Body) -> dict[str, str]:

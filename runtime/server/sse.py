@@ -20,6 +20,7 @@ from .watch import Receive, Scope, Send, record_of
 
 DONE = b"data: [DONE]\n\n"
 ABORT_EXTENSION = "graphopt.abort"  # in a scope's extensions: closes the connection at once
+_PIECE_BYTES = 64 << 10
 _HEADERS = {"cache-control": "no-cache", "x-accel-buffering": "no"}
 
 encode = msgspec.json.Encoder().encode
@@ -89,20 +90,62 @@ class EventStream(Response):
             self._close()
 
     async def _write(self, scope: Scope, send: Send) -> None:
-        start = {"type": "http.response.start", "status": 200, "headers": self.raw_headers}
-        await send(start)
-        message: dict[str, Any] = {"type": "http.response.body", "more_body": True}
-        message["body"] = self._first
+        stall_s = self._max_stall_s
+        await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
         try:
-            await send(message)
+            await _send(send, self._first, True, stall_s)
             async for chunk in self._rest:
-                async with asyncio.timeout(self._max_stall_s):
-                    await send({"type": "http.response.body", "body": chunk, "more_body": True})
-            async with asyncio.timeout(self._max_stall_s):
-                await send({"type": "http.response.body", "body": b"", "more_body": False})
+                await _send(send, chunk, True, stall_s)
+            await _send(send, b"", False, stall_s)
         except TimeoutError as error:
             drop(scope)
             raise ClientGoneError from error
+
+
+async def _send(send: Send, body: bytes, more: bool, stall_s: float) -> None:
+    """Write, which takes as long as the client leaves unread what was written before.
+
+    Raises:
+        TimeoutError: he does not read.
+    """
+    async with asyncio.timeout(stall_s):
+        await send({"type": "http.response.body", "body": body, "more_body": more})
+
+
+class Reply(Response):
+    """A whole answer of JSON, written piece by piece to a client that reads it.
+
+    Args:
+        content: the answer.
+        max_stall_s: how long the client may leave what was written unread.
+        headers: more headers.
+    """
+
+    media_type = "application/json"
+
+    def __init__(
+        self, content: str | bytes, max_stall_s: float, headers: dict[str, str] | None = None
+    ) -> None:
+        super().__init__(content, headers=headers)
+        self._max_stall_s = max_stall_s
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Write the response."""
+        await send(
+            {
+                "type": "http.response.start",
+                "status": self.status_code,
+                "headers": self.raw_headers,
+            }
+        )
+        body = bytes(self.body)
+        try:
+            for start in range(0, max(1, len(body)), _PIECE_BYTES):
+                more = start + _PIECE_BYTES < len(body)
+                await _send(send, body[start : start + _PIECE_BYTES], more, self._max_stall_s)
+        except TimeoutError:
+            drop(scope)
+            record_of(scope).disconnected()
 
 
 async def _first(events: AsyncIterator[bytes]) -> bytes:
