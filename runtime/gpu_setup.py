@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from .executor import Executor
     from .executors.device import Device
 
+# The longest steps take a second or two; what takes minutes does not end.
+DEFAULT_WATCHDOG_S = 300.0
+
 
 @dataclass(frozen=True, slots=True)
 class GpuOptions:
@@ -35,11 +38,19 @@ class GpuOptions:
         memory_utilization: the share of its memory that may be taken; None for the default.
         capture_trace: a file with batches to capture for; None for sizes that suit any workload.
         lazy_captures: whether sizes are captured when a step needs them, not at the start.
+        watchdog_seconds: how long a step may take from when it is waited for, 0 for ever; None for
+            the default.
     """
 
     memory_utilization: float | None = None
     capture_trace: str | Path | None = None
     lazy_captures: bool = False
+    watchdog_seconds: float | None = None
+
+    @property
+    def patience_s(self) -> float:
+        """How long a step may take, in seconds; 0 for ever."""
+        return DEFAULT_WATCHDOG_S if self.watchdog_seconds is None else self.watchdog_seconds
 
     def demand_gpu(self, plan: Plan) -> None:
         """Demand that the plan is for a GPU if anything is asked for.
@@ -51,6 +62,7 @@ class GpuOptions:
             "gpu_memory_utilization": self.memory_utilization,
             "capture_trace": self.capture_trace,
             "lazy_captures": self.lazy_captures or None,
+            "watchdog_seconds": self.watchdog_seconds,
         }
         given = [name for name, value in asked.items() if value is not None]
         if given and not is_for_gpu(plan):
@@ -102,6 +114,7 @@ class GpuSetup:
             self.limits,
             self.captured,
             lazy_captures=self.options.lazy_captures,
+            watchdog_seconds=self.options.patience_s,
             report=report,
         )
 

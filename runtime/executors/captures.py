@@ -21,7 +21,7 @@ from graphopt.progress import ProgressFn
 
 from ..capture_plan import CapturePlan
 from ..dispatch import BatchShape, Choice, Mode, dispatch
-from .device import Device, DeviceMemoryError, Graph
+from .device import Device, DeviceHangError, DeviceMemoryError, Graph
 
 Launches = Callable[[], None]
 Addresses = Callable[[], Mapping[str, int]]
@@ -143,6 +143,8 @@ class Captures:
                 with self._device.capture() as graph:
                     launch()
                 graphs[name] = graph()
+        except DeviceHangError:
+            raise
         except GraphoptError as error:
             self._release(graphs)
             self._give_up(mode, size, error)

@@ -50,6 +50,7 @@ from .device_weights import place_on, weights_read
 from .padding import padded
 from .plan_numbers import PlanNumbers
 from .slots import as_f32
+from .watchdog import Started, Watchdog
 
 if TYPE_CHECKING:
     from .cpp import Observe
@@ -95,6 +96,7 @@ class CudaExecutor(PlanNumbers):
         limits: what a step may hold, which memory is taken for.
         captured: which steps are captured; none if left out.
         lazy_captures: whether each size is captured when a step needs it, not before all steps.
+        watchdog_seconds: how long a step may take from when it is waited for; 0 for ever.
         report: told how far capturing is.
 
     Raises:
@@ -111,6 +113,7 @@ class CudaExecutor(PlanNumbers):
         captured: CapturePlan = NOTHING_CAPTURED,
         *,
         lazy_captures: bool = False,
+        watchdog_seconds: float = 0.0,
         report: ProgressFn = silent,
     ) -> None:
         plan = artifact.plan
@@ -123,6 +126,7 @@ class CudaExecutor(PlanNumbers):
         self._device = device
         self._lazy, self._report = lazy_captures, report
         device.attach()
+        self._watchdog = Watchdog(device, watchdog_seconds)
         self._graph = parse_graph(artifact.graph_text())
         verify(self._graph)
         check_plan(plan, self._graph)
@@ -183,11 +187,15 @@ class CudaExecutor(PlanNumbers):
     ) -> Callable[[], Sampled]:
         """Give all of a step to the device; calling the answer waits for its tokens."""
         self._device.attach()
+        started = self._watchdog.begin(BatchShape.of(inputs))
         self._sampler.reserve(sampling)
-        sizes, is_sampled = self._compute(inputs, sampling, sources)
-        if is_sampled:
-            return self._sampler.fetch(sampling, sizes["R"])
-        return self._sampler.start(self._logits_at(sizes), sampling)
+        sizes = self._compute(inputs, sampling, sources, started)
+        if started.is_captured:
+            answer = self._sampler.fetch(sampling, sizes["R"])
+        else:
+            self._watchdog.piece(started, "sampling")
+            answer = self._sampler.start(self._logits_at(sizes), sampling)
+        return lambda: self._watchdog.land(started, answer)
 
     def logits(self, inputs: StepInputs, observe: Observe | None = None) -> F32:
         """Compute a step up to its logits, f32[R, V]; for comparing numbers.
@@ -199,7 +207,8 @@ class CudaExecutor(PlanNumbers):
         self._device.attach()
         sizes: Sizes = BatchShape.of(inputs).sizes
         if observe is None:
-            sizes, _ = self._compute(inputs, SamplingInputs(len(inputs.rows)), None)
+            started = self._watchdog.begin(BatchShape.of(inputs))
+            sizes = self._compute(inputs, SamplingInputs(len(inputs.rows)), None, started)
         else:
             self._write(inputs, None, sizes)
             self._observed(sizes, observe)
@@ -225,24 +234,26 @@ class CudaExecutor(PlanNumbers):
         self._device.close()
 
     def _compute(
-        self, inputs: StepInputs, sampling: SamplingInputs, sources: I64 | None
-    ) -> tuple[Sizes, bool]:
-        """Run every step; the sizes that it ran at, and whether tokens were sampled, too."""
-        shape = BatchShape.of(inputs)
+        self, inputs: StepInputs, sampling: SamplingInputs, sources: I64 | None, started: Started
+    ) -> Sizes:
+        """Run every step, of a captured decode sampling, too; the sizes that it ran at."""
+        shape = started.shape
         self._places.check(shape.sizes)
         choice = self.captures.choose(shape)
         graphs = self.captures.graphs(choice)
         sizes = choice.sizes if graphs else shape.sizes
         if WHOLE in graphs:
+            started.is_captured = True
             self._decode(graphs[WHOLE], inputs, sampling, sources, sizes)
-            return sizes, True
+            return sizes
         self._write(inputs, sources, sizes)
         for piece, steps in self._bound:
+            self._watchdog.piece(started, piece.name)
             if piece.name in graphs:
                 self._device.replay(graphs[piece.name])
             else:
                 self._launch(steps, sizes)
-        return sizes, False
+        return sizes
 
     def _decode(
         self,

@@ -27,6 +27,19 @@ class DeviceMemoryError(MachineError):
     """A device has too little memory left."""
 
 
+class DeviceHangError(MachineError):
+    """A device did not do in time what it was given.
+
+    Args:
+        reached: the last mark that it came to; 0 for none.
+        got: what was waited for.
+    """
+
+    def __init__(self, reached: int, got: str | None = None) -> None:
+        self.reached = reached
+        super().__init__("the GPU does not answer", got=got, next="start again")
+
+
 def rounded(nbytes: int) -> int:
     """So many bytes that what comes after them is aligned."""
     return -(-nbytes // DEVICE_ALIGNMENT) * DEVICE_ALIGNMENT
@@ -138,6 +151,16 @@ class Device(Protocol):
 
     def release(self, graph: Graph) -> None:
         """Give a graph's memory back."""
+
+    def watch(self, seconds: float) -> None:
+        """From now on give up, by a ``DeviceHangError``, what takes longer; 0 waits for ever."""
+
+    def mark(self, number: int) -> None:
+        """Let it be known when all before this is finished: such an error tells the last mark.
+
+        Args:
+            number: larger than those before, and not 0.
+        """
 
     def synchronize(self) -> None:
         """Wait until everything is finished.

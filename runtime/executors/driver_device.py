@@ -7,6 +7,7 @@ the same memory. Everything goes to one stream that does not wait for the defaul
 from __future__ import annotations
 
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,7 +21,11 @@ from graphopt.launch import LaunchKernel
 
 from .cubins import KernelSet, check_arch, checked, device_arch, open_driver
 from .device import Bytes, DeviceMemoryError, Graph
+from .patience import Patience
 from .pinned import Pinned
+
+# Marks that are looked after at once: two steps have fewer pieces.
+_MARKS = 512
 
 
 @dataclass(slots=True)
@@ -59,7 +64,11 @@ class DriverDevice:
         self.attach()
         flags = int(self._driver.CUstream_flags.CU_STREAM_NON_BLOCKING)
         self._stream = self._call("cuStreamCreate", flags)
-        self._pinned = Pinned(self._driver, self._stream)
+        self._patience = Patience(self._driver)
+        self._patience.reached = self._reached
+        self._pinned = Pinned(self._driver, self._stream, self._patience)
+        self._marks: list[Any] = []
+        self._marked: deque[int] = deque(maxlen=_MARKS)
         self._closed = False
 
     @property
@@ -207,16 +216,43 @@ class DriverDevice:
         handle, mine.handle = mine.handle, None
         self._call("cuGraphExecDestroy", handle)
 
+    def watch(self, seconds: float) -> None:
+        """From now on give up what takes longer; 0 waits for ever."""
+        self._patience.seconds = seconds
+
+    def mark(self, number: int) -> None:
+        """Let it be known when all before this is finished."""
+        self._demand_no_capture("mark where it is")
+        if not self._marks:
+            untimed = int(self._driver.CUevent_flags.CU_EVENT_DISABLE_TIMING)
+            self._marks = [self._call("cuEventCreate", untimed) for _ in range(_MARKS)]
+        self._call("cuEventRecord", self._marks[number % _MARKS], self._stream)
+        self._marked.append(number)
+
+    def _reached(self) -> int:
+        """The last mark that the stream came to; 0 for none."""
+        done = self._driver.CUresult.CUDA_SUCCESS
+        for number in reversed(self._marked):
+            if self._driver.cuEventQuery(self._marks[number % _MARKS])[0] == done:
+                return number
+        return 0
+
     def synchronize(self) -> None:
         """Wait until everything is finished."""
         self._demand_no_capture("wait")
-        self._call("cuStreamSynchronize", self._stream)
+        self._patience.stream("what ran before", self._stream)
 
     def close(self) -> None:
-        """Give everything back; a device that failed gives back what it can."""
+        """Give everything back; a device that failed gives back what it can.
+
+        Of one that hangs nothing can be had without waiting for it: the driver takes everything
+        back when the process ends.
+        """
         if self._closed:
             return
         self._closed = True
+        if self._patience.is_lost:
+            return
         self.attach()
         driver = self._driver
         driver.cuStreamSynchronize(self._stream)
@@ -226,6 +262,8 @@ class DriverDevice:
             kernels.close()
         for address in self._taken:
             driver.cuMemFree(address)
+        for event in self._marks:
+            driver.cuEventDestroy(event)
         self._graphs, self._kernels, self._taken = [], [], set()
         self._pinned.close()
         driver.cuStreamDestroy(self._stream)

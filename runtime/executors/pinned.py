@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .cubins import checked
+from .patience import Patience
 
 Bytes = npt.NDArray[np.uint8]
 
@@ -49,12 +50,14 @@ class Pinned:
     Args:
         driver: such as ``open_driver`` gives; its context is current.
         stream: of that driver.
+        patience: how long the device is waited for.
 
     Raises:
         MachineError: there is no pinned memory.
     """
 
-    def __init__(self, driver: Any, stream: Any) -> None:
+    def __init__(self, driver: Any, stream: Any, patience: Patience | None = None) -> None:
+        self._patience = patience or Patience(driver)
         self._driver = driver
         self._stream = stream
         self._next = 0
@@ -82,7 +85,7 @@ class Pinned:
         driver, place = self._driver, self._next
         self._next = (place + 1) % BUFFERS
         # An event that was never recorded is one that happened.
-        checked(driver, "an earlier copy", driver.cuEventSynchronize(self._events[place]))
+        self._patience.event("an earlier copy", self._events[place])
         buffer = self._buffers[place]
         buffer[: len(part)] = part
         answer = driver.cuMemcpyHtoDAsync(address, buffer.ctypes.data, len(part), self._stream)
@@ -100,8 +103,7 @@ class Pinned:
                 buffer.ctypes.data, address + start, count, self._stream
             )
             checked(self._driver, "a copy from the device", answer)
-            answer = self._driver.cuStreamSynchronize(self._stream)
-            checked(self._driver, "what ran before", answer)
+            self._patience.stream("what ran before", self._stream)
             found[start : start + count] = buffer[:count]
         return found
 
@@ -122,12 +124,9 @@ class Pinned:
         answer = driver.cuMemcpyDtoHAsync(buffer.ctypes.data, address, nbytes, self._stream)
         checked(driver, "a copy from the device", answer)
         checked(driver, "recording an event", driver.cuEventRecord(event, self._stream))
-        wait = partial(self._wait_for, event)
+        wait = partial(self._patience.event, "what ran before", event)
         self._fetches.append(_Fetch(wait, buffer))
         return self._fetches[-1]
-
-    def _wait_for(self, event: Any) -> None:
-        checked(self._driver, "what ran before", self._driver.cuEventSynchronize(event))
 
     def close(self) -> None:
         """Give the memory back; the stream has nothing left to do."""

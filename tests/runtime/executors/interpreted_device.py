@@ -19,7 +19,12 @@ from graphopt.errors import UsageError
 from graphopt.ir.dtype import DType
 from graphopt.ir.shape import evaluate
 from graphopt.launch import LaunchKernel
-from graphopt.runtime.executors.device import DEVICE_ALIGNMENT, Bytes, DeviceMemoryError
+from graphopt.runtime.executors.device import (
+    DEVICE_ALIGNMENT,
+    Bytes,
+    DeviceHangError,
+    DeviceMemoryError,
+)
 
 POISON, GUARD = 0xFF, 0xA5  # NaN in every type of numbers that has one
 Run = Callable[[], None]
@@ -43,6 +48,8 @@ class InterpretedDevice:
         captures: how many captures were tried.
         written: bytes that came from the host.
         captured: the pointers of all launches that were captured.
+        hangs_in: part of the name of a kernel that does not end; nothing runs after it.
+        reached: the last mark before that.
         refuse_capture: what a capture is refused with, told its number; None to let it be.
     """
 
@@ -53,6 +60,10 @@ class InterpretedDevice:
     captures: int = 0
     written: int = 0
     captured: set[int] = field(default_factory=set)
+    hangs_in: str = ""
+    hung: bool = False
+    patience_s: float = 0.0
+    reached: int = 0
     replays: int = 0
     refuse_capture: Callable[[int], Exception | None] = lambda number: None
     node_bytes: int = 64
@@ -95,7 +106,7 @@ class InterpretedDevice:
 
     def fetch(self, address: int, nbytes: int) -> Callable[[], Bytes]:
         found = self.read(address, nbytes)
-        return lambda: found
+        return lambda: self._awaited(found)
 
     def fill(self, address: int, nbytes: int, byte: int) -> None:
         self._demand_no_capture()
@@ -138,6 +149,21 @@ class InterpretedDevice:
 
     def release(self, graph: Any) -> None:
         self.graphs.remove(graph)
+
+    def watch(self, seconds: float) -> None:
+        self.patience_s = seconds
+
+    def mark(self, number: int) -> None:
+        self._demand_no_capture()
+        assert number > self.reached
+        if not self.hung:
+            self.reached = number
+
+    def _awaited(self, found: Bytes) -> Bytes:
+        if self.hung:
+            assert self.patience_s, "nobody would ever know"
+            raise DeviceHangError(self.reached)
+        return found
 
     def synchronize(self) -> None:
         self._demand_no_capture()
@@ -236,6 +262,10 @@ class InterpretedKernels:
         from graphopt.codegen.triton.interpreter import run
         from graphopt.codegen.triton.kernel import TritonKernel, Variant
 
+        if self._device.hangs_in and self._device.hangs_in in kernel.name:
+            self._device.hung = True
+        if self._device.hung:
+            return
         self._device.launched.append(kernel.name)
         tensors = [
             self._tensor(address, dtype)

@@ -13,6 +13,11 @@ import numpy as np
 from tests.runtime.executors.fake_driver import FakeDriver
 
 
+def hang() -> None:
+    """What a stream that is given this never gets past."""
+    raise AssertionError("somebody waits for ever")
+
+
 @dataclass
 class MemoryDriver(FakeDriver):
     """What ``cuda.bindings.driver`` offers to a device that serves.
@@ -33,7 +38,7 @@ class MemoryDriver(FakeDriver):
     execs: dict[str, int] = field(default_factory=dict)
     capturing: list[Any] | None = None
 
-    CUresult = SimpleNamespace(CUDA_SUCCESS=0, CUDA_ERROR_OUT_OF_MEMORY=2)
+    CUresult = SimpleNamespace(CUDA_SUCCESS=0, CUDA_ERROR_OUT_OF_MEMORY=2, CUDA_ERROR_NOT_READY=600)
     CUstream_flags = SimpleNamespace(CU_STREAM_NON_BLOCKING=1)
     CUevent_flags = SimpleNamespace(CU_EVENT_DISABLE_TIMING=2)
     CUstreamCaptureMode = SimpleNamespace(CU_STREAM_CAPTURE_MODE_THREAD_LOCAL="this thread's")
@@ -81,6 +86,21 @@ class MemoryDriver(FakeDriver):
         while event:
             self.queue.pop(0)()
         return self._answer("cuEventSynchronize")
+
+    def cuEventQuery(self, event: list[bool]) -> tuple[Any, ...]:  # noqa: N802
+        return self._asked("cuEventQuery", lambda: bool(event))
+
+    def cuStreamQuery(self, stream: int) -> tuple[Any, ...]:  # noqa: N802
+        return self._asked("cuStreamQuery", lambda: bool(self.queue))
+
+    def _asked(self, name: str, waits: Callable[[], bool]) -> tuple[Any, ...]:
+        """Whether something has happened; the next thing happens after the question."""
+        answer = self._answer(name)
+        if not waits() or answer[0]:
+            return answer
+        if self.queue[0] is not hang:
+            self.queue.pop(0)()
+        return (600,)
 
     def cuMemGetInfo(self) -> tuple[Any, ...]:  # noqa: N802
         return self._answer("cuMemGetInfo", self.free, self.total)

@@ -181,6 +181,35 @@ def test_a_graph_whose_sampling_lies_elsewhere_is_refused_or_captured_again(open
 
 
 @pytest.mark.interpreted
+@pytest.mark.parametrize(
+    ("captured", "kernel", "where"),
+    [
+        (NOTHING_CAPTURED, "attention", "p1 of a step of 8 tokens in 3 sequences"),
+        (NOTHING_CAPTURED, "sample", "sampling of a step of 8 tokens in 3 sequences"),
+        (CapturePlan((4,), (), 3, (0,), ()), "glu", "the captured decode of 2 sequences"),
+    ],
+)
+def test_a_step_that_hangs_is_named(captured: CapturePlan, kernel: str, where: str) -> None:
+    device = InterpretedDevice()
+    executor = CudaExecutor(tiny(), device, LIMITS, captured, watchdog_seconds=5.0)
+    executor.allocate(8)
+    decode = step([[5], [6]], [0, 0], [[1], [2]])
+    assert len(executor.run(decode, SamplingInputs(2)).token_ids) == 2
+    device.hangs_in = kernel
+    hanging, rows = (decode, 2) if captured.decode_sizes else (MIXED, 8)
+    executor.start(hanging, SamplingInputs(rows), np.full(len(hanging.token_ids), -1))
+    executor.start(decode, SamplingInputs(2), np.full(2, -1))
+    with pytest.raises(MachineError, match="a step on the GPU does not end") as caught:
+        executor.finish()
+    assert caught.value.where == where
+    for again in (executor.finish, lambda: executor.run(decode, SamplingInputs(2))):
+        with pytest.raises(MachineError, match="has not answered since"):
+            again()
+    executor.close()
+    assert device.blocks == {}
+
+
+@pytest.mark.interpreted
 @pytest.mark.full
 @pytest.mark.parametrize("seed", range(6))
 def test_padding_changes_neither_logits_nor_memory(opened: Any, seed: int) -> None:

@@ -13,9 +13,13 @@ from graphopt.errors import ArtifactError, MachineError, UsageError
 from graphopt.ir.dtype import DType
 from graphopt.ir.shape import sym
 from graphopt.launch import Launch, LaunchKernel, LaunchVariant
-from graphopt.runtime.executors.device import DEVICE_ALIGNMENT, DeviceMemoryError
+from graphopt.runtime.executors.device import (
+    DEVICE_ALIGNMENT,
+    DeviceHangError,
+    DeviceMemoryError,
+)
 from graphopt.runtime.executors.driver_device import DriverDevice
-from tests.runtime.executors.memory_driver import MemoryDriver
+from tests.runtime.executors.memory_driver import MemoryDriver, hang
 
 T = sym("T")
 LAUNCH = Launch("0.cubin", "copy", {}, (T, 1, 1), 4, 3, 128, 0, 0, 1, 32, 0, 16)
@@ -186,3 +190,40 @@ def test_pytorch_sees_bytes_where_they_are() -> None:
     assert interface["data"] == (4096, False)
     assert interface["shape"] == (12,)
     assert interface["typestr"] == "|u1"
+
+
+def test_what_does_not_end_is_given_up_with_the_last_mark() -> None:
+    fake = driver()
+    device = DriverDevice(fake)
+    place = device.allocate(64, "a test")
+    device.write(place, np.arange(8))
+    device.watch(0.01)
+    for number in range(1, 1200):
+        device.mark(number)
+    fetched = device.fetch(place, 64)
+    assert fetched().view(np.int64).tolist() == list(range(8))
+    device.mark(1200)
+    device.mark(1201)
+    fake.queue.append(hang)
+    device.mark(1202)
+    fetched = device.fetch(place, 64)
+    with pytest.raises(DeviceHangError, match="does not answer") as caught:
+        fetched()
+    assert caught.value.reached == 1201
+    with pytest.raises(DeviceHangError):
+        device.synchronize()
+    before = len(fake.calls)
+    device.close()
+    assert len(fake.calls) == before, "nothing is asked of a device that hangs"
+
+
+def test_without_marks_none_is_reached_and_nothing_waits_while_capturing() -> None:
+    fake = driver()
+    device = DriverDevice(fake)
+    device.watch(0.01)
+    with device.capture(), pytest.raises(UsageError, match="cannot mark"):
+        device.mark(1)
+    fake.queue.append(hang)
+    with pytest.raises(DeviceHangError) as caught:
+        device.synchronize()
+    assert caught.value.reached == 0
