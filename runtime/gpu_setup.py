@@ -6,6 +6,7 @@ after:   what ``preflight`` decides with, then the executor
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,10 +54,10 @@ class GpuOptions:
         return DEFAULT_WATCHDOG_S if self.watchdog_seconds is None else self.watchdog_seconds
 
     def demand_gpu(self, plan: Plan) -> None:
-        """Demand that the plan is for a GPU if anything is asked for.
+        """Demand that what is asked for makes sense, and that the plan is for a GPU then.
 
         Raises:
-            UsageError: it is for a CPU.
+            UsageError: it is for a CPU, or the watchdog's time is none.
         """
         asked = {
             "gpu_memory_utilization": self.memory_utilization,
@@ -64,6 +65,11 @@ class GpuOptions:
             "lazy_captures": self.lazy_captures or None,
             "watchdog_seconds": self.watchdog_seconds,
         }
+        seconds = self.watchdog_seconds
+        if seconds is not None and not 0.0 <= seconds < math.inf:
+            raise UsageError(
+                "watchdog_seconds is no time", got=seconds, expected="seconds, or 0 for ever"
+            )
         given = [name for name, value in asked.items() if value is not None]
         if given and not is_for_gpu(plan):
             raise UsageError(

@@ -60,6 +60,10 @@ class LLM:
         capture_trace: a file of batches that were recorded, which captures on a GPU are made for;
             None for captures that suit any workload.
         record_trace: a file to add the shape of every step to.
+        lazy_captures: whether each size is captured on a GPU when a step needs it, not at the
+            start.
+        watchdog_seconds: how long a step on a GPU may take before it is an error that names where
+            it hangs; 300 if None, 0 for ever.
         progress: told how far loading is.
 
     Raises:
@@ -87,6 +91,8 @@ class LLM:
         weights: Literal["mmap", "copy"] = "mmap",
         capture_trace: str | Path | None = None,
         record_trace: str | Path | None = None,
+        lazy_captures: bool = False,
+        watchdog_seconds: float | None = None,
         progress: ProgressFn | None = None,
     ) -> None:
         options = LoadOptions(
@@ -102,6 +108,8 @@ class LLM:
             weights=weights,
             capture_trace=capture_trace,
             record_trace=record_trace,
+            lazy_captures=lazy_captures,
+            watchdog_seconds=watchdog_seconds,
         )
         self._loaded = load_engine(artifact, options, executor=executor, progress=progress)
         self.engine = self._loaded.engine

@@ -76,6 +76,8 @@ class LoadOptions:
     weights: Literal["mmap", "copy"] = "mmap"
     capture_trace: str | Path | None = None
     record_trace: str | Path | None = None
+    lazy_captures: bool = False
+    watchdog_seconds: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,14 +139,19 @@ def load_engine(
     limits = engine_limits(
         model.plan, options.max_num_seqs, options.max_num_batched_tokens, options.max_model_len
     )
-    on_gpu = GpuOptions(options.gpu_memory_utilization, options.capture_trace)
+    on_gpu = GpuOptions(
+        options.gpu_memory_utilization,
+        options.capture_trace,
+        options.lazy_captures,
+        options.watchdog_seconds,
+    )
     on_gpu.demand_gpu(model.plan)
     with ExitStack() as undone:  # what is open already is closed if the rest fails
         gpu = None if executor else _open_gpu(model, limits, on_gpu, options.kv_cache_memory)
         undone.enter_context(closing(gpu.device) if gpu else nullcontext())
         memory = preflight(
             model.plan,
-            model.weight_bytes,
+            model.weight_bytes + (gpu.unpacked_bytes if gpu else 0),
             limits,
             kv_cache_memory=options.kv_cache_memory,
             needs_full_context=options.max_model_len is not None,
@@ -160,7 +167,7 @@ def load_engine(
         undone.enter_context(closing(recorder) if recorder else nullcontext())
         report("loading the weights", 0, 0)
         engine = Engine(
-            executor or (gpu.executor() if gpu else _executor_for(model, options)),
+            executor or (gpu.executor(report) if gpu else _executor_for(model, options)),
             config,
             decoder=words.tokenizer if gives_text else None,
             policy=policy,

@@ -137,6 +137,8 @@ ENGINE_OPTIONS = (
     "gpu_memory_utilization",
     "capture_trace",
     "record_trace",
+    "lazy_captures",
+    "watchdog_seconds",
     "generation_config",
 )
 
@@ -188,6 +190,19 @@ engine_options = _all(
         "--record-trace",
         metavar="FILE",
         help="Add the shape of every step to FILE, for --capture-trace.",
+    ),
+    click.option(
+        "--lazy-captures",
+        is_flag=True,
+        default=None,
+        help="Capture each size on a GPU when a step first needs it, not all at the start.",
+    ),
+    click.option(
+        "--watchdog-seconds",
+        metavar="SECONDS",
+        type=click.FloatRange(min=0.0),
+        help="How long a step on a GPU may take before it is an error that names where it hangs; "
+        "0 waits for ever. Default: 300.",
     ),
     click.option(
         "--generation-config",

@@ -138,6 +138,7 @@ def test_engine_and_compile_options_reach_the_api(run: Run, fake: FakeAPI) -> No
     words = shlex.split(
         "--max-num-seqs 3 --max-num-batched-tokens 2K --kv-cache-memory 512MiB "
         "--gpu-memory-utilization 0.5 --capture-trace seen --record-trace new "
+        "--lazy-captures --watchdog-seconds 20 "
         "--generation-config other --target cpu:avx2 --dtype float32 --max-model-len 1k "
         "--block-size 8 --quantize int8 --allow-unproven"
     )
@@ -165,6 +166,8 @@ def test_engine_and_compile_options_reach_the_api(run: Run, fake: FakeAPI) -> No
                 "gpu_memory_utilization": 0.5,
                 "capture_trace": "seen",
                 "record_trace": "new",
+                "lazy_captures": True,
+                "watchdog_seconds": 20.0,
                 "generation_config": "other",
                 "max_model_len": 1000,
             },

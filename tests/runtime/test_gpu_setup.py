@@ -90,7 +90,42 @@ def test_options_for_a_gpu_are_refused_on_a_cpu():
         GpuOptions(0.5, "trace").demand_gpu(small_plan())
     assert caught.value.got == "gpu_memory_utilization, capture_trace"
     with pytest.raises(UsageError, match="runs on a CPU"):
-        GpuOptions(lazy_captures=True).demand_gpu(small_plan())
+        GpuOptions(lazy_captures=True, watchdog_seconds=9.0).demand_gpu(small_plan())
+
+
+def test_the_watchdog_is_generous_and_has_a_time():
+    assert GpuOptions().patience_s == 300.0
+    assert GpuOptions(watchdog_seconds=0.0).patience_s == 0.0
+    assert GpuOptions(watchdog_seconds=2.5).patience_s == 2.5
+    for seconds in (-1.0, float("nan"), float("inf")):
+        with pytest.raises(UsageError, match="is no time"):
+            GpuOptions(watchdog_seconds=seconds).demand_gpu(gpu_plan())
+
+
+@pytest.mark.interpreted
+@pytest.mark.parametrize("lazy", [False, True])
+def test_captures_are_made_at_the_start_or_when_they_are_needed(
+    lazy: bool, monkeypatch: pytest.MonkeyPatch
+):
+    from tests.runtime.executors.interpreted_artifact import tiny
+    from tests.runtime.executors.interpreted_device import InterpretedDevice
+
+    device, told = InterpretedDevice(), []
+    monkeypatch.setattr(gpu_setup, "this_gpu", lambda plan: device)
+    with LLM(
+        tiny(),
+        max_num_seqs=4,
+        max_num_batched_tokens=12,
+        max_model_len=48,
+        lazy_captures=lazy,
+        progress=lambda stage, done, total: told.append((stage, done, total)),
+    ) as llm:
+        stages = [(done, total) for stage, done, total in told if stage == "capturing"]
+        planned = llm.engine._executor.captures.plan
+        count = len(planned.decode_sizes) + len(planned.piece_sizes)
+        assert stages == ([] if lazy else [(number, count) for number in range(count + 1)])
+        assert device.captures == (0 if lazy else count)  # this model has one piece to capture
+        assert device.patience_s == 300.0
     assert is_for_gpu(gpu_plan())
     assert not is_for_gpu(replace(gpu_plan(), target="cpu:avx2"))
 
