@@ -27,6 +27,7 @@ COMMANDS: Mapping[str, str] = {
     "compile": "compile",
     "generate": "generate",
     "chat": "chat",
+    "serve": "serve",
     "verify": "verify",
     "bisect": "bisect",
     "inspect": "inspect",

@@ -41,7 +41,7 @@ def open_session(model: str, options: Mapping[str, Any]) -> Iterator[Session]:
     """The model at ``model``, an artifact or a checkpoint, ready to generate; closed at the end."""
     from graphopt import api
 
-    _check_options(model, options)
+    check_options(model, options)
     compile_options = given(options, COMPILE_OPTIONS)
     engine = given(options, ENGINE_OPTIONS)
     if "max_model_len" in compile_options:
@@ -55,7 +55,7 @@ def open_session(model: str, options: Mapping[str, Any]) -> Iterator[Session]:
         llm.close()
 
 
-def _check_options(model: str, options: Mapping[str, Any]) -> None:
+def check_options(model: str, options: Mapping[str, Any]) -> None:
     """Refuse what could have no effect on an artifact, which is compiled already.
 
     Raises:
@@ -63,7 +63,7 @@ def _check_options(model: str, options: Mapping[str, Any]) -> None:
     """
     from graphopt.artifact import is_artifact
 
-    fixed = given(options, COMPILE_OPTIONS).keys() - {"dtype", "max_model_len"}
+    fixed = given(options, COMPILE_OPTIONS).keys() - {"dtype", "max_model_len", "deterministic"}
     if fixed and is_artifact(Path(model)):
         names = ", ".join("--" + name.replace("_", "-") for name in sorted(fixed))
         raise UsageError(

@@ -15,6 +15,7 @@ from typing import Any, cast
 
 from graphopt.errors import EngineGoneError, GraphoptError, RequestError
 
+from .observer import Observer
 from .wire import (
     Abort,
     Close,
@@ -161,27 +162,21 @@ class EngineClient:
 
     Made inside the event loop that it lives in. It survives engine processes: while none serves,
     ``model`` is None and ``submit`` refuses.
+
+    Args:
+        observer: told when an engine has loaded its model, of its steps, and when it is gone.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, observer: Observer | None = None) -> None:
         self.loop = asyncio.get_running_loop()
+        self._observer = observer or Observer()
         self.state = State()
-        self._model: Opened | None = None
-        self._draining = False
+        self.model: Opened | None = None
         self._link: Link | None = None
         self._answers: dict[str, EngineAnswer] = {}
         self._heard_s = 0.0
         self._idle: asyncio.Future[None] | None = None
-
-    @property
-    def model(self) -> Opened | None:
-        """The model that takes requests; None while none does."""
-        return None if self._draining else self._model
-
-    @property
-    def serves(self) -> bool:
-        """Whether an engine is there that has loaded its model."""
-        return self._model is not None
+        self._closing = False
 
     @property
     def num_unfinished(self) -> int:
@@ -215,9 +210,7 @@ class EngineClient:
             EngineGoneError: no engine serves now.
             RequestError: the id is in use, or something has no place in a message.
         """
-        if self._draining:
-            raise EngineGoneError("the server is about to stop")
-        if self._model is None:
+        if self.model is None:
             raise EngineGoneError("no engine serves now", next="send it again in some seconds")
         if request_id in self._answers:
             raise RequestError("the request id is in use", got=request_id)
@@ -236,10 +229,6 @@ class EngineClient:
         if self._link is not None:
             self._link.send(message)
 
-    def drain(self) -> None:
-        """Take no more requests; those that run go on."""
-        self._draining = True
-
     async def until_idle(self) -> None:
         """Wait until every request has ended."""
         while self._answers:
@@ -247,18 +236,20 @@ class EngineClient:
             await self._idle
 
     def close(self) -> None:
-        """Ask the engine process to leave."""
+        """Ask the engine process to leave; no other comes."""
+        self._closing = True
         self.send(Close())
 
     def serve(self, link: Link, model: Opened) -> None:
         """The engine behind ``link`` takes requests from now on."""
-        self._link, self._model = link, model
+        self._link, self.model = link, model
+        self._observer.loaded(model)
 
     def lose(self, link: Link, cause: GraphoptError | None) -> None:
         """The engine behind ``link`` is gone, and with it every request it had."""
         if link is not self._link:
             return
-        self._link = self._model = None
+        self._link = self.model = None
         self.state = State()
         answers, self._answers = self._answers, {}
         for answer in answers.values():
@@ -270,11 +261,14 @@ class EngineClient:
                 )
             )
         self._wake_idle()
+        if not self._closing:
+            self._observer.gone()
 
     def progress(self, message: Progress) -> None:
         """Give out what a step brought."""
         self._heard_s = self.loop.time()
         self.state = message.state
+        self._observer.stepped(message.state)
         answers = self._answers
         for part in message.parts:
             answer = answers.get(part.id)

@@ -7,7 +7,6 @@ service manager are the parent's business: it drains first, and then says when t
 
 from __future__ import annotations
 
-import ctypes
 import faulthandler
 import gc
 import signal
@@ -17,12 +16,11 @@ import traceback
 
 from graphopt.errors import GraphoptError, UsageError
 from graphopt.failures import typed
+from graphopt.lifeline import end_with_parent
 
 from ..loading import Loaded, LoadOptions, load_engine
 from .engine_loop import CHUNK_BYTES, EngineLoop
 from .wire import Failed, Inbox, Loading, Open, Opened, ToEngine, WireError, encode
-
-_PR_SET_PDEATHSIG = 1  # of linux/prctl.h
 
 
 def main(arguments: list[str]) -> int:
@@ -30,7 +28,7 @@ def main(arguments: list[str]) -> int:
     faulthandler.enable()
     for one in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(one, signal.SIG_IGN)
-    _end_with_parent()
+    end_with_parent()
     with socket.socket(fileno=int(arguments[0])) as sock:
         return serve(sock)
 
@@ -102,15 +100,6 @@ def _tell(sock: socket.socket, error: GraphoptError) -> None:
         sock.sendall(encode(Failed(WireError.of(error))))
     except OSError:
         print(error, file=sys.stderr)
-
-
-def _end_with_parent() -> None:
-    """Have the kernel end this process with its parent, where it can: Linux.
-
-    A process that waits or computes notices the closed socket; one that loads does not.
-    """
-    if sys.platform == "linux":
-        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 if __name__ == "__main__":

@@ -89,11 +89,11 @@ class Supervisor:
             grace_s: how long it may take to leave by itself; a process that loads is not asked.
         """
         self._stopping = True
-        child = self._child
+        child, loaded = self._child, self._client.model is not None
+        self._client.close()
         if child is None:
             return
-        if grace_s > 0 and self._client.serves:
-            self._client.close()
+        if grace_s > 0 and loaded:
             await asyncio.wait({child.link.lost}, timeout=grace_s)
         child.kill()
         await asyncio.wait({child.link.lost})

@@ -19,7 +19,7 @@ import networkx
 from .tree import Source
 
 FLOORS: tuple[tuple[str, ...], ...] = (
-    ("errors", "failures", "progress", "target", "isa", "config", "json_values"),
+    ("errors", "failures", "lifeline", "progress", "target", "isa", "config", "json_values"),
     ("ir", "packing", "gpu_packing", "quantization", "weight_layout", "safetensors_io", "cache"),
     (
         "ledger",

@@ -1,13 +1,16 @@
-"""The demo model, compiled once for all workers of a run."""
+"""The demo model, compiled once for all workers of a run, and a server of it."""
 
 from __future__ import annotations
 
 import fcntl
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from graphopt.artifact import is_artifact
+
+from .running import Served, served
 
 CHECKPOINT = Path(__file__).parents[3] / "examples" / "demo-llama"
 
@@ -28,3 +31,11 @@ def demo(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
 
             graphopt.compile_checkpoint(CHECKPOINT, path)
     return path
+
+
+@pytest.fixture(scope="module")
+def server(demo: Path) -> Iterator[Served]:
+    """``graphopt serve`` on the demo model, for all tests of a module; it needs no key."""
+    with served(demo, "--served-model-name", "demo") as found:
+        found.ready()
+        yield found

@@ -14,6 +14,7 @@ from graphopt.errors import ArtifactError, CapacityError, EngineGoneError, Reque
 from graphopt.runtime.outputs import RequestMetrics
 from graphopt.runtime.server.client import Answer, Client
 from graphopt.runtime.server.engine_client import EngineClient, Link
+from graphopt.runtime.server.observer import Observer
 from graphopt.runtime.server.wire import (
     Abort,
     Close,
@@ -66,8 +67,10 @@ class Script:
 
 
 @asynccontextmanager
-async def connected(*, opened: bool = True) -> AsyncIterator[tuple[EngineClient, Script, Link]]:
-    client = EngineClient()
+async def connected(
+    *, opened: bool = True, observer: Observer | None = None
+) -> AsyncIterator[tuple[EngineClient, Script, Link]]:
+    client = EngineClient(observer)
     ours, theirs = socket.socketpair()
     with theirs:
         script = Script(theirs)
@@ -206,21 +209,15 @@ def test_what_an_older_engine_leaves_does_not_touch_the_next() -> None:
     asyncio.run(check())
 
 
-def test_no_request_before_the_model_is_loaded_nor_while_the_server_stops() -> None:
+def test_no_request_before_the_model_is_loaded() -> None:
     async def check() -> None:
         async with connected(opened=False) as (client, script, link):
             assert client.model is None
-            assert not client.serves
             with pytest.raises(EngineGoneError, match="no engine"):
                 client.submit("a", [1], {})
             await script.say(OPENED)
             await link.opened
             running = client.submit("a", [1], {})
-            client.drain()
-            assert client.model is None
-            assert client.serves
-            with pytest.raises(EngineGoneError, match="stop"):
-                client.submit("b", [1], {})
             idle = asyncio.create_task(client.until_idle())
             await asyncio.sleep(0)
             assert not idle.done()
@@ -230,6 +227,37 @@ def test_no_request_before_the_model_is_loaded_nor_while_the_server_stops() -> N
             await script.hear()
             client.close()
             assert await script.hear() == [Close()]
+
+    asyncio.run(check())
+
+
+class Hears(Observer):
+    """Writes down what it is told."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.heard: list[object] = []
+
+    def loaded(self, model: Opened) -> None:
+        self.heard.append(model)
+
+    def stepped(self, state: State) -> None:
+        self.heard.append(state)
+
+    def gone(self) -> None:
+        self.heard.append("gone")
+
+
+def test_an_observer_hears_of_the_engines_life() -> None:
+    async def check() -> None:
+        observer = Hears()
+        async with connected(observer=observer) as (client, script, link):
+            state = State(running=2)
+            await script.step(state=state)
+            script.sock.close()
+            await link.lost
+            assert client.state == State()
+        assert observer.heard == [OPENED, state, "gone"]
 
     asyncio.run(check())
 
