@@ -9,14 +9,13 @@ from typing import Any
 
 from fastapi import FastAPI
 
-from graphopt import __version__
-
 from ..words import Words
 from .admission import Gate
 from .auth import OPEN_PATHS, Auth
 from .client import Client
 from .http_errors import install
 from .observer import Observer
+from .release import release
 from .routes import chat, completions, embeddings, health, models, responses, tokens
 from .service import Service
 from .settings import Settings
@@ -39,7 +38,7 @@ def create_app(settings: Settings, client: Client, words: Words, observer: Obser
     service = Service.of(settings, client, words)
     app = FastAPI(
         title="graphopt",
-        version=__version__,
+        version=release(),
         description="A language model behind OpenAI's API.",
         docs_url=None,  # those pages load their programs from elsewhere
         redoc_url=None,

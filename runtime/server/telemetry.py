@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from typing import TextIO
 
 from fastapi import APIRouter
@@ -12,6 +11,7 @@ from .log_lines import Lines
 from .metrics import Metrics
 from .observer import Listener, Observer
 from .page import operator_routes
+from .release import release
 from .request_log import RequestLog
 from .settings import Settings
 from .tracing import Tracing, otlp_exporter
@@ -49,13 +49,12 @@ class Telemetry:
             UsageError: the endpoint for spans is no URL.
             MachineError: spans are wanted, and the extra is not installed.
         """
-        release = _version()
         lines = Lines(stream, settings.log_format, settings.log_level)
-        metrics = Metrics(settings.names[0], release, target)
+        metrics = Metrics(settings.names[0], release(), target)
         listeners: list[Listener] = [metrics, RequestLog(lines, log_prompts=settings.log_prompts)]
         tracing = None
         if settings.otlp_endpoint is not None:
-            tracing = Tracing(otlp_exporter(settings.otlp_endpoint), settings.names[0], release)
+            tracing = Tracing(otlp_exporter(settings.otlp_endpoint), settings.names[0], release())
             listeners.append(tracing)
         return cls(lines, metrics, Observer(listeners, pulse=metrics), tracing)
 
@@ -69,10 +68,3 @@ class Telemetry:
         """Send what has not been sent."""
         if self.tracing is not None:
             self.tracing.close()
-
-
-def _version() -> str:
-    try:
-        return version("graphopt")
-    except PackageNotFoundError:  # a checkout on the path, not installed
-        return ""

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from fastapi import APIRouter
 
-from graphopt import __version__
-
 from ..http_errors import RESTART_S, SERVER, ApiError
 from ..protocol.models import Alive, Version
+from ..release import release
 from ..service import Service
 from .documented import refusals
 
@@ -39,6 +38,6 @@ def router(service: Service) -> APIRouter:
     @routes.get("/version", responses=refusals(401))
     async def version() -> Version:
         """The version of the server."""
-        return Version(version=__version__)
+        return Version(version=release())
 
     return routes
