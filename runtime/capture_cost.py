@@ -14,7 +14,10 @@ from collections.abc import Mapping
 
 from graphopt.ir.shape import symbols
 from graphopt.launch import LaunchKernel
+from graphopt.loop_kernels import ADVANCE, SAMPLE
 from graphopt.plan import TRITON, Piece, Plan, Step
+
+from .executors.device_sampler import rows_at_once
 
 # What the driver keeps of a captured launch, and of a graph besides. An estimate from above: graphs
 # of 500, 1000 and 2000 empty kernels took 362, 395 and 458 MB of a device, 64 KiB a launch
@@ -39,14 +42,18 @@ def why_not_whole(plan: Plan, launches: Launches, sizes: Sizes) -> str:
 
 
 def whole_bytes(plan: Plan, launches: Launches, sizes: Sizes) -> int:
-    """Estimate of what the graph of a whole step takes.
+    """Estimate of what the graph of a whole step takes."""
+    return GRAPH_BYTES + whole_launches(plan, launches, sizes) * LAUNCH_BYTES
 
-    Kernels that are no step's count, too: those that choose tokens and prepare the next step.
-    """
+
+def whole_launches(plan: Plan, launches: Launches, sizes: Sizes) -> int:
+    """Launches of a whole step, from the tokens of the step before to its own."""
     counts = Counter(step.kernel for step in plan.steps())
-    counts.update(name for name in launches if name not in counts)
-    total = sum(count * launched(launches[name], sizes) for name, count in counts.items())
-    return GRAPH_BYTES + total * LAUNCH_BYTES
+    if ADVANCE in launches:
+        counts[ADVANCE] = 1
+    if SAMPLE in launches:
+        counts[SAMPLE] = -(-sizes["R"] // rows_at_once(launches[SAMPLE], sizes["R"]))
+    return sum(count * launched(launches[name], sizes) for name, count in counts.items())
 
 
 def is_captured(piece: Piece, launches: Launches, tokens: int) -> bool:

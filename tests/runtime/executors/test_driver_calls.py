@@ -1,0 +1,123 @@
+"""What the driver is asked for: at the start for each captured size, and in a step.
+
+Kernels do not run here; tokens are whatever lies in memory, and nobody looks at them.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from graphopt.runtime.capture_choice import choose_captures, launches_of
+from graphopt.runtime.capture_cost import whole_launches
+from graphopt.runtime.capture_plan import CapturePlan
+from graphopt.runtime.executor import SamplingInputs, StepInputs
+from graphopt.runtime.executors.cuda import CudaExecutor
+from graphopt.runtime.executors.driver_device import DriverDevice
+from graphopt.runtime.scheduler import SchedulerLimits
+from tests.runtime.executors.interpreted_artifact import tiny
+from tests.runtime.executors.memory_driver import MemoryDriver
+
+LIMITS = SchedulerLimits(max_num_seqs=4, max_num_batched_tokens=16, max_rows=16, max_model_len=48)
+
+
+@dataclass
+class CountingDriver(MemoryDriver):
+    """A driver that takes any launch."""
+
+    def cuLaunchKernel(self, handle: str, *rest: Any) -> tuple[Any, ...]:  # noqa: N802
+        if self.capturing is not None:
+            self.capturing.append(handle)
+        return self._answer("cuLaunchKernel")
+
+    def since(self, before: int) -> Counter[str]:
+        """Calls since there were ``before``."""
+        return Counter(name for name, *_ in self.calls[before:])
+
+
+def executor(driver: CountingDriver, captured: CapturePlan, **options: Any) -> CudaExecutor:
+    return CudaExecutor(tiny(), DriverDevice(driver), LIMITS, captured, **options)
+
+
+def decode(count: int, length: int, sampling: dict[str, Any]) -> tuple[StepInputs, SamplingInputs]:
+    """A step of sequences of so many tokens, each in blocks of its own."""
+    rows = np.arange(count)
+    positions = np.full(count, length - 1)
+    tables = (rows[:, None] * 3 + np.arange(-(-length // 16))).astype(np.int32)
+    inputs = StepInputs(
+        token_ids=np.zeros(count, np.int64),
+        positions=positions,
+        rows=rows,
+        slots=tables[:, -1].astype(np.int64) * 16 + positions % 16,
+        starts=np.arange(count + 1, dtype=np.int32),
+        lengths=np.full(count, length, np.int32),
+        tables=tables,
+    )
+    counters = np.full(count, length, np.uint64)
+    random = {"counters": counters} if sampling else {}
+    return inputs, SamplingInputs(count, **sampling, **random)
+
+
+RANDOM: dict[str, Any] = {
+    "temperature": np.full(3, 0.7, np.float32),
+    "top_p": np.full(3, 0.9, np.float32),
+    "seeds": np.arange(3, dtype=np.uint64),
+    "streams": np.zeros(3, np.uint64),
+}
+
+
+@pytest.mark.parametrize("sampling", [{}, RANDOM], ids=["greedy", "sampled"])
+@pytest.mark.parametrize("watchdog", [0.0, 60.0])
+def test_a_steady_decode_is_one_launch_and_copies_nothing_there(
+    sampling: dict[str, Any], watchdog: float
+) -> None:
+    driver = CountingDriver()
+    one = executor(driver, CapturePlan((1, 4), (), 3, (0, 0), ()), watchdog_seconds=watchdog)
+    one.allocate(12)
+    own = np.arange(3)
+    one.start(*decode(3, 10, sampling), np.full(3, -1))
+    counts = []
+    for length in range(11, 21):
+        before = len(driver.calls)
+        one.start(*decode(3, length, sampling), own)
+        counts.append(driver.since(before))
+        one.finish()
+    steady = Counter(cuGraphLaunch=1, cuMemcpyDtoHAsync=1, cuEventRecord=1)
+    begins = 17 - 11  # a block begins
+    for place, found in enumerate(counts):
+        waits = found.pop("cuEventSynchronize", 0) + found.pop("cuEventQuery", 0)
+        if place == begins:
+            assert found == steady + Counter(cuMemcpyHtoDAsync=1, cuEventRecord=1)
+        else:
+            assert found == steady
+            assert waits == 0, "nothing is waited for before the step is under way"
+    one.close()
+
+
+def test_capturing_asks_for_little_besides_the_launches() -> None:
+    driver = CountingDriver()
+    artifact, limits = tiny(), replace(LIMITS, max_num_batched_tokens=64, max_num_seqs=16)
+    launches = launches_of(artifact)
+    plan = choose_captures(artifact.plan, launches, limits)
+    one = CudaExecutor(artifact, DriverDevice(driver), limits, plan, lazy_captures=True)
+    one.allocate(12)
+    before = len(driver.calls)
+    one.captures.make_all(lambda *_: None)
+    found = driver.since(before)
+    sizes = len(plan.decode_sizes) + len(plan.piece_sizes)
+    graphs = found["cuStreamBeginCapture"]
+    assert graphs >= sizes > 5
+    wholes = sum(
+        whole_launches(artifact.plan, launches, plan.decode_sizes_at(size))
+        for size in plan.decode_sizes
+    )
+    captured = sum(len(handles) for handles in driver.graphs.values())
+    assert found["cuLaunchKernel"] == captured
+    assert sum(len(driver.graphs[n]) for n in range(len(plan.decode_sizes))) == wholes
+    rest = found.total() - found["cuLaunchKernel"]
+    assert rest == 8 * graphs + sizes, "eight a graph, and once more is looked what is free"
+    one.close()
