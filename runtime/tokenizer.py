@@ -92,6 +92,11 @@ class Tokenizer:
         """Whether there is a chat template."""
         return bool(self._templates)
 
+    @property
+    def chat_template(self) -> str | None:
+        """The usual chat template; None if there is none."""
+        return self._templates.get("default")
+
     def token_id(self, token: str) -> int | None:
         """The id of a token given as it stands in the vocabulary."""
         found = self._core.token_to_id(token)

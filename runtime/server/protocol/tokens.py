@@ -1,4 +1,4 @@
-"""``/tokenize`` and ``/detokenize``, as vLLM has them."""
+"""``/tokenize``, ``/detokenize`` and ``/tokenizer_info``, as vLLM has them."""
 
 from __future__ import annotations
 
@@ -45,3 +45,17 @@ class Detokenized(Reply):
     """Text."""
 
     prompt: str
+
+
+class TokenizerInfo(Reply):
+    """What a client needs to count tokens and to fill in templates as the server does.
+
+    The special tokens are texts; a model may lack any of them.
+    """
+
+    bos_token: str | None = None
+    eos_token: str | None = None
+    pad_token: str | None = None
+    unk_token: str | None = None
+    chat_template: str | None = None
+    model_max_length: int

@@ -1,4 +1,4 @@
-"""``POST /tokenize`` and ``POST /detokenize``."""
+"""``POST /tokenize``, ``POST /detokenize`` and ``GET /tokenizer_info``."""
 
 from __future__ import annotations
 
@@ -7,11 +7,17 @@ from starlette.responses import Response
 
 from .. import answering
 from ..conversations import conversation_ids
-from ..http_errors import refuse
+from ..http_errors import ApiError, refuse
 from ..json_body import BoundedRoute
-from ..protocol.tokens import Detokenized, DetokenizeRequest, Tokenized, TokenizeRequest
+from ..protocol.tokens import (
+    Detokenized,
+    DetokenizeRequest,
+    Tokenized,
+    TokenizeRequest,
+    TokenizerInfo,
+)
 from ..service import Service
-from .documented import posted
+from .documented import posted, refusals
 
 
 def router(service: Service) -> APIRouter:
@@ -54,5 +60,19 @@ def router(service: Service) -> APIRouter:
             raise refuse(f"the model has the tokens 0 to {vocab_size - 1}", "tokens")
         text = await service.reader.decode(body.tokens)
         return answering.reply(request, body, Detokenized(prompt=text))
+
+    @routes.get("/tokenizer_info", responses=refusals(401, 404, 503))
+    async def tokenizer_info() -> TokenizerInfo:
+        """Special tokens and the chat template; 404 for a model without a tokenizer."""
+        model, tokenizer = service.opened(), service.words.tokenizer
+        if tokenizer is None:
+            raise ApiError(404, "this model has no tokenizer")
+        special = tokenizer.special_tokens
+        names = ("bos_token", "eos_token", "pad_token", "unk_token")
+        return TokenizerInfo(
+            **{name: special.get(name) for name in names},
+            chat_template=tokenizer.chat_template,
+            model_max_length=model.max_model_len,
+        )
 
     return routes

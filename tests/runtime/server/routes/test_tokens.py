@@ -1,4 +1,4 @@
-"""``/tokenize`` and ``/detokenize``."""
+"""``/tokenize``, ``/detokenize`` and ``/tokenizer_info``."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from graphopt.runtime.server.protocol.tokens import Detokenized, Tokenized
+from graphopt.runtime.server.protocol.tokens import Detokenized, Tokenized, TokenizerInfo
 from graphopt.runtime.words import Words
 
-from ..fake_engine import CONTEXT, TOKENIZER, post
+from ..fake_engine import CONTEXT, TOKENIZER, get, post
 
 
 def test_a_prompt_has_tokens() -> None:
@@ -63,3 +63,14 @@ def test_other_models_and_models_without_words() -> None:
     assert post("/tokenize", {"prompt": "a", "model": "x"}).status_code == 404
     assert post("/detokenize", {"tokens": [1]}, words=Words()).status_code == 400
     assert post("/tokenize", {"prompt": "a"}, words=Words()).status_code == 400
+
+
+def test_special_tokens_and_the_template_are_told() -> None:
+    found = TokenizerInfo.model_validate(get("/tokenizer_info").json())
+    assert found.eos_token == TOKENIZER.special_tokens["eos_token"]
+    assert found.chat_template == TOKENIZER.chat_template
+    assert found.model_max_length == CONTEXT
+
+
+def test_a_model_without_a_tokenizer_has_no_tokenizer_info() -> None:
+    assert get("/tokenizer_info", words=Words()).status_code == 404
