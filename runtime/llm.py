@@ -51,6 +51,8 @@ class LLM:
         generation_config: where sampling defaults and stop tokens come from: ``auto`` for the
             checkpoint's, ``none``, or a path of another generation_config.json or its folder.
         scheduling_policy: ``fcfs`` or ``priority``.
+        enable_prefix_caching: whether what was computed of a prompt is kept and found again by
+            later ones that begin alike, for as long as no other needs the memory.
         seed: makes requests without a seed of their own reproducible, in the order in which they
             are made; None for another seed each time.
         executor: runs the plan; chosen by what the plan needs if None.
@@ -85,6 +87,7 @@ class LLM:
         max_model_len: int | None = None,
         generation_config: str | Path = "auto",
         scheduling_policy: str = "fcfs",
+        enable_prefix_caching: bool = True,
         seed: int | None = None,
         executor: Executor | None = None,
         threads: int | None = None,
@@ -103,6 +106,7 @@ class LLM:
             max_model_len=max_model_len,
             generation_config=generation_config,
             scheduling_policy=scheduling_policy,
+            enable_prefix_caching=enable_prefix_caching,
             seed=seed,
             threads=threads,
             weights=weights,
@@ -159,6 +163,7 @@ class LLM:
         prompts: Prompt | Sequence[Prompt],
         params: SamplingParams | Sequence[SamplingParams] | None = None,
         *,
+        priority: int | Sequence[int] = 0,
         progress: ProgressFn | None = None,
     ) -> list[RequestOutput]:
         """Complete prompts, in one batch.
@@ -166,6 +171,8 @@ class LLM:
         Args:
             prompts: text or token ids, or a list of either.
             params: one for all, or one per prompt; None for the model's own defaults.
+            priority: one for all, or one per prompt; smaller is more urgent, and with
+                ``scheduling_policy="priority"`` goes before what runs already.
             progress: told how many prompts are done.
 
         Returns:
@@ -178,11 +185,12 @@ class LLM:
         """
         batch = as_prompts(prompts)
         each = self._each_params(params, len(batch))
+        urgency = _each_priority(priority, len(batch))
         pending: list[str] = []
         report = progress or silent
         try:
-            for prompt, one in zip(batch, each, strict=True):
-                pending.append(self._add(prompt, one))
+            for prompt, one, urgent in zip(batch, each, urgency, strict=True):
+                pending.append(self._add(prompt, one, urgent))
             names = tuple(pending)
             found: dict[str, RequestOutput] = {}
             while pending:
@@ -202,7 +210,9 @@ class LLM:
             for name in pending:
                 self._drop(name)
 
-    def stream(self, prompt: Prompt, params: SamplingParams | None = None) -> Iterator[Delta]:
+    def stream(
+        self, prompt: Prompt, params: SamplingParams | None = None, *, priority: int = 0
+    ) -> Iterator[Delta]:
         """Complete one prompt, piece by piece.
 
         The request is made when the first piece is asked for, and dropped when the iterator is
@@ -211,6 +221,7 @@ class LLM:
         Args:
             prompt: text or token ids.
             params: None for the model's own defaults.
+            priority: as in ``generate``.
 
         Yields:
             What each step added; the last delta of each sample has a ``finish_reason``.
@@ -222,7 +233,7 @@ class LLM:
         """
         (one,) = self._each_params(params, 1)
         inbox: deque[Delta] = deque()
-        name = self._add(prompt, one, inbox)
+        name = self._add(prompt, one, priority, inbox)
         try:
             while True:
                 # Asked before the inbox is emptied: another thread may fill it and end the request.
@@ -244,6 +255,7 @@ class LLM:
         params: SamplingParams | Sequence[SamplingParams] | None = None,
         *,
         tools: Sequence[Mapping[str, Any]] | None = None,
+        priority: int | Sequence[int] = 0,
         progress: ProgressFn | None = None,
         **variables: Any,
     ) -> list[RequestOutput]:
@@ -253,6 +265,7 @@ class LLM:
             messages: each with ``role`` and ``content``; or a list of conversations.
             params: one for all, or one per conversation; None for the model's own defaults.
             tools: JSON schemas of functions the model may call.
+            priority: as in ``generate``.
             progress: told how many conversations are done.
             variables: what else the template knows, such as ``enable_thinking``.
 
@@ -273,7 +286,7 @@ class LLM:
             [messages] if messages and isinstance(messages[0], Mapping) else list(messages)
         )
         prompts = [self.chat_prompt(one, tools=tools, **variables) for one in conversations]
-        return self.generate(prompts, params, progress=progress)
+        return self.generate(prompts, params, priority=priority, progress=progress)
 
     def chat_prompt(
         self,
@@ -310,7 +323,11 @@ class LLM:
         return [None if one is None else one.logprob for one in output.prompt_logprobs or ()]
 
     def _add(
-        self, prompt: Prompt, params: SamplingParams, inbox: deque[Delta] | None = None
+        self,
+        prompt: Prompt,
+        params: SamplingParams,
+        priority: int,
+        inbox: deque[Delta] | None = None,
     ) -> str:
         """Make a request whose deltas go to ``inbox``, if there is one; returns its name."""
         if self._closed:
@@ -329,7 +346,7 @@ class LLM:
             )
         with self._lock:
             name = f"{self._number}"
-            self.engine.add_request(name, ids, params, prompt=text)
+            self.engine.add_request(name, ids, params, prompt=text, priority=priority)
             self._number += 1
             if inbox is not None:
                 self._inboxes[name] = inbox
@@ -373,3 +390,15 @@ class LLM:
                     inbox.append(delta)
             for output in step.finished:
                 self._outputs[output.request_id] = output
+
+
+def _each_priority(priority: int | Sequence[int], count: int) -> list[int]:
+    """One priority for each prompt."""
+    each = list(priority) if isinstance(priority, Sequence) else [priority] * count
+    if len(each) != count or not all(isinstance(one, int) for one in each):
+        raise UsageError(
+            "the priorities do not match the prompts",
+            got=priority,
+            expected=f"a whole number, or {count} of them",
+        )
+    return each

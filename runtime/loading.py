@@ -24,6 +24,7 @@ from .gpu_setup import GpuOptions, GpuSetup, is_for_gpu, open_gpu
 from .grammar import Vocabulary
 from .matcher import Matchers
 from .policies import make_policy
+from .prefix_cache import Scope, reason_without
 from .preflight import MemoryNeed, preflight
 from .scheduler import SchedulerLimits
 from .tokenizer import Tokenizer
@@ -71,6 +72,7 @@ class LoadOptions:
     max_model_len: int | None = None
     generation_config: str | Path = "auto"
     scheduling_policy: str = "fcfs"
+    enable_prefix_caching: bool = True
     seed: int | None = None
     threads: int | None = None
     weights: Literal["mmap", "copy"] = "mmap"
@@ -161,7 +163,8 @@ def load_engine(
         report(f"memory: {memory}", 0, 0)
         words = _words_of(model, options, report)
         seed = int.from_bytes(os.urandom(8)) if options.seed is None else options.seed
-        config = EngineConfig(limits, memory.num_blocks, words.eos, seed)
+        scope = _prefix_scope(model.plan, options, report)
+        config = EngineConfig(limits, memory.num_blocks, words.eos, seed, scope)
         policy = make_policy(options.scheduling_policy)
         recorder = None if options.record_trace is None else TraceRecorder(options.record_trace)
         undone.enter_context(closing(recorder) if recorder else nullcontext())
@@ -218,6 +221,15 @@ def _matchers(tokenizer: Tokenizer | None, vocab_size: int) -> Matchers | None:
     if tokenizer is None:
         return None
     return Matchers(lambda: Vocabulary.of(tokenizer, vocab_size))
+
+
+def _prefix_scope(plan: Plan, options: LoadOptions, report: ProgressFn) -> Scope:
+    """Who finds what was computed before; why nobody does is reported, if it is no choice."""
+    reason = reason_without(plan.state)
+    if reason is not None:
+        report(f"prefix cache: off, for {reason}", 0, 0)
+        return Scope.NONE
+    return Scope.ALL if options.enable_prefix_caching else Scope.REQUEST
 
 
 def _words_of(model: Model, options: LoadOptions, report: ProgressFn) -> Words:

@@ -72,6 +72,7 @@ def run_batch(
         output_tokens=sum(len(sample.token_ids) for sample in samples),
         first_token_s=min(firsts, default=None),
         total_s=total_s,
+        cached_tokens=sum(output.metrics.cached_tokens for output in outputs),
     )
     return outputs, statistics
 

@@ -134,6 +134,7 @@ ENGINE_OPTIONS = (
     "max_num_seqs",
     "max_num_batched_tokens",
     "kv_cache_memory",
+    "enable_prefix_caching",
     "gpu_memory_utilization",
     "capture_trace",
     "record_trace",
@@ -172,6 +173,12 @@ engine_options = _all(
         help="Memory for the KV cache, such as 512MiB or 4GiB. "
         "Default: the smaller of 4 GiB and a quarter of the free memory; on a GPU what the rest "
         "leaves.",
+    ),
+    click.option(
+        "--enable-prefix-caching/--no-enable-prefix-caching",
+        default=None,
+        help="Whether prompts that begin as an earlier one did use what was computed for it, for "
+        "as long as the memory is not needed. Default: they do.",
     ),
     click.option(
         "--gpu-memory-utilization",

@@ -16,6 +16,7 @@ class Statistics:
         output_tokens: tokens generated.
         first_token_s: seconds until the first token of the first sample; None if there was none.
         total_s: seconds until the last token.
+        cached_tokens: prompt tokens that were found in the prefix cache.
     """
 
     requests: int
@@ -23,6 +24,7 @@ class Statistics:
     output_tokens: int
     first_token_s: float | None
     total_s: float
+    cached_tokens: int = 0
 
     @property
     def tokens_per_s(self) -> float | None:
@@ -38,7 +40,8 @@ class Statistics:
         if self.requests > 1:
             parts[0] = f"{self.requests} samples, " + parts[0]
         if self.prompt_tokens is not None:
-            parts.insert(0, f"{self.prompt_tokens} prompt tokens")
+            found = f" ({self.cached_tokens} found in the cache)" if self.cached_tokens else ""
+            parts.insert(0, f"{self.prompt_tokens} prompt tokens{found}")
         if self.tokens_per_s is not None:
             parts.append(f"{self.tokens_per_s:.1f} tokens/s")
         if self.first_token_s is not None:

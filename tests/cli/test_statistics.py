@@ -14,10 +14,11 @@ def test_one_stream_counts_after_the_first_token() -> None:
 
 
 def test_a_batch_counts_everything() -> None:
-    statistics = Statistics(4, 30, 100, 0.5, 2.0)
+    statistics = Statistics(4, 30, 100, 0.5, 2.0, cached_tokens=16)
     assert statistics.tokens_per_s == pytest.approx(50.0)
     assert str(statistics) == (
-        "30 prompt tokens, 4 samples, 100 tokens in 2.00 s, 50.0 tokens/s, first token after 500 ms"
+        "30 prompt tokens (16 found in the cache), 4 samples, 100 tokens in 2.00 s, 50.0 tokens/s, "
+        "first token after 500 ms"
     )
 
 

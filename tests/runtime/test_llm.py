@@ -363,6 +363,30 @@ def test_scheduling_policies():
         ids_only(scheduling_policy="lottery")
 
 
+def test_urgent_prompts_go_first():
+    llm = ids_only(scheduling_policy="priority", max_num_seqs=1, max_num_batched_tokens=4)
+    prompts = [[1, 2], [3, 4], [5, 6]]
+    outputs = llm.generate(prompts, GREEDY, priority=[2, 0, 1])
+    ended = [output.metrics.finished_s for output in outputs]
+    assert ended[1] < ended[2] < ended[0]
+    slow = llm.stream([7, 8], GREEDY, priority=1)
+    next(slow)
+    urgent = llm.stream([1, 3], GREEDY)
+    assert len(list(urgent)) == len([0, *slow]), "both get all their tokens"
+    for wrong in ([1], "high", [1, 2, 3.5]):
+        with pytest.raises(UsageError, match="priorities"):
+            llm.generate(prompts, GREEDY, priority=wrong)
+
+
+def test_a_prompt_that_begins_as_an_earlier_one_uses_what_was_computed():
+    llm, without = ids_only(), ids_only(enable_prefix_caching=False)
+    prompt = [1, 2, 3, 4, 5]
+    for one, found in ((llm, 4), (without, 0)):
+        first, again = (one.generate([prompt], GREEDY)[0] for _ in range(2))
+        assert (first.metrics.cached_tokens, again.metrics.cached_tokens) == (0, found)
+        assert list(first.token_ids) == list(again.token_ids) == greedy(prompt, GREEDY.max_tokens)
+
+
 def test_an_artifact_from_disk(tmp_path):
     tokenizer = save_tokenizer(tmp_path / "tokenizer")
     path = tmp_path / "tiny.gopt"

@@ -8,6 +8,7 @@ import pytest
 
 from graphopt.errors import ArtifactError, MachineError, RequestError, UsageError
 from graphopt.runtime.loading import LoadOptions, engine_limits, load_engine
+from graphopt.runtime.prefix_cache import Scope
 from graphopt.runtime.sampling_params import SamplingParams
 
 from .fakes import FakeModel, HashExecutor, greedy, run_all, small_plan
@@ -52,6 +53,27 @@ def test_an_engine_that_gives_no_text_knows_the_ends_all_the_same(tmp_path):
         loaded.engine.add_request("one", [1], SamplingParams(stop="a"))
     loaded.engine.add_request("one", [1], SamplingParams(max_tokens=2))
     assert run_all(loaded.engine)["one"].text == ""
+
+
+@pytest.mark.parametrize(
+    ("kind", "enabled", "scope"),
+    [
+        ("kv", True, Scope.ALL),
+        ("latent", True, Scope.ALL),
+        ("kv", False, Scope.REQUEST),
+        ("recurrent", True, Scope.NONE),
+    ],
+)
+def test_prompts_are_found_again_where_blocks_hold_all_there_is(kind, enabled, scope):
+    plan, told = small_plan(), []
+    loaded = load_engine(
+        FakeModel(replace(plan, state=replace(plan.state, kind=kind))),
+        LoadOptions(enable_prefix_caching=enabled),
+        executor=HashExecutor(),
+        progress=lambda what, done, total: told.append(what),
+    )
+    assert loaded.engine.scheduler.cache.scope is scope
+    assert any("prefix cache: off" in one for one in told) == (scope is Scope.NONE)
 
 
 def test_what_cannot_be_opened_leaves_nothing_behind(tmp_path):

@@ -39,6 +39,7 @@ class Engine(Runner):
             max_num_seqs=job.sequences,
             max_num_batched_tokens=max(self.step_tokens, job.sequences),
             max_model_len=min(job.context, limits.max_model_len),
+            enable_prefix_caching=False,
             seed=0,
         )
         if "torch" in sys.modules:
