@@ -15,8 +15,10 @@ from .auth import OPEN_PATHS, Auth
 from .client import Client
 from .http_errors import install
 from .observer import Observer
+from .protocol.chat import ChatChunk
 from .release import release
 from .routes import chat, completions, embeddings, health, models, responses, tokens
+from .routes.documented import component
 from .service import Service
 from .settings import Settings
 from .watch import Watch
@@ -64,6 +66,7 @@ def _document(app: FastAPI) -> dict[str, Any]:
         parts = found.setdefault("components", {})
         for name in ("HTTPValidationError", "ValidationError"):
             parts.get("schemas", {}).pop(name, None)
+        parts["schemas"] = {**component(ChatChunk), **parts["schemas"]}
         parts["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
         keyed = bool(app.state.settings.api_keys)
         for path, methods in found["paths"].items():

@@ -14,7 +14,7 @@ from ..chat_chunks import ChatChunks
 from ..conversations import conversation_ids
 from ..http_errors import refuse, unsupported
 from ..json_body import BoundedRoute
-from ..protocol.chat import ChatCompletion, ChatRequest
+from ..protocol.chat import ChatChunk, ChatCompletion, ChatRequest
 from ..sampling import at_most, sampling_params
 from ..service import Service
 from .documented import generated
@@ -32,7 +32,7 @@ def router(service: Service) -> APIRouter:
     """The route of ``service``."""
     routes = APIRouter(route_class=BoundedRoute)
 
-    @routes.post("/v1/chat/completions", **generated(ChatCompletion), tags=["OpenAI"])
+    @routes.post("/v1/chat/completions", **generated(ChatCompletion, ChatChunk), tags=["OpenAI"])
     async def create_chat_completion(request: Request, body: ChatRequest) -> Response:
         """Answer a conversation."""
         return await _answer(service, request, body)

@@ -26,7 +26,7 @@ def router(service: Service) -> APIRouter:
     """The route of ``service``."""
     routes = APIRouter(route_class=BoundedRoute)
 
-    @routes.post("/v1/completions", **generated(Completion), tags=["OpenAI"])
+    @routes.post("/v1/completions", **generated(Completion, Completion), tags=["OpenAI"])
     async def create_completion(request: Request, body: CompletionRequest) -> Response:
         """Continue text, or score it with ``echo``, ``logprobs`` and ``max_tokens: 0``."""
         return await _answer(service, request, body)

@@ -42,12 +42,33 @@ def posted(model: type[BaseModel]) -> dict[str, Any]:
     }
 
 
-def generated(model: type[BaseModel]) -> dict[str, Any]:
-    """A route that answers with ``model``, or with a stream of events."""
+def generated(model: type[BaseModel], chunk: type[BaseModel] | None = None) -> dict[str, Any]:
+    """A route that answers with ``model``, or with a stream of events.
+
+    Args:
+        model: the whole answer.
+        chunk: what the data of an event is, besides ``[DONE]`` at the end; None for events that
+            are named by their type.
+    """
     found = posted(model)
-    event = {"schema": {"type": "string", "description": "Events `data: {json}`."}}
+    data: dict[str, Any] = {"type": "string", "contentMediaType": "application/json"}
+    if chunk is not None:
+        data["contentSchema"] = {"$ref": f"#/components/schemas/{chunk.__name__}"}
+    event = {
+        "type": "object",
+        "description": "One event of the stream.",
+        "properties": {"data": data, "event": {"type": "string"}},
+        "required": ["data"],
+    }
     found["responses"][200] = {
         "description": "The answer; a stream of events if `stream` is true.",
-        "content": {"text/event-stream": event},
+        "content": {"text/event-stream": {"schema": event}},
     }
     return found
+
+
+def component(model: type[BaseModel]) -> dict[str, Any]:
+    """The schemas of a model that no route names by itself, by name."""
+    schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
+    inner: dict[str, Any] = schema.pop("$defs", {})
+    return {model.__name__: schema, **inner}

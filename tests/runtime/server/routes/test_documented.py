@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from graphopt.runtime.server.protocol.common import ErrorReply
 from graphopt.runtime.server.protocol.completions import Completion
-from graphopt.runtime.server.routes.documented import generated, refusals
+from graphopt.runtime.server.routes.documented import component, generated, refusals
 
 
 def test_a_refusal_has_the_one_shape_and_says_when_to_come_again() -> None:
@@ -15,7 +15,15 @@ def test_a_refusal_has_the_one_shape_and_says_when_to_come_again() -> None:
 
 
 def test_a_route_that_generates_also_streams() -> None:
-    found = generated(Completion)
+    found = generated(Completion, Completion)
     assert found["response_model"] is Completion
-    assert "text/event-stream" in found["responses"][200]["content"]
+    event = found["responses"][200]["content"]["text/event-stream"]["schema"]
+    data = event["properties"]["data"]
+    assert data["contentSchema"] == {"$ref": "#/components/schemas/Completion"}
     assert {400, 401, 404, 408, 413, 415, 429, 500, 503} <= set(found["responses"])
+
+
+def test_a_model_that_no_route_names_has_its_schemas() -> None:
+    found = component(Completion)
+    assert set(found) >= {"Completion", "CompletionChoice", "Usage"}
+    assert "$defs" not in found["Completion"]

@@ -1,0 +1,32 @@
+"""The app is what its OpenAPI document says, for whatever schemathesis thinks of."""
+
+from __future__ import annotations
+
+import pytest
+import schemathesis
+from hypothesis import HealthCheck, settings
+from schemathesis.checks import CHECKS, load_all_checks
+
+from .fake_engine import FakeEngine, app_over
+
+APP = app_over(FakeEngine(" hi"))
+SCHEMA = schemathesis.openapi.from_asgi("/openapi.json", APP)
+load_all_checks()
+# A value that fits a schema may still make no sense: the context, the vocabulary and the operator's
+# limits are not in it.
+LEFT_OUT = ("positive_data_acceptance",)
+EXCLUDED = [CHECKS.get_one(name) for name in LEFT_OUT]
+COMMON = {"deadline": None, "suppress_health_check": list(HealthCheck)}
+
+
+@SCHEMA.parametrize()
+@settings(max_examples=4, derandomize=True, **COMMON)
+def test_every_answer_is_the_documents(case) -> None:
+    case.call_and_validate(excluded_checks=EXCLUDED)
+
+
+@pytest.mark.full
+@SCHEMA.parametrize()
+@settings(max_examples=100, **COMMON)
+def test_every_answer_is_the_documents_at_length(case) -> None:
+    case.call_and_validate(excluded_checks=EXCLUDED)
