@@ -55,12 +55,14 @@ class Captures:
 
     Attributes:
         plan: what is captured or still may be; each size that was given up has its reason.
+        took_s: how long capturing all at once took.
     """
 
     def __init__(
         self, device: Device, plan: CapturePlan, record: Record, addresses: Addresses
     ) -> None:
         self.plan = plan
+        self.took_s = 0.0
         self._device = device
         self._record = record
         self._addresses = addresses
@@ -113,8 +115,8 @@ class Captures:
             if size in self._sizes(mode) and (mode, size) not in self._made:
                 self._capture(mode, size, {"R": 1, "S": 1, "P": 1})
         report("capturing", len(wanted), len(wanted))
-        took_s = time.monotonic() - start_s
-        counts = f"{len(self._made)} of {len(wanted)} sizes captured in {took_s:.1f} s"
+        self.took_s = time.monotonic() - start_s
+        counts = f"{len(self._made)} of {len(wanted)} sizes captured in {self.took_s:.1f} s"
         for sentence in (counts, *self.measured.reasons[said:]):
             report(sentence, 0, 0)
 

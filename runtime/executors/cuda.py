@@ -147,7 +147,7 @@ class CudaExecutor(PlanNumbers):
             artifact.cubin,
             plan.limits.vocab_size,
             most["R"],
-            lambda: self.captures.drop(),
+            self._drop_captures,
         )
         between = {name: artifact.launch(name) for name in (TAKE, ADVANCE)}
         self._between = device.kernels(between, artifact.cubin)
@@ -155,6 +155,7 @@ class CudaExecutor(PlanNumbers):
         self._state: DeviceState | None = None
         self._torch: TorchOnDevice | None = None
         self._pointers: dict[int, dict[int, list[int]]] = {}
+        self._latest: Captured | None = None
         self.captures = Captures(device, captured, self._record, self.addresses)
 
     def allocate(self, num_blocks: int) -> None:
@@ -215,6 +216,25 @@ class CudaExecutor(PlanNumbers):
         sizes = {**sizes, "R": len(inputs.rows)}
         return as_f32(self._array(self._logits_at(sizes), self._output, sizes), self._output.dtype)
 
+    def again(self, count: int) -> bool:
+        """Run the last step so many times more and wait; False if it was no captured decode.
+
+        This is for timing what the device does by itself: what lies in KV memory is spoiled.
+        """
+        if self._latest is None:
+            return False
+        self._decodes.forget()
+        self._sampler.forget()
+        for _ in range(count):
+            self._device.replay(self._latest)
+        self._device.synchronize()
+        return True
+
+    @property
+    def copied_bytes(self) -> int:
+        """Bytes that were copied to the device so far."""
+        return self._device.copied_bytes
+
     def addresses(self) -> Mapping[str, int]:
         """Where everything is that a captured graph uses, by what it is."""
         state = self._state.places if self._state else {}
@@ -268,6 +288,7 @@ class CudaExecutor(PlanNumbers):
             self._sampler.put(sampling, sizes["R"], advancing=True)
             self._decodes.put(inputs, sources, sizes)
             self._device.replay(graph)
+            self._latest = graph
         except BaseException:  # what the device has is not known
             self._sampler.forget()
             self._decodes.forget()
@@ -277,6 +298,7 @@ class CudaExecutor(PlanNumbers):
         """Put a step's inputs on the device, with tokens that only the step before has."""
         self._places.check(sizes)
         self._decodes.forget()
+        self._latest = None
         if sources is None or (sources == FROM_HOST).all():
             self._places.write(padded(inputs, sizes))
             return
@@ -372,12 +394,16 @@ class CudaExecutor(PlanNumbers):
 
     def _forget_state(self) -> None:
         """Give KV memory back, and all that knows where it is."""
-        self.captures.drop()
+        self._drop_captures()
         self._decodes.forget()
         self._pointers.clear()
         if self._state is not None:
             self._state.close()
         self._state = None
+
+    def _drop_captures(self) -> None:
+        self._latest = None
+        self.captures.drop()
 
     def _steps(self) -> Iterator[_Bound]:
         for _, steps in self._bound:

@@ -85,6 +85,10 @@ class Device(Protocol):
     def stream(self) -> int:
         """The stream that everything is given to, as PyTorch takes it; 0 where there is none."""
 
+    @property
+    def copied_bytes(self) -> int:
+        """Bytes that were copied there from the host so far."""
+
     def attach(self) -> None:
         """Make the device the calling thread's own."""
 

@@ -81,6 +81,11 @@ class DriverDevice:
         """The stream, as PyTorch takes it."""
         return int(self._stream)
 
+    @property
+    def copied_bytes(self) -> int:
+        """Bytes that were copied there from the host so far."""
+        return self._pinned.written_bytes
+
     def attach(self) -> None:
         """Make the device the calling thread's own."""
         here = threading.get_ident()

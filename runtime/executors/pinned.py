@@ -52,6 +52,9 @@ class Pinned:
         stream: of that driver.
         patience: how long the device is waited for.
 
+    Attributes:
+        written_bytes: so many went to the device.
+
     Raises:
         MachineError: there is no pinned memory.
     """
@@ -61,6 +64,7 @@ class Pinned:
         self._driver = driver
         self._stream = stream
         self._next = 0
+        self.written_bytes = 0
         self._events: list[Any] = []
         count = BUFFERS + 1 + FETCHES
         total = BUFFER_BYTES * count
@@ -88,6 +92,7 @@ class Pinned:
         self._patience.event("an earlier copy", self._events[place])
         buffer = self._buffers[place]
         buffer[: len(part)] = part
+        self.written_bytes += len(part)
         answer = driver.cuMemcpyHtoDAsync(address, buffer.ctypes.data, len(part), self._stream)
         checked(driver, "a copy to the device", answer)
         answer = driver.cuEventRecord(self._events[place], self._stream)

@@ -46,7 +46,7 @@ class InterpretedDevice:
         total: bytes of its memory.
         launched: names of the kernels that ran, in order.
         captures: how many captures were tried.
-        written: bytes that came from the host.
+        copied_bytes: bytes that came from the host.
         captured: the pointers of all launches that were captured.
         hangs_in: part of the name of a kernel that does not end; nothing runs after it.
         reached: the last mark before that.
@@ -58,7 +58,7 @@ class InterpretedDevice:
     stream: int = 0
     launched: list[str] = field(default_factory=list)
     captures: int = 0
-    written: int = 0
+    copied_bytes: int = 0
     captured: set[int] = field(default_factory=set)
     hangs_in: str = ""
     hung: bool = False
@@ -97,7 +97,7 @@ class InterpretedDevice:
     def write(self, address: int, array: npt.NDArray[Any]) -> None:
         self._demand_no_capture()
         given = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
-        self.written += given.nbytes
+        self.copied_bytes += given.nbytes
         self._bytes(address, given.nbytes)[:] = given
 
     def read(self, address: int, nbytes: int) -> Bytes:

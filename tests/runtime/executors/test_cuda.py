@@ -374,3 +374,18 @@ def test_too_little_memory_says_for_what() -> None:
     device = InterpretedDevice(total=1 << 16)
     with pytest.raises(MachineError, match="no memory for"):
         CudaExecutor(tiny(), device, LIMITS)
+
+
+@pytest.mark.interpreted
+def test_a_captured_decode_runs_again_by_itself_and_the_next_step_is_right(opened: Any) -> None:
+    one = opened(tiny(), CapturePlan((4,), (), 3, (0,), ()))
+    one.executor.allocate(8)
+    assert not one.executor.again(3)
+    decode = step([[5], [6]], [0, 0], [[1], [2]])
+    found = one.executor.run(decode, SamplingInputs(2)).token_ids
+    copied, replays = one.executor.copied_bytes, one.device.replays
+    assert one.executor.again(2)
+    assert (one.device.replays, one.executor.copied_bytes) == (replays + 2, copied)
+    np.testing.assert_array_equal(one.executor.run(decode, SamplingInputs(2)).token_ids, found)
+    one.executor.run(MIXED, SamplingInputs(8))
+    assert not one.executor.again(1)

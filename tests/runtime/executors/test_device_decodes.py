@@ -34,9 +34,9 @@ class Decodes:
     def step(self, inputs: StepInputs, sources: np.ndarray | None, size: int) -> int:
         """Bytes that the host writes for a step; what lies there then is what the step takes."""
         sizes = {"T": size, "R": size, "S": size, "P": 6}
-        before = self.device.written
+        before = self.device.copied_bytes
         self.decodes.put(inputs, sources, sizes)
-        written = self.device.written - before
+        written = self.device.copied_bytes - before
         pointers = self.decodes.pointers(sizes, self.sampled, self.counters)
         self.kernels.launch(ADVANCE, pointers, sizes)
         expected = padded(inputs, sizes)

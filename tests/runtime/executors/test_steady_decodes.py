@@ -11,12 +11,14 @@ from typing import Any
 import numpy as np
 import pytest
 
+from graphopt.artifact import Artifact
 from graphopt.loop_kernels import ADVANCE_OPERANDS, ADVANCE_RESULTS, IN_TABLE, PADDING
-from graphopt.runtime.capture_plan import CapturePlan
+from graphopt.runtime.capture_plan import NOTHING_CAPTURED, CapturePlan
 from graphopt.runtime.dispatch import BatchShape
 from graphopt.runtime.engine import Engine, EngineConfig
 from graphopt.runtime.executor import Sampled, SamplingInputs, StepInputs
 from graphopt.runtime.executors.cuda import CudaExecutor
+from graphopt.runtime.executors.device import Device
 from graphopt.runtime.executors.device_decodes import DeviceDecodes
 from graphopt.runtime.executors.device_places import INPUTS, DevicePlaces
 from graphopt.runtime.executors.layouts import power_of_two_from
@@ -30,6 +32,7 @@ from tests.runtime.fakes import OverlappingHash
 from tests.runtime.simulation import simulate
 
 MOST = {"T": 64, "R": 64, "S": 64, "P": 32}
+DECODES = CapturePlan((1, 2, 4), (), 3, (0,) * 3, ())
 
 
 class DecodingHash(OverlappingHash):
@@ -70,9 +73,9 @@ class DecodingHash(OverlappingHash):
         count = len(inputs.lengths)
         size = power_of_two_from(count)
         sizes = {"T": size, "R": size, "S": size, "P": MOST["P"]}
-        before = self.device.written
+        before = self.device.copied_bytes
         self.decodes.put(inputs, sources, sizes)
-        written = self.device.written - before
+        written = self.device.copied_bytes - before
         self.steady += written == 0
         self.begun += written == 4 * count
         self.full += written > 4 * count
@@ -127,17 +130,26 @@ def test_any_history_of_decodes_gives_the_same() -> None:
     steady, begun, full = (
         sum(getattr(one, name) for one in executors) for name in ("steady", "begun", "full")
     )
-    assert min(steady, begun, full) > 100, (steady, begun, full)
+    assert min(steady, begun, full) > 30, (steady, begun, full)
 
 
-def histories(captured: CapturePlan, seed: int, requests: int) -> tuple[dict[str, Any], int, int]:
-    """What random requests get, preemptions, and steps that nothing was written for."""
+def histories(
+    artifact: Artifact, device: Device, captured: CapturePlan, seed: int, requests: int
+) -> tuple[dict[str, Any], int, int]:
+    """What random requests get, preemptions, and steps that nothing was written for.
+
+    Args:
+        artifact: of a model with a vocabulary of 97.
+        device: where; closed.
+        captured: decodes that are captured.
+        seed: of the requests.
+        requests: how many.
+    """
     rng = random.Random(seed)
     limits = SchedulerLimits(
         max_num_seqs=4, max_num_batched_tokens=10, max_rows=12, max_model_len=48
     )
-    device = InterpretedDevice()
-    executor = CudaExecutor(tiny(), device, limits, captured)
+    executor = CudaExecutor(artifact, device, limits, captured, watchdog_seconds=300.0)
     engine = Engine(executor, EngineConfig(limits, num_blocks=4))
     found: dict[str, Any] = {}
     silent = number = preemptions = 0
@@ -159,13 +171,13 @@ def histories(captured: CapturePlan, seed: int, requests: int) -> tuple[dict[str
             number += 1
         if rng.random() < 0.03:
             engine.abort(str(rng.randrange(number)))
-        before, replays = device.written, device.replays
+        before = device.copied_bytes
         for output in engine.step().finished:
             assert output.error is None
             found[output.request_id] = output.completions[0]
             preemptions += output.metrics.preemptions
         engine.check()
-        silent += device.replays == replays + 1 and device.written == before
+        silent += bool(engine._flights) and device.copied_bytes == before
     engine.close()
     return found, preemptions, silent
 
@@ -175,9 +187,9 @@ def histories(captured: CapturePlan, seed: int, requests: int) -> tuple[dict[str
     ("seed", "requests"), [(3, 2), *(pytest.param(n, 8, marks=pytest.mark.full) for n in (5, 9))]
 )
 def test_captured_decodes_sample_what_plain_ones_do(seed: int, requests: int) -> None:
-    plain, *_ = histories(CapturePlan((), (), 0, (), ()), seed, requests)
-    wholes = CapturePlan((1, 2, 4), (), 3, (0,) * 3, ())
-    captured, preemptions, silent = histories(wholes, seed, requests)
+    devices = InterpretedDevice(), InterpretedDevice()
+    plain, _, loud = histories(tiny(), devices[0], NOTHING_CAPTURED, seed, requests)
+    captured, preemptions, silent = histories(tiny(), devices[1], DECODES, seed, requests)
     assert captured.keys() == plain.keys()
     for name, one in plain.items():
         other = captured[name]
@@ -185,5 +197,7 @@ def test_captured_decodes_sample_what_plain_ones_do(seed: int, requests: int) ->
         if one.logprobs is not None:
             for mine, theirs in zip(other.logprobs, one.logprobs, strict=True):
                 assert mine.logprob == pytest.approx(theirs.logprob, abs=1e-4)
+    assert loud == 0
     assert silent >= requests, "most decodes need nothing from the host"
+    assert devices[1].replays > silent
     assert preemptions > 0 or requests < 8
