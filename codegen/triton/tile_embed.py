@@ -68,7 +68,7 @@ def _in_chunks(lowering: Lowering, node: Node, row: Tree, packing: GpuPacking) -
     number = at(bytes_, [chunk, step, inside, place])
     half: Tree = Number(0, "int")
     if packing.halves == 2:
-        half = whole("remainder(floor_div(a, b), 2)", column, packing.depth)
+        half = whole("remainder(a, b)", whole("floor_div(a, b)", column, packing.depth), 2)
         high = whole("floor_div(a, 16)", number)
         number = whole(f"(where(a == 0, b, c) & 15) - {FOUR_OFFSET}", half, number, high)
     first = computed(new, Number(0, "int"))

@@ -43,6 +43,30 @@ def known(tree: Tree, moves: Moves) -> int | bool | None:
     return None
 
 
+def division(tree: Apply) -> str | None:
+    """Triton's operator for a quotient or a rest of what is never negative, else None.
+
+    Triton divides towards zero, which there is down; and it sees that neighbours stay neighbours,
+    so that they are loaded at once.
+    """
+    if tree.scalar not in _DIVIDED or not all(map(_is_natural, tree.args)):
+        return None
+    return ("//", "%")[_DIVIDED.index(tree.scalar)]
+
+
+def _is_natural(tree: Tree) -> bool:
+    match tree:
+        case Number(value=int() as value):
+            return value >= 0
+        case Position(access=access):
+            return all(
+                isinstance(one, int) and one >= 0 for one in (*access.strides, access.offset)
+            )
+        case Apply(scalar=scalar) if scalar in _DIVIDED:
+            return all(map(_is_natural, tree.args))
+    return False
+
+
 def simple(tree: Tree, moves: Moves) -> Tree:
     """A tree without what is known of it."""
     if (value := known(tree, moves)) is not None:

@@ -29,7 +29,7 @@ from ..rows.tree import (
     walk,
 )
 from .expression import TYPES, WIDE, Term, dim_text, literal, triton_expression
-from .tile_known import known, simple
+from .tile_known import division, known, simple
 
 # Most elements of a row that a reduction holds at once; longer rows are taken in parts.
 MOST_ELEMENTS = 1 << 14
@@ -255,6 +255,9 @@ class Scope:
                 return Term(f"{self._position(tree).within(7)}.to(tl.int64)", "int")
             case Leaf():
                 return self._load(tree)
+            case Apply() if (sign := division(tree)) is not None:
+                a, b = (self.term(arg) for arg in tree.args)
+                return Term(f"{a.factor} {sign} {b.within(7)}", "int", level=5)
             case Apply():
                 is_place = all(isinstance(arg, Position | Number) for arg in tree.args)
                 small = is_place and tree.dtype is DType.BOOL

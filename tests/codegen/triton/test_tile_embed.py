@@ -130,4 +130,8 @@ def test_resources(bits: int, group: int) -> None:
     kernel = rows_kernel(graph, whole(graph), {"table": packing, "scales": packing.scales})
     assert not isinstance(kernel, Verdict), kernel
     for variant in kernel.variants:
-        assert resources_of(compile_variant(kernel, variant, 90)).problems() == [], variant
+        found = resources_of(compile_variant(kernel, variant, 90))
+        assert found.problems() == [], variant
+        # Eight bytes of a row at once, and the scale of each number.
+        assert found.narrow_loads == 8, variant
+        assert found.instructions["LDG"] == 10, variant

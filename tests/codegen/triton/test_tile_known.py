@@ -6,7 +6,7 @@ from graphopt.codegen.rows.access import Access
 from graphopt.codegen.rows.places import both, position, whole
 from graphopt.codegen.rows.pointwise import apply
 from graphopt.codegen.rows.tree import Apply, Buffer, Leaf, Number, Position, Tree
-from graphopt.codegen.triton.tile_known import known, simple
+from graphopt.codegen.triton.tile_known import division, known, simple
 from graphopt.ir.dtype import DType
 
 X, Y = (Leaf(Buffer(name, DType.F32), Access((8,), (1,))) for name in "xy")
@@ -51,3 +51,14 @@ def test_indices_become_strides() -> None:
     assert found.access == Access((4,), (11,), 1)
     assert len(found.indices) == 1
     assert simple(X, _moves) is X
+
+
+def test_what_is_never_negative_is_divided_as_it_is() -> None:
+    place = position((8,), 0)
+    half = whole("floor_div(a, b)", place, 4)
+    assert division(half) == "//"
+    assert division(whole("remainder(a, b)", half, 2)) == "%"
+    assert division(whole("a + b", place, 2)) is None
+    for other in (X, position((8,), 0, -1), position((8,), 0, 0, -1), whole("a * b", place, 2)):
+        assert division(whole("floor_div(a, b)", other, 4)) is None
+    assert division(whole("remainder(a, b)", place, -4)) is None
