@@ -33,6 +33,7 @@ COMMANDS: Mapping[str, str] = {
     "inspect": "inspect",
     "export": "export",
     "tune": "tune",
+    "bench": "bench",
     "doctor": "doctor",
     "cache": "cache",
 }

@@ -1,4 +1,4 @@
-"""The server's log of requests: one line for each when its answer has ended, and for the engine.
+"""The server's log of requests: one line for each when its answer has ended.
 
 Neither prompts nor answers nor keys are in it, unless prompts are asked for.
 """
@@ -59,19 +59,10 @@ class RequestLog:
         )
 
     def loaded(self, model: Opened) -> None:
-        """The engine serves."""
-        self._lines.write(
-            "info",
-            "engine up",
-            max_model_len=model.max_model_len,
-            max_num_seqs=model.max_num_seqs,
-            num_blocks=model.num_blocks,
-            memory=model.memory,
-        )
+        """Nothing: the server itself says when it is ready."""
 
     def gone(self) -> None:
-        """The engine died."""
-        self._lines.write("error", "engine gone")
+        """Nothing: the supervisor says why."""
 
 
 def _level(record: Record) -> Level:

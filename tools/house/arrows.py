@@ -51,7 +51,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "tune_api",
         "",
     ),  # "" is graphopt/__init__.py
-    ("doctor", "cli", "__main__"),
+    ("doctor", "bench", "cli", "__main__"),
 )
 MIDDLE = FLOORS[3]
 COMPILER = ("frontend", "passes", "codegen")

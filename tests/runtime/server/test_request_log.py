@@ -92,10 +92,8 @@ def test_what_went_wrong_is_said_at_no_great_length() -> None:
     assert line["disconnected"] is True
 
 
-def test_the_engine_has_lines_too() -> None:
+def test_the_engine_is_told_of_elsewhere() -> None:
     observer, _, stream = make()
     observer.loaded(MODEL)
     observer.gone()
-    up, gone = lines(stream)
-    assert (up["event"], up["num_blocks"], up["memory"]) == ("engine up", 32, "all of it")
-    assert (gone["event"], gone["level"]) == ("engine gone", "error")
+    assert stream.getvalue() == ""
