@@ -62,6 +62,8 @@ class Sizes:
         requests: of serving.
         running: requests at a time.
         lengths: tokens of a request's prompt, and of its answer.
+        steady: sequences and tokens of each of decodes whose idle time and copies are told; of
+            ours only.
     """
 
     batches: tuple[int, ...] = (1, 8, 64, 256)
@@ -72,6 +74,7 @@ class Sizes:
     requests: int = 256
     running: int = 128
     lengths: tuple[int, int] = (1024, 1024)
+    steady: tuple[tuple[int, int], ...] = ((1, 128), (64, 1024))
 
     @property
     def context(self) -> int:
@@ -79,7 +82,7 @@ class Sizes:
         return max(*self.contexts, *self.prefills, sum(self.lengths)) + MARGIN
 
 
-TINY = Sizes((1, 3), (16,), 999, 3, (24,), 3, 2, (8, 4))
+TINY = Sizes((1, 3), (16,), 999, 3, (24,), 3, 2, (8, 4), ())
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,6 +220,8 @@ class Suite:
                 else:
                     for phase in alike:
                         self._phase(peer, client, phase)
+                    if is_cold and peer.name == OURS:
+                        self._steady(peer, client)
             is_cold = False
 
     def _start(self, peer: Peer, client: Client, *, is_cold: bool) -> None:
@@ -226,7 +231,10 @@ class Suite:
         client.ask("generate", prompts=prompts, steps=0)
         if is_cold:
             self._add(peer, "cold start", "s", [time.perf_counter() - client.started_s])
-            self._record.write(**{peer.name: client.ask("about")})
+            about = client.ask("about")
+            self._record.write(**{peer.name: about})
+            if "capture_s" in about:
+                self._add(peer, "captures at the start", "s", [float(about["capture_s"])])
 
     def _phase(self, peer: Peer, client: Client, phase: Phase) -> None:
         if time.time() > self._until:
@@ -239,6 +247,27 @@ class Suite:
             self._lost(peer, [phase.name], str(error))
         else:
             self._add(peer, phase.name, phase.unit, samples)
+
+    def _steady(self, peer: Peer, client: Client) -> None:
+        """What share of a decode step the GPU waits for the host, and what is copied there."""
+        for batch, context in self._sizes.steady:
+            name = f"{batch} x {context}"
+            phases = [f"GPU idle {name}", f"copied to the GPU {name}"]
+            if time.time() > self._until:
+                self._lost(peer, phases, "no time was left")
+                continue
+            prompts = random_prompts(batch, context, self._vocab, seed=1)
+            steps = self._sizes.steps
+            try:
+                found = [
+                    client.ask("steady", prompts=prompts, steps=steps) for _ in range(self._rounds)
+                ]
+            except PeerError as error:
+                self._lost(peer, phases, str(error))
+                continue
+            idle = [100 * (1 - one["device_s"] / one["step_s"]) for one in found]
+            self._add(peer, phases[0], "%", idle)
+            self._add(peer, phases[1], "bytes/step", [one["copied_bytes"] for one in found])
 
     def _add(self, peer: Peer, phase: str, unit: str, samples: Sequence[float]) -> None:
         row = {"engine": peer.name, "phase": phase, "unit": unit, "samples": list(samples)}

@@ -42,7 +42,7 @@ def _median(row: Mapping[str, Any] | None) -> float | None:
 def _cell(median: float | None, ours: float | None, unit: str) -> str:
     if median is None:
         return "absent"
-    if not ours or not median:
+    if not ours or not median or unit == "%":
         return _number(median)
     better = median / ours if unit.endswith("/s") else ours / median
     return f"{_number(median)} ({better:.2f}x)"

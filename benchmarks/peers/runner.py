@@ -14,6 +14,7 @@ import time
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 Prompts = list[list[int]]
 
@@ -63,6 +64,21 @@ class Serving:
     counts: list[int]
 
 
+@dataclass(frozen=True, slots=True)
+class Steady:
+    """Decode steps of one batch on a GPU.
+
+    Attributes:
+        step_s: seconds of a step, the host's part in them.
+        device_s: seconds that the device computes of these.
+        copied_bytes: that the host copied to the device in a step.
+    """
+
+    step_s: float
+    device_s: float
+    copied_bytes: float
+
+
 class Runner(ABC):
     """An engine: made, imported and loaded apart, so that each can be timed."""
 
@@ -100,6 +116,18 @@ class Runner(ABC):
         Raises:
             NotImplementedError: the engine has no continuous batching.
         """
+
+    def facts(self) -> dict[str, Any]:
+        """What else is to be told of the engine once it is loaded, as plain data."""
+        return {}
+
+    def steady(self, prompts: Prompts, steps: int) -> Steady:
+        """How much of a decode step a GPU computes, and what is copied to it.
+
+        Raises:
+            NotImplementedError: the engine tells nothing of it.
+        """
+        raise NotImplementedError(f"{type(self).__module__} does not tell what a GPU does")
 
     def score(self, prompts: Prompts) -> list[list[float]]:
         """Log-probability of each token but the first, given those before it, by prompt.

@@ -52,8 +52,12 @@ class Worker:
         return {"import_s": imported - started, "load_s": time.perf_counter() - imported}
 
     def about(self) -> dict[str, Any]:
-        """Versions, and the bytes that a step reads."""
-        return {"versions": self.runner.versions(), "weight_bytes": self.runner.weight_bytes()}
+        """Versions, the bytes that a step reads, and what else is known of the engine."""
+        return {
+            "versions": self.runner.versions(),
+            "weight_bytes": self.runner.weight_bytes(),
+            **self.runner.facts(),
+        }
 
     def generate(self, prompts: list[list[int]], steps: int) -> dict[str, Any]:
         """See :meth:`Runner.generate`."""
@@ -62,6 +66,10 @@ class Worker:
     def serve(self, prompts: list[list[int]], outputs: list[int]) -> dict[str, Any]:
         """See :meth:`Runner.serve`."""
         return asdict(self.runner.serve(prompts, outputs))
+
+    def steady(self, prompts: list[list[int]], steps: int) -> dict[str, Any]:
+        """See :meth:`Runner.steady`."""
+        return asdict(self.runner.steady(prompts, steps))
 
     def score(self, prompts: list[list[int]]) -> dict[str, Any]:
         """See :meth:`Runner.score`."""
@@ -75,7 +83,7 @@ class Worker:
         return {"peak_bytes": None}
 
 
-ASKED = ("load", "about", "generate", "serve", "score", "peak")
+ASKED = ("load", "about", "generate", "serve", "steady", "score", "peak")
 
 
 def answer(worker: Worker, line: str) -> dict[str, Any]:

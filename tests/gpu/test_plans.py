@@ -23,6 +23,8 @@ from graphopt.runtime.scheduler import SchedulerLimits
 from tests.checkpoints import save_tiny
 from tests.models.harness import generated, prompts
 from tests.runtime.executors.interpreted_artifact import greedy_through_engine
+from tests.runtime.executors.test_driver_calls import decode
+from tests.runtime.executors.test_steady_decodes import DECODES, histories
 
 pytestmark = pytest.mark.gpu
 
@@ -80,10 +82,41 @@ def test_tokens_are_those_of_transformers(
     captured: CapturePlan, artifact: Artifact, reference: PreTrainedModel, device: DriverDevice
 ) -> None:
     starts = prompts(artifact.plan.limits.vocab_size, (21, 9, 2), seed=3)
-    executor = CudaExecutor(artifact, device, LIMITS, captured)
+    executor = CudaExecutor(artifact, device, LIMITS, captured, watchdog_seconds=60.0)
     found = greedy_through_engine(executor, LIMITS, starts, COUNT)
     assert found == [generated(reference, tokens, COUNT) for tokens in starts]
     assert executor.captures.plan == captured, executor.captures.plan.reasons
+    if captured.decode_sizes:
+        assert executor.captures.took_s > 0, "all sizes were captured before the first step"
+        assert executor.captures.measured.total_bytes >= 0
+
+
+def test_captured_decodes_sample_what_plain_ones_do(artifact: Artifact) -> None:
+    """Random requests, aborts and preemptions; most decodes need nothing from the host."""
+    plain, _, loud = histories(artifact, DriverDevice(), NOTHING_CAPTURED, 5, 40)
+    captured, preemptions, silent = histories(artifact, DriverDevice(), DECODES, 5, 40)
+    assert captured.keys() == plain.keys()
+    for name, one in plain.items():
+        assert captured[name].token_ids == one.token_ids
+    assert loud == 0
+    assert silent > 40
+    assert preemptions > 0
+
+
+def test_a_captured_decode_copies_nothing_and_runs_by_itself(
+    artifact: Artifact, device: DriverDevice
+) -> None:
+    executor = CudaExecutor(artifact, device, LIMITS, CAPTURED, watchdog_seconds=60.0)
+    executor.allocate(12)
+    own, before = np.arange(3), np.full(3, -1)
+    executor.start(*decode(3, 17, {}), before)
+    copied = executor.copied_bytes
+    for length in range(18, 32):
+        executor.start(*decode(3, length, {}), own)
+        assert len(executor.finish().token_ids) == 3
+    assert executor.copied_bytes == copied
+    executor.finish()
+    assert executor.again(10)
 
 
 def test_rows_are_sampled_as_numpy_does(artifact: Artifact, device: DriverDevice) -> None:

