@@ -151,15 +151,7 @@ def load_engine(
     with ExitStack() as undone:  # what is open already is closed if the rest fails
         gpu = None if executor else _open_gpu(model, limits, on_gpu, options.kv_cache_memory)
         undone.enter_context(closing(gpu.device) if gpu else nullcontext())
-        memory = preflight(
-            model.plan,
-            model.weight_bytes + (gpu.unpacked_bytes if gpu else 0),
-            limits,
-            kv_cache_memory=options.kv_cache_memory,
-            needs_full_context=options.max_model_len is not None,
-            room=gpu.room if gpu else None,
-            step_bytes=gpu.step_bytes if gpu else None,
-        )
+        memory = _memory_of(model, limits, options, gpu)
         report(f"memory: {memory}", 0, 0)
         words = _words_of(model, options, report)
         seed = int.from_bytes(os.urandom(8)) if options.seed is None else options.seed
@@ -250,6 +242,21 @@ def _open_gpu(
     if not is_for_gpu(model.plan) or not isinstance(model, Artifact):
         return None
     return open_gpu(model, limits, options, kv_cache_memory)
+
+
+def _memory_of(
+    model: Model, limits: SchedulerLimits, options: LoadOptions, gpu: GpuSetup | None
+) -> MemoryNeed:
+    """What the memory is used for, which is there."""
+    return preflight(
+        model.plan,
+        model.weight_bytes + (gpu.unpacked_bytes if gpu else 0),
+        limits,
+        kv_cache_memory=options.kv_cache_memory,
+        needs_full_context=options.max_model_len is not None,
+        room=gpu.room if gpu else None,
+        step_bytes=gpu.step_bytes if gpu else None,
+    )
 
 
 def _executor_for(model: Model, options: LoadOptions) -> Executor:

@@ -66,6 +66,7 @@ def main(descriptor: int) -> None:
     from graphopt import api
     from graphopt.failures import typed
 
+    from .failures import EXIT_INTERRUPTED
     from .progress import ProgressReport
 
     order = msgspec.json.decode(sys.stdin.buffer.read(), type=_Order)
@@ -74,6 +75,8 @@ def main(descriptor: int) -> None:
         with ProgressReport() as progress:
             artifact = api.open_artifact(order.model, progress=progress, **order.options)
         done = _Done(path=str(artifact.path))
+    except KeyboardInterrupt:
+        sys.exit(EXIT_INTERRUPTED)  # the terminal has interrupted the parent, too
     except Exception as error:  # noqa: BLE001 (the parent says what it was)
         done = _Done(error=WireError.of(typed(error)))
     with open(descriptor, "wb") as answer:

@@ -21,11 +21,10 @@ def test_a_checkpoint_becomes_an_artifact_and_is_found_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("GRAPHOPT_CACHE", str(tmp_path / "cache"))
-    folder = save_tiny(tmp_path / "tiny")
+    folder = save_tiny(tmp_path / "tiny", num_hidden_layers=1)
     path = compile_apart(str(folder), {"max_model_len": 64})
     assert is_artifact(path)
     assert compile_apart(str(folder), {"max_model_len": 64}) == path
-    assert compile_apart(str(folder), {"max_model_len": 32}) != path
 
 
 def test_what_is_wrong_is_raised_here(tmp_path: Path) -> None:

@@ -293,3 +293,86 @@ def test_many_at_once_are_all_answered(server: Served) -> None:
     for one in threads:
         one.join()
     assert found == [expected] * 24
+
+
+@pytest.mark.full
+def test_a_thousand_connections_that_ask_nothing_stop_nobody(demo: Path) -> None:
+    """Some say nothing, some a byte from time to time; each goes when its head is late."""
+    with served(demo, "--max-head-s", 3) as server:
+        server.ready()
+        host, port = server.url.removeprefix("http://").split(":")
+        held = [socket.create_connection((host, int(port))) for _ in range(1000)]
+        for number, one in enumerate(held):
+            if number % 2:
+                one.sendall(b"POST /v1/completions HTTP/1.1\r\nhost: a\r\n")
+        assert server.complete().status_code == 200
+        closed = 0
+        deadline = time.monotonic() + 20
+        while closed < len(held) and time.monotonic() < deadline:
+            closed = 0
+            for one in held:
+                one.setblocking(False)
+                try:
+                    closed += not one.recv(1 << 12, socket.MSG_PEEK) or not one.send(b"x")
+                except BlockingIOError:
+                    continue
+                except OSError:
+                    closed += 1
+            assert server.complete(max_tokens=1).status_code == 200
+        for one in held:
+            one.close()
+        assert closed == 1000
+
+
+@pytest.mark.full
+def test_beyond_the_most_connections_one_is_refused_and_the_rest_go_on(demo: Path) -> None:
+    with served(demo, "--max-connections", 20, "--max-head-s", 30) as server:
+        server.ready()
+        host, port = server.url.removeprefix("http://").split(":")
+        held = [socket.create_connection((host, int(port))) for _ in range(20)]
+        until(lambda: server.get("/health").status_code == 503)
+        held.pop().close()
+        until(lambda: server.get("/health").status_code == 200)
+        for one in held:
+            one.close()
+
+
+@pytest.mark.full
+def test_killed_again_and_again_every_request_ends(demo: Path) -> None:
+    """Readers of streams and of whole answers, while the engine dies some times."""
+    with served(demo) as server:
+        server.ready()
+        expected = server.complete(max_tokens=60, ignore_eos=True).json()["choices"]
+        outcomes: list[str] = []
+        done = threading.Event()
+
+        def ask() -> None:
+            while not done.is_set():
+                answer = server.complete(max_tokens=60, ignore_eos=True)
+                if answer.status_code == 200:
+                    assert answer.json()["choices"] == expected
+                outcomes.append(str(answer.status_code))
+
+        def read() -> None:
+            while not done.is_set():
+                with server.stream(max_tokens=60, ignore_eos=True) as events:
+                    lines = [one for one in events.iter_lines() if one]
+                outcomes.append("stream" if lines[-1] == "data: [DONE]" else lines[-1])
+
+        threads = [threading.Thread(target=one) for one in (ask, ask, ask, read, read, read)]
+        for one in threads:
+            one.start()
+        for count in (2, 3):
+            time.sleep(1)
+            os.kill(server.engine_pid, signal.SIGKILL)
+            start = time.monotonic()
+            server.ready(count)
+            assert time.monotonic() - start < 30
+        time.sleep(1)
+        done.set()
+        for one in threads:
+            one.join(60)
+            assert not one.is_alive()
+        assert {"200", "503", "stream"} <= set(outcomes)
+        assert _running(server) == 0
+        assert server.stop() == 0
