@@ -368,9 +368,11 @@ class KernelSet:
                 expected=launch.symbol,
             )
         handle = answer[1]
-        load = getattr(self._driver, "cuFuncLoad", None)  # drivers before 12.4 have none
-        if load is not None:  # now, and not at its first launch, which may be one of a capture
-            checked(self._driver, f"loading {launch.symbol}", load(handle))
+        try:  # now, and not at its first launch, which may be one of a capture
+            answer = self._driver.cuFuncLoad(handle)
+        except (AttributeError, RuntimeError):
+            answer = (self._driver.CUresult.CUDA_SUCCESS,)  # drivers before 12.4 have no such call
+        checked(self._driver, f"loading {launch.symbol}", answer)
         if launch.shared_bytes:
             most = self._driver.CUfunction_attribute
             answer = self._driver.cuFuncSetAttribute(

@@ -70,6 +70,31 @@ def test_everything_is_found_before_the_first_launch() -> None:
     assert fake.calls[len(found) :] == [("cuLaunchKernel",)]
 
 
+class LoadingDriver(FakeDriver):
+    """A driver that loads a function when it is told to; an old one's bindings refuse."""
+
+    is_old = False
+
+    def cuFuncLoad(self, handle: str) -> tuple[Any, ...]:  # noqa: N802
+        if self.is_old:
+            raise RuntimeError("Function cuFuncLoad not found")
+        return self._answer("cuFuncLoad", given=(handle,))
+
+
+def test_functions_are_loaded_before_a_capture_launches_them() -> None:
+    fake = LoadingDriver()
+    kernel_set(fake, FakeMemory())
+    loaded = [given for name, *given in fake.calls if name == "cuFuncLoad"]
+    assert loaded == [["norm_few"], ["norm_many"], ["norm_after"]]
+    failing = LoadingDriver(failing=frozenset({"cuFuncLoad"}))
+    with pytest.raises(MachineError, match="loading norm_few"):
+        kernel_set(failing, FakeMemory())
+    old = LoadingDriver()
+    old.is_old = True
+    kernel_set(old, FakeMemory())
+    assert ("cuFuncLoad", "norm_few") not in old.calls
+
+
 def test_a_launch_is_what_the_compiler_wrote() -> None:
     fake, memory = driver(), FakeMemory()
     kernels = kernel_set(fake, memory)
