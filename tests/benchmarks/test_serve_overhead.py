@@ -1,0 +1,23 @@
+"""The benchmark of HTTP's cost runs, on a few tokens, and its figures are of those tokens."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import pytest
+
+from benchmarks import serve_overhead
+from graphopt import api
+
+DEMO = Path(__file__).parents[2] / "examples" / "demo-llama"
+
+
+@pytest.mark.full
+def test_both_sides_give_all_tokens(tmp_path: Path) -> None:
+    artifact = tmp_path / "demo.gopt"
+    api.compile_checkpoint(DEMO, artifact)
+    options = argparse.Namespace(artifact=artifact, rounds=2, streams=3, tokens=8, seed=1)
+    rows = serve_overhead.measure(options)
+    assert all(row["min"] > 0 for row in rows.values())
+    assert len(rows["server over library"]["samples"]) == 2
