@@ -37,7 +37,7 @@ from .worker import Built, job_to_json, read, read_failure
 
 NO_TRITON = "kernels for a GPU need Triton"
 # Changes when what is kept of a cubin does.
-_FORMAT = 3
+_FORMAT = 4
 _WORKER = "from graphopt.codegen.triton.worker import main; main()"
 
 

@@ -19,7 +19,7 @@ from graphopt.errors import CompileError
 # Registers of a multiprocessor, and the most of a thread; threads take them by eights.
 REGISTERS, MOST_REGISTERS, REGISTERS_AT_ONCE = 65536, 255, 8
 # Bounds that are tried for code that spills: each costs a compilation.
-_TRIES = 3
+_TRIES = 4
 _USAGE = re.compile(r"REG:(\d+) STACK:(\d+)")
 _INSTRUCTION = re.compile(r"^\s+/\*[0-9a-f]+\*/\s+(?:@!?U?P\w+ )?([A-Z0-9_]+)((?:\.\w+)*)", re.M)
 # Of registers; the version of Triton whose ptxas has a defect passes it, others do not.
@@ -81,9 +81,10 @@ def assembled(ptx: str, arch: int) -> tuple[bytes, str]:
 
 
 def bounds(registers: int, threads: int) -> Sequence[int]:
-    """Registers of a thread to allow where ``registers`` are too few, for ever fewer programs.
+    """Registers of a thread to allow where ``registers`` are too few: a few more, then ever more.
 
-    The last of them is the most that there can be.
+    Those between are as many as so many programs leave each other; the last are the most that
+    there can be. More is not always better: some code spills with 200 that does not with 176.
 
     Args:
         registers: of a thread, as the assembler chose them.
@@ -91,8 +92,10 @@ def bounds(registers: int, threads: int) -> Sequence[int]:
     """
     taken = -(-registers // REGISTERS_AT_ONCE) * REGISTERS_AT_ONCE
     programs = REGISTERS // (taken * threads)
-    found = {_most(threads, count) for count in range(1, programs)}
-    wider = sorted(one for one in found if one > taken)
+    most = _most(threads, 1)
+    levels = {_most(threads, count) for count in range(1, programs + 1)}
+    few = min(taken + REGISTERS_AT_ONCE, most)
+    wider = sorted(one for one in {few, *levels} if one > taken)
     return wider if len(wider) <= _TRIES else [*wider[: _TRIES - 1], wider[-1]]
 
 

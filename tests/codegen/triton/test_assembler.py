@@ -40,17 +40,18 @@ def test_text_that_is_none_is_an_error() -> None:
 @pytest.mark.parametrize(
     ("registers", "threads", "expected"),
     [
-        (64, 128, [72, 80, 255]),  # 8 programs; of bounds for fewer, the next two and the last
-        (72, 128, [80, 96, 255]),
-        (168, 128, [255]),  # 3 programs; 255 are as many as two can have
+        (64, 128, [72, 80, 96, 255]),  # 8 programs; of bounds for fewer, the next and the last
+        (168, 64, [176, 200, 255]),  # 6 programs, of which 5 can have 200
+        (168, 128, [176, 255]),  # 3 programs; 255 are as many as two can have
+        (248, 128, [255]),
         (253, 128, []),
         (255, 128, []),
-        (64, 512, [128]),
+        (64, 512, [72, 128]),
         (128, 512, []),  # one program has them all
-        (40, 1024, []),
+        (40, 1024, [48, 64]),  # which cost nothing
     ],
 )
-def test_bounds_leave_room_for_fewer_programs(
+def test_bounds_leave_room_for_ever_fewer_programs(
     registers: int, threads: int, expected: list[int]
 ) -> None:
     assert bounds(registers, threads) == expected

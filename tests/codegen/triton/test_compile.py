@@ -78,12 +78,13 @@ def test_an_error_quotes_the_line() -> None:
 
 
 @pytest.mark.parametrize(
-    ("spilling", "bound"), [([], None), ([64], 72), ([64, 72, 80], 255), ([64, 72, 80, 255], None)]
+    ("spilling", "bound"),
+    [([], None), ([64], 72), ([64, 72, 80, 96], 255), ([64, 72, 80, 96, 255], None)],
 )
 def test_code_that_spills_gets_more_registers(
     monkeypatch: pytest.MonkeyPatch, spilling: list[int], bound: int | None
 ) -> None:
-    """For one program less on a multiprocessor, for two, for all; where nothing helps, none."""
+    """A few more, then ever more; where nothing helps, those that it chose."""
     kernel, answers = copy_kernel(), [Usage(one, 8) for one in spilling]
     monkeypatch.setattr(
         module, "usage_of", lambda code: answers.pop(0) if answers else Usage(64, 0)
