@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from opentelemetry.sdk.trace.export import SpanExporter
 
 PROVIDER = "graphopt"
+EXPORT_S = (
+    2.0  # how long spans are tried to be sent, so also how long the end may wait for a collector
+)
 OPERATIONS: Mapping[str, str] = MappingProxyType(
     {
         "/v1/chat/completions": "chat",
@@ -67,7 +70,7 @@ def otlp_exporter(endpoint: str) -> SpanExporter:
         from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
     except ImportError as error:
         raise _missing(error) from error
-    return OTLPSpanExporter(endpoint=urlunsplit(url))
+    return OTLPSpanExporter(endpoint=urlunsplit(url), timeout=EXPORT_S)
 
 
 class Tracing:
