@@ -16,6 +16,8 @@ import httpx
 import openai
 import pytest
 
+import graphopt
+
 from .running import Served, served, until
 
 GUIDE = Path(__file__).parents[3] / "docs" / "serving.md"
@@ -88,6 +90,55 @@ def test_openais_client_chats_and_streams(client: openai.OpenAI) -> None:
     text = "".join(one.choices[0].delta.content or "" for one in chunks if one.choices)
     assert text == choice.message.content
     assert chunks[-1].usage == whole.usage or chunks[-1].usage.total_tokens
+
+
+CASES: list[dict[str, Any]] = [
+    {},
+    {"stop": ["\n", "self"]},
+    {"stop": "a", "include_stop_str_in_output": True, "min_tokens": 9},
+    {"stop_token_ids": [12, 265], "ignore_eos": True},
+    {"temperature": 0.8, "seed": 5, "n": 3},
+    {"repetition_penalty": 1.3, "logit_bias": {"265": -100}},
+    {"logprobs": 3, "prompt_logprobs": 2},
+    {"allowed_token_ids": list(range(60, 120)), "skip_special_tokens": False},
+]
+
+
+@pytest.fixture(scope="module")
+def llm(demo: Path) -> Iterator[graphopt.LLM]:
+    """The same model in this process."""
+    with graphopt.LLM(demo, threads=1, kv_cache_memory=1 << 24, max_num_seqs=8) as found:
+        yield found
+
+
+@pytest.mark.parametrize("fields", CASES, ids=lambda fields: "-".join(fields) or "plain")
+def test_the_server_answers_what_the_library_answers(
+    server: Served, llm: graphopt.LLM, fields: dict[str, Any]
+) -> None:
+    prompt = "def read(self, "
+    body = {"temperature": 0, "max_tokens": 24, **fields, "return_token_ids": True}
+    found = server.complete(**{"prompt": prompt, **body}).json()["choices"]
+    given = {name: value for name, value in body.items() if name != "return_token_ids"}
+    if "logit_bias" in given:
+        given["logit_bias"] = {int(key): value for key, value in given["logit_bias"].items()}
+    (output,) = llm.generate(prompt, llm.sampling_params(**given))
+    assert len(found) == len(output.completions)
+    for one, expected in zip(found, output.completions, strict=True):
+        assert one["text"] == expected.text
+        assert one["finish_reason"] == expected.finish_reason
+        assert one["stop_reason"] == expected.stop_reason
+        # A stop string ends the text here, and the engine that knows it ends there as well.
+        assert one["token_ids"] == list(expected.token_ids)
+        if "logprobs" in fields:
+            rows = one["logprobs"]["token_logprobs"]
+            assert rows == pytest.approx([row.logprob for row in expected.logprobs or ()])
+            scores = [
+                row and row[str(token)]["logprob"]
+                for row, token in zip(one["prompt_logprobs"], output.prompt_token_ids, strict=True)
+            ]
+            assert scores[1:] == pytest.approx(
+                [row.logprob for row in output.prompt_logprobs or () if row is not None]
+            )
 
 
 def test_openais_client_has_responses(client: openai.OpenAI) -> None:
