@@ -44,6 +44,8 @@ SAMPLE_OPERANDS: Mapping[str, DType] = {
     "streams": DType.I64,
     "counters": DType.I64,
     "num_logprobs": DType.I64,
+    "mask_rows": DType.I64,
+    "mask_words": DType.I32,
 }
 # What it gives, see Sampled; ``K`` columns of ``top_ids`` and ``top_logprobs``.
 SAMPLE_RESULTS: Mapping[str, DType] = {

@@ -70,6 +70,7 @@ def _work(rows: int, vocab: int, greedy: bool, device: torch.device, seed: int) 
         "streams": places % 3,
         "counters": places + 11,
         "num_logprobs": torch.full((rows,), -1),
+        "mask_rows": torch.full((rows,), -1),
     }
     tensors = {"logits": logits}
     for name, dtype in SAMPLE_OPERANDS.items():

@@ -54,6 +54,7 @@ def sampler(dtype: DType, vocab: int) -> TritonKernel | Verdict:
         records=records,
         row_bytes=row_bytes,
         vocab=vocab,
+        mask_words=(vocab + 31) // 32,
         tile=TILE,
         part=PART,
         tiles=tiles,

@@ -4,10 +4,10 @@ before:  logits [R, V] on the device, and each row's parameters on the host
 after:   20 bytes a row on the host, and log-probabilities where somebody asks for them
 
 Everything lies where it is for good, so that ``launch`` can be captured with a step: what each row
-has, the entries of all rows' lists one after the other, and the results. Only when requests with
-longer lists, or more log-probabilities, come than ever before, memory is taken anew and ``moved``
-is called. Parameters that the step before had, too, are not written again. The kernel works in a
-few vocabularies of memory for each row, so many rows are sampled some at a time.
+has, the entries of all rows' lists one after the other, masks, and the results. Only when requests
+with longer lists, more masks or more log-probabilities come than ever before, memory is taken anew
+and ``moved`` is called. Parameters that the step before had, too, are not written again. The kernel
+works in a few vocabularies of memory for each row, so many rows are sampled some at a time.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from graphopt.launch import LaunchKernel
 from graphopt.loop_kernels import SAMPLE, SAMPLE_OPERANDS, SAMPLE_RESULTS
 from graphopt.safetensors_io import numpy_dtype
 
-from ..executor import U64, Ragged, Sampled, SamplingInputs
+from ..executor import U64, Masks, Ragged, Sampled, SamplingInputs
 from .device import Bytes, Device, rounded
 
 # Most memory that the kernel works in, if that is enough for 16 rows: the 64 rows of a usual decode
@@ -38,6 +38,9 @@ _ROWS = 16
 # Room from the start: entries of all lists together (0.8 MB), and most tokens that a row reports,
 # which is what the usual interfaces allow. More is taken when somebody asks for it.
 LIST_ENTRIES, REPORTED = 1 << 16, 20
+# Masks that there is room for from when the first one comes (16 KB each for 128k tokens).
+_MASKS = 16
+_NO_MASKS = 16  # bytes, for there is an address without any, too
 # Arrays that list entries: where each row's start, the tokens, and their values.
 _LISTS = (
     ("bias_starts", "bias_tokens", "bias_values"),
@@ -46,7 +49,9 @@ _LISTS = (
     ("seen_starts", "seen_tokens", "seen_counts"),
 )
 _ENTRIES = {name for _, *names in _LISTS for name in names if name}
-_OF_ROWS = tuple(name for name in SAMPLE_OPERANDS if name not in _ENTRIES)
+_MASK_WORDS = "mask_words"
+_SHARED = {*_ENTRIES, _MASK_WORDS}  # by all rows
+_OF_ROWS = tuple(name for name in SAMPLE_OPERANDS if name not in _SHARED)
 # Of a row; the others are of K tokens that it reports.
 _RESULTS = ("token_ids", "status", "logprobs", "ranks")
 _TOPS = ("top_ids", "top_logprobs")
@@ -97,8 +102,10 @@ class DeviceSampler:
         self.results = device.allocate(_places(_RESULTS, SAMPLE_RESULTS, most_rows)[1], "tokens")
         self._entries, self._lists = LIST_ENTRIES, 0
         self._reported, self._tops = min(REPORTED, vocab_size), 0
+        self._masks, self._mask_words = 0, 0
         self._take_lists()
         self._take_tops()
+        self._take_masks()
         self._layouts: dict[int, Mapping[str, int]] = {}
         self._there: _There | None = None
 
@@ -138,6 +145,11 @@ class DeviceSampler:
             self._entries = 1 << entries.bit_length()
             self._take_lists()
             self._moved()
+        masks = 0 if inputs.masks is None else len(inputs.masks.words)
+        if masks > self._masks:
+            self._masks = max(_MASKS, 1 << (masks - 1).bit_length())
+            self._take_masks()
+            self._moved()
         reported = _most_reported(inputs, self._vocab)
         if reported > self._reported:
             self._reported = min(1 << reported.bit_length(), self._vocab)
@@ -161,6 +173,8 @@ class DeviceSampler:
         self._there = None
         arrays = operands(inputs)
         self._put_lists(arrays)
+        if inputs.masks is not None and len(inputs.masks.words):
+            self._device.write(self._mask_words, arrays[_MASK_WORDS])
         if advancing:
             arrays["counters"] = arrays["counters"] - 1
         places, end = _places(_OF_ROWS, SAMPLE_OPERANDS, rows)
@@ -171,7 +185,8 @@ class DeviceSampler:
             room[: len(array)] = array
             room[len(array) :] = array[-1] if name.endswith("_starts") else _padding_of(name)
         self._device.write(self._rows, self._staged[:end])
-        if inputs.penalties is None:  # what is seen is different in each step
+        # What is seen is different in each step, and so are masks.
+        if inputs.penalties is None and inputs.masks is None:
             self._there = _There(deepcopy(inputs), rows, inputs.counters)
 
     def forget(self) -> None:
@@ -190,7 +205,7 @@ class DeviceSampler:
             count = min(self._at_once, rows - start)
             pointers = [logits + start * self._row_bytes]
             for name, dtype in {**SAMPLE_OPERANDS, **SAMPLE_RESULTS}.items():
-                each = self._reported if name in _TOPS else int(name not in _ENTRIES)
+                each = self._reported if name in _TOPS else int(name not in _SHARED)
                 pointers.append(places[name] + start * each * dtype.nbytes)
             self._kernels.launch(SAMPLE, pointers, {"R": count, "K": self._reported})
 
@@ -232,6 +247,7 @@ class DeviceSampler:
         return {
             "parameters of sampling": self._rows,
             "lists of sampling": self._lists,
+            "masks of sampling": self._mask_words,
             "sampled tokens": self.results,
             "reported tokens": self._tops,
             **self.workspaces(),
@@ -244,7 +260,13 @@ class DeviceSampler:
     def close(self) -> None:
         """Give the memory back."""
         self._kernels.close()
-        for address in (self._rows, self.results, self._lists, self._tops):
+        for address in (
+            self._rows,
+            self.results,
+            self._lists,
+            self._mask_words,
+            self._tops,
+        ):
             self._device.free(address)
 
     def _put_lists(self, arrays: dict[str, Array]) -> None:
@@ -277,6 +299,10 @@ class DeviceSampler:
         _, end = _places(_TOPS, SAMPLE_RESULTS, self._most_rows * self._reported)
         self._tops = self._anew(self._tops, end, "reported tokens")
 
+    def _take_masks(self) -> None:
+        nbytes = 4 * self._masks * ((self._vocab + 31) // 32)
+        self._mask_words = self._anew(self._mask_words, nbytes or _NO_MASKS, "masks of sampling")
+
     def _anew(self, address: int, nbytes: int, what: str) -> int:
         """Memory in place of what was there."""
         self._layouts, self._there = {}, None
@@ -291,6 +317,7 @@ class DeviceSampler:
             tops = rows * self._reported
             found = self._layouts[rows] = {
                 **_moved(_places(_OF_ROWS, SAMPLE_OPERANDS, rows)[0], self._rows),
+                _MASK_WORDS: self._mask_words,
                 **{names: self._lists for _, names, _ in _LISTS},
                 **{valued: self._values for _, _, valued in _LISTS if valued},
                 **_moved(_places(_RESULTS, SAMPLE_RESULTS, rows)[0], self.results),
@@ -357,7 +384,7 @@ def sampling_bytes(most_rows: int, vocab_size: int) -> int:
         (_RESULTS, SAMPLE_RESULTS, most_rows),
         (_TOPS, SAMPLE_RESULTS, most_rows * min(REPORTED, vocab_size)),
     )
-    return LIST_ENTRIES * _ENTRY_BYTES + sum(_places(*one)[1] for one in places)
+    return _NO_MASKS + LIST_ENTRIES * _ENTRY_BYTES + sum(_places(*one)[1] for one in places)
 
 
 def rows_at_once(kernel: LaunchKernel, most_rows: int) -> int:
@@ -403,8 +430,16 @@ def operands(inputs: SamplingInputs) -> dict[str, Array]:
         column(inputs.streams, 0, np.int64),
         column(inputs.counters, 0, np.int64),
         column(inputs.num_logprobs, -1, np.int64),
+        *_mask_arrays(inputs.masks, rows),
     )
     return dict(zip(SAMPLE_OPERANDS, values, strict=True))
+
+
+def _mask_arrays(masks: Masks | None, rows: int) -> tuple[Array, Array]:
+    """Which mask each row has, and all masks; there is an address without any, too."""
+    if masks is None or not len(masks.words):
+        return np.full(rows, -1, np.int64), np.zeros(1, np.int32)
+    return masks.rows, masks.words.view(np.int32)
 
 
 def _lists(ragged: Ragged | None, rows: int) -> tuple[Array, Array, Array]:
@@ -434,7 +469,7 @@ def _moved(places: Mapping[str, int], base: int) -> dict[str, int]:
 
 def _padding_of(name: str) -> int:
     """What rows of padding have: their token is given, and nothing is reported of them."""
-    return -1 if name == "num_logprobs" else 0
+    return -1 if name in ("num_logprobs", "mask_rows") else 0
 
 
 def _most_reported(inputs: SamplingInputs, vocab_size: int) -> int:

@@ -13,7 +13,7 @@ from graphopt.errors import UsageError
 from graphopt.ir.shape import sym
 from graphopt.launch import LaunchKernel
 from graphopt.loop_kernels import SAMPLE, SAMPLE_OPERANDS
-from graphopt.runtime.executor import F32, Ragged, SamplingInputs
+from graphopt.runtime.executor import F32, Masks, Ragged, SamplingInputs
 from graphopt.runtime.executors import device_sampler
 from graphopt.runtime.executors.device_sampler import (
     DeviceSampler,
@@ -95,6 +95,27 @@ def test_parameters_of_greedy_rows_are_written_once(monkeypatch: pytest.MonkeyPa
         assert len(written) - before == more
 
 
+@pytest.mark.interpreted
+def test_room_for_masks_is_taken_when_they_come() -> None:
+    device, moved = InterpretedDevice(), []
+    artifact = tiny()
+    one = DeviceSampler(
+        device, artifact.launch(SAMPLE), artifact.cubin, VOCAB, MOST, lambda: moved.append(1)
+    )
+    rng = np.random.default_rng(4)
+    logits = rng.standard_normal((17, VOCAB)).astype(np.float32)
+    address = place(device, logits)
+    for count, times in ((0, 0), (1, 1), (3, 1), (17, 2), (2, 2)):
+        rows = np.full(17, -1, np.int64)
+        rows[:count] = rng.permutation(count)
+        words = rng.integers(1, 2**32, (count, 4), dtype=np.uint32)
+        inputs = SamplingInputs(17, masks=Masks(rows, words))
+        found = one.start(address, inputs)().token_ids
+        np.testing.assert_array_equal(found, sample(logits, inputs).token_ids)
+        assert len(moved) == times
+    one.close()
+
+
 def test_no_rows_and_wrong_targets_launch_nothing() -> None:
     device = InterpretedDevice()
     one = sampler(device)
@@ -123,6 +144,7 @@ def test_what_no_row_uses_is_there() -> None:
     assert plain["targets"].tolist() == [-1] * 3
     assert plain["top_ps"].tolist() == plain["repetition"].tolist() == [1.0] * 3
     assert plain["num_logprobs"].tolist() == [-1] * 3
+    assert plain["mask_rows"].tolist() == [-1] * 3
     assert plain["bias_starts"].tolist() == [0] * 4
     lists = Ragged(np.array([0, 1, 1, 2]), np.array([5, 6]), np.array([0.5, -1], np.float32))
     found = operands(SamplingInputs(3, bias=lists, banned=lists))
@@ -149,14 +171,14 @@ def test_parameters_that_go_on_are_not_written_again() -> None:
     )
 
     def step(inputs: SamplingInputs) -> int:
-        before = device.written
+        before = device.copied_bytes
         one.put(inputs, 4, advancing=True)
         counters = device.read(one.counters(4), 24).view(np.uint64)
         device.write(one.counters(4), counters + np.uint64(1))  # as ``advance`` does
         one.launch(address, 4)
         got, want = one.fetch(inputs, 4)(), sample(logits[:3], inputs)
         assert disagreements(logits[:3], inputs, got, want, 2e-8) == 0
-        return device.written - before - 24
+        return device.copied_bytes - before - 24
 
     def later(inputs: SamplingInputs, **changed: Any) -> SamplingInputs:
         return replace(inputs, counters=inputs.counters + np.uint64(1), **changed)
