@@ -189,13 +189,14 @@ class CudaExecutor(PlanNumbers):
         """Give all of a step to the device; calling the answer waits for its tokens."""
         self._device.attach()
         started = self._watchdog.begin(BatchShape.of(inputs))
-        self._sampler.reserve(sampling)
-        sizes = self._compute(inputs, sampling, sources, started)
-        if started.is_captured:
-            answer = self._sampler.fetch(sampling, sizes["R"])
-        else:
-            self._watchdog.piece(started, "sampling")
-            answer = self._sampler.start(self._logits_at(sizes), sampling)
+        with self._watchdog.giving(started):
+            self._sampler.reserve(sampling)
+            sizes = self._compute(inputs, sampling, sources, started)
+            if started.is_captured:
+                answer = self._sampler.fetch(sampling, sizes["R"])
+            else:
+                self._watchdog.piece(started, "sampling")
+                answer = self._sampler.start(self._logits_at(sizes), sampling)
         return lambda: self._watchdog.land(started, answer)
 
     def logits(self, inputs: StepInputs, observe: Observe | None = None) -> F32:

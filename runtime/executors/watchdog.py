@@ -9,7 +9,9 @@ steps let the stream say where it is before each piece, which costs the host one
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -57,6 +59,7 @@ class Watchdog:
         self._device = device
         self._seconds = seconds
         self._marks = 0
+        self._flying: deque[Started] = deque()
         self._lost: MachineError | None = None
         device.watch(seconds)
 
@@ -69,6 +72,20 @@ class Watchdog:
         self._demand_answers()
         return Started(shape)
 
+    @contextmanager
+    def giving(self, started: Started) -> Iterator[None]:
+        """Within it a step is given to the device, which then has to do it.
+
+        Raises:
+            MachineError: the device had to be waited for, and hangs; where is named.
+        """
+        try:
+            yield
+        except DeviceHangError as error:
+            first = self._flying[0] if self._flying else started
+            raise self._named(first, error) from error
+        self._flying.append(started)
+
     def piece(self, started: Started, name: str) -> None:
         """The next piece of a step is given to the device."""
         if self._seconds:
@@ -77,24 +94,28 @@ class Watchdog:
             started.pieces.append((self._marks, name))
 
     def land(self, started: Started, answer: Callable[[], T]) -> T:
-        """Wait for a step.
+        """Wait for the step that was given first and has not landed.
 
         Raises:
             MachineError: it hangs, or one before it; what hangs is named.
         """
         self._demand_answers()
+        self._flying.popleft()
         try:
             return answer()
         except DeviceHangError as error:
-            self._lost = MachineError(
-                "a step on the GPU does not end",
-                where=started.hanging(error.reached),
-                got=f"no answer for {self._seconds:g} seconds",
-                expected="a step's results",
-                next="start again; if it hangs there again, report it with the artifact's ledger. "
-                "Steps that may take longer need a larger --watchdog-seconds; 0 waits for ever",
-            )
-            raise self._lost from error
+            raise self._named(started, error) from error
+
+    def _named(self, started: Started, error: DeviceHangError) -> MachineError:
+        self._lost = MachineError(
+            "a step on the GPU does not end",
+            where=started.hanging(error.reached),
+            got=f"no answer for {self._seconds:g} seconds",
+            expected="a step's results",
+            next="start again; if it hangs there again, report it with the artifact's ledger. "
+            "Steps that may take longer need a larger --watchdog-seconds; 0 waits for ever",
+        )
+        return self._lost
 
     def _demand_answers(self) -> None:
         if self._lost is not None:

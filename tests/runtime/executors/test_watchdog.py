@@ -30,10 +30,12 @@ def test_the_piece_that_began_and_did_not_end_is_named(reached: int, where: str)
     device = InterpretedDevice()
     watchdog = Watchdog(device, 0.5)
     before, started = watchdog.begin(SHAPE), watchdog.begin(SHAPE)
-    for name in ("p0", "p1"):
-        watchdog.piece(before, name)
-    for name in ("p0", "p1", "sampling"):
-        watchdog.piece(started, name)
+    with watchdog.giving(before):
+        for name in ("p0", "p1"):
+            watchdog.piece(before, name)
+    with watchdog.giving(started):
+        for name in ("p0", "p1", "sampling"):
+            watchdog.piece(started, name)
     assert device.reached == 5
     assert watchdog.land(before, lambda: 7) == 7
     with pytest.raises(MachineError, match="does not end") as caught:
@@ -49,10 +51,27 @@ def test_the_piece_that_began_and_did_not_end_is_named(reached: int, where: str)
 def test_a_captured_decode_is_named_as_a_whole() -> None:
     watchdog = Watchdog(InterpretedDevice(), 1.0)
     started = watchdog.begin(SHAPE)
-    started.is_captured = True
+    with watchdog.giving(started):
+        started.is_captured = True
     with pytest.raises(MachineError) as caught:
         watchdog.land(started, lambda: hangs(0))
     assert caught.value.where == "the captured decode of 3 sequences"
+
+
+def test_a_step_that_cannot_be_given_since_another_hangs_names_that_one() -> None:
+    watchdog = Watchdog(InterpretedDevice(), 1.0)
+    hanging, other = watchdog.begin(SHAPE), watchdog.begin(BatchShape(1, 1, 1, 1, 1))
+    with pytest.raises(ValueError, match="by itself"), watchdog.giving(other):
+        raise ValueError("by itself")
+    with watchdog.giving(hanging):
+        watchdog.piece(hanging, "p4")
+    with pytest.raises(MachineError, match="does not end") as caught, watchdog.giving(other):
+        hangs(1)
+    assert caught.value.where == "p4 of a step of 9 tokens in 3 sequences"
+    alone = Watchdog(InterpretedDevice(), 1.0)
+    with pytest.raises(MachineError) as caught, alone.giving(other):
+        hangs(0)
+    assert "a step of 1 tokens in 1 sequences" in str(caught.value.where)
 
 
 def test_without_a_limit_nothing_is_marked() -> None:
