@@ -19,7 +19,7 @@ from graphopt.runtime.executors.driver_device import DriverDevice
 from graphopt.runtime.executors.verification import relative_error
 from graphopt.runtime.scheduler import SchedulerLimits
 from tests.models import harness
-from tests.models.harness import generated, mixed_step, prompts, reference_logits
+from tests.models.harness import chooses_clearly, generated, mixed_step, prompts, reference_logits
 from tests.models.native import BLOCKS, Checkpoint
 from tests.runtime.churn import churn
 from tests.runtime.executors.interpreted_artifact import greedy_through_engine
@@ -96,13 +96,6 @@ def test_bfloat16_rounds_at_most_twice_as_much_as_transformers(
     assert 1e-4 < relative_error(ours, exact) < 2 * relative_error(theirs, exact)
 
 
-def clear(checkpoint: Checkpoint, prompt: list[int], tokens: list[int]) -> bool:
-    """Whether every greedy choice wins by more than float32 can be wrong."""
-    logits = reference_logits(checkpoint.exact, prompt + tokens)[len(prompt) - 1 : -1]
-    best = logits.topk(2).values
-    return bool((best[:, 0] - best[:, 1] > 1e-3).all())
-
-
 @pytest.mark.parametrize("captured", [NOTHING_CAPTURED, CAPTURED], ids=["plain", "captured"])
 def test_ten_thousand_requests_get_their_own_tokens(
     captured: CapturePlan, device: DriverDevice, tmp_path: Path
@@ -112,7 +105,8 @@ def test_ten_thousand_requests_get_their_own_tokens(
     lengths = [1 + 5 * number % 37 for number in range(48)]
     starts = prompts(artifact.plan.limits.vocab_size, lengths, seed=5)
     answers = {tuple(one): generated(checkpoint.exact, one, 10) for one in starts}
-    known = {one: rows for one, rows in answers.items() if clear(checkpoint, list(one), rows)}
+    exact = checkpoint.exact
+    known = {one: rows for one, rows in answers.items() if chooses_clearly(exact, list(one), rows)}
     assert len(known) > 20
     executor = CudaExecutor(artifact, device, LIMITS, captured)
     engine = Engine(executor, EngineConfig(LIMITS, num_blocks=30))

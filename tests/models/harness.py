@@ -180,6 +180,13 @@ def greedy_on(engine: Engine, starts: Sequence[list[int]], count: int) -> list[l
     return out
 
 
+def chooses_clearly(reference: PreTrainedModel, prompt: list[int], tokens: list[int]) -> bool:
+    """Whether each of these greedy tokens wins by more than float32 can be wrong."""
+    logits = reference_logits(reference, prompt + tokens)[len(prompt) - 1 : -1]
+    best = logits.topk(2).values
+    return bool((best[:, 0] - best[:, 1] > 1e-3).all())
+
+
 def generated(reference: PreTrainedModel, tokens: list[int], count: int) -> list[int]:
     """Transformers' own greedy tokens, with its own cache."""
     with torch.no_grad(), quiet():
