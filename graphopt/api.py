@@ -47,7 +47,15 @@ if TYPE_CHECKING:
 # Logits of one step take at most this many bytes, which bounds the rows that scoring asks for.
 MAX_LOGITS_BYTES = 1 << 28
 MAX_ROWS = 1024
-_COMPILE_OPTIONS = {"target", "dtype", "block_size", "quantize", "isa", "allow_unproven"}
+_COMPILE_OPTIONS = {
+    "target",
+    "dtype",
+    "block_size",
+    "quantize",
+    "isa",
+    "allow_unproven",
+    "dependent_launch",
+}
 # What verification runs when it is given nothing: prose, code, digits and a sign outside ASCII.
 VERIFICATION_TEXT = (
     "Return the number of items in a container, such as a list or 3.14 naïve strings.\n"
@@ -81,6 +89,8 @@ def compile_options(
     attention: AttentionVariant | None = None,
     disabled_passes: Sequence[str] = (),
     pass_fuel: int | None = None,
+    deterministic: bool = False,
+    dependent_launch: bool = False,
 ) -> CompileOptions:
     """Options as a user writes them, checked.
 
@@ -102,6 +112,8 @@ def compile_options(
         attention.mask if attention else "",
         tuple(sorted(set(disabled_passes))),
         pass_fuel,
+        deterministic,
+        dependent_launch,
     )
     options.check()
     return options
@@ -327,6 +339,7 @@ def plan_of(
         pieces=lowered.pieces,
         layouts=lowered.native.layouts if lowered.native else {},
         scratch_bytes=lowered.native.scratch_bytes(lowered.pieces) if lowered.native else 0,
+        deterministic=options.deterministic,
     )
 
 
@@ -350,7 +363,9 @@ def gpu_options(
     if options.target.kind != "cuda":
         return None
     most = {"R": MAX_ROWS, "P": -(-max_model_len // options.block_size)}
-    return GpuOptions(options.block_size, most, progress)
+    return GpuOptions(
+        options.block_size, most, progress, options.deterministic, options.dependent_launch
+    )
 
 
 def isas_for(options: CompileOptions) -> tuple[Isa, ...]:
@@ -457,6 +472,8 @@ class LLM(llm.LLM):
         **options: Any,
     ) -> None:
         chosen = {name: options.pop(name) for name in _COMPILE_OPTIONS & options.keys()}
+        if options.get("deterministic"):
+            chosen["deterministic"] = True  # the kernels too, of a checkpoint
         if not isinstance(path, Artifact):
             path = open_artifact(
                 path, progress=progress, max_model_len=options.get("max_model_len"), **chosen

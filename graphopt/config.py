@@ -30,6 +30,10 @@ class CompileOptions:
         mask: expression that says which keys a query sees of those that the model lets it see.
         disabled_passes: names of passes and fusions to leave out, in alphabetical order.
         pass_fuel: rewrites after which passes stop; None for no end.
+        deterministic: make kernels of which a request gets the same bits in any batch. Those for a
+            CPU always do.
+        dependent_launch: make kernels that begin while the one before them ends, on GPUs from
+            sm_90 on.
     """
 
     target: Target = field(default_factory=lambda: Target("cpu"))
@@ -43,6 +47,8 @@ class CompileOptions:
     mask: str = ""
     disabled_passes: tuple[str, ...] = ()
     pass_fuel: int | None = None
+    deterministic: bool = False
+    dependent_launch: bool = False
 
     def factors(self) -> dict[str, str]:
         """Every field as text, by name."""
@@ -78,6 +84,15 @@ class CompileOptions:
             )
         if self.target.kind == "cuda":
             self._check_gpu()
+        if self.dependent_launch and not self._has_dependent_launch():
+            raise UsageError(
+                "kernels begin while the one before them ends from sm_90 on",
+                got=f"dependent_launch for {self.target}",
+                next="leave it out",
+            )
+
+    def _has_dependent_launch(self) -> bool:
+        return self.target.kind == "cuda" and int(self.target.arch.removeprefix("sm_")) >= 90
 
     def _check_gpu(self) -> None:
         archs = ", ".join(GPU_ARCHS)

@@ -22,9 +22,9 @@ from typing import Any
 from graphopt.errors import ArtifactError, IRError, UsageError
 from graphopt.ir.dtype import DType
 from graphopt.ir.shape import Dim, evaluate, parse_dim, symbols
-from graphopt.json_values import text, whole
+from graphopt.json_values import flag, text, whole
 
-LAUNCH_SCHEMA = 2
+LAUNCH_SCHEMA = 3
 LAUNCH, TEXT = "launch.json", "kernel.py"
 # Who computes a step at sizes for which nothing is launched.
 LIBRARY = "PyTorch"
@@ -52,6 +52,7 @@ class Launch:
         registers: of one thread.
         spill_bytes: of registers that lie in memory.
         programs: how many a multiprocessor holds at once.
+        dependent: whether it may begin before what came before it is over: it waits itself.
     """
 
     file: str
@@ -67,6 +68,7 @@ class Launch:
     registers: int
     spill_bytes: int
     programs: int
+    dependent: bool = False
 
     def taken(self) -> str:
         """What a program takes, in words."""
@@ -222,6 +224,7 @@ def _launch_to_json(one: Launch) -> dict[str, Any]:
         "registers": one.registers,
         "spill_bytes": one.spill_bytes,
         "programs": one.programs,
+        "dependent": one.dependent,
     }
 
 
@@ -246,8 +249,8 @@ def _variant_from_json(row: Mapping[str, Any], known: set[str]) -> LaunchVariant
     if not below.keys() <= known:
         raise ValueError(f"bounds on unknown sizes: {sorted(below)}")
     launches = tuple(_launch_from_json(one, known) for one in row["launches"])
-    library = row["library"]
-    if not isinstance(library, bool) or library == bool(launches):
+    library = flag(row["library"])
+    if library == bool(launches):
         raise ValueError("a variant is what it launches, or the library")
     return LaunchVariant(below, launches, text(row["origin"]), library)
 
@@ -271,6 +274,7 @@ def _launch_from_json(row: Mapping[str, Any], known: set[str]) -> Launch:
         whole(row["registers"], 0),
         whole(row["spill_bytes"], 0),
         whole(row["programs"], 0),
+        flag(row["dependent"]),
     )
 
 

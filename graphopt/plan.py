@@ -16,11 +16,11 @@ from graphopt.errors import ArtifactError, IRError
 from graphopt.ir.dtype import DType
 from graphopt.ir.shape import Dim, parse_dim
 from graphopt.ir.types import LayerState, StateType
-from graphopt.json_values import text, whole, wholes
+from graphopt.json_values import flag, text, whole, wholes
 from graphopt.kv_layout import kv_bytes
 from graphopt.weight_layout import WeightLayout, layout_from_json
 
-PLAN_SCHEMA = 5
+PLAN_SCHEMA = 6
 
 LINE_BYTES = 64  # of a CPU's cache
 # The backend whose kernels are compiled into the artifact's shared object.
@@ -144,6 +144,8 @@ class Plan:
         pieces: in running order.
         layouts: how packed weights lie in memory, by name; the others lie row after row.
         scratch_bytes: private memory of each thread that runs a compiled piece.
+        deterministic: whether it was compiled so that what a row gives does not depend on what else
+            is in its step; see ``runtime.determinism``.
     """
 
     name: str
@@ -158,6 +160,7 @@ class Plan:
     pieces: tuple[Piece, ...]
     layouts: Mapping[str, WeightLayout] = field(default_factory=dict)
     scratch_bytes: int = 0
+    deterministic: bool = False
 
     @property
     def bytes_per_block(self) -> int:
@@ -197,6 +200,7 @@ class Plan:
             "pieces": [_piece_to_json(piece) for piece in self.pieces],
             "layouts": {name: layout.to_json() for name, layout in self.layouts.items()},
             "scratch_bytes": self.scratch_bytes,
+            "deterministic": self.deterministic,
         }
 
     @classmethod
@@ -246,6 +250,7 @@ def _plan_from_json(data: Mapping[str, Any]) -> Plan:
             for name, row in data["layouts"].items()
         },
         scratch_bytes=_lines(data["scratch_bytes"]),
+        deterministic=flag(data["deterministic"]),
     )
 
 
@@ -348,6 +353,5 @@ def _piece_from_json(data: Mapping[str, Any], last: int) -> Piece:
         )
         for step in data["steps"]
     )
-    if not isinstance(data["captured"], bool):
-        raise TypeError(f"{data['captured']!r} is neither true nor false")
-    return Piece(text(data["name"]), steps, data["captured"], text(data["cut"]), text(data["body"]))
+    captured = flag(data["captured"])
+    return Piece(text(data["name"]), steps, captured, text(data["cut"]), text(data["body"]))

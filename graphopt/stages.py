@@ -43,11 +43,15 @@ class GpuOptions:
         block_size: KV slots in a block.
         most: how large the sizes of a step can be; one that is missing has no end.
         progress: told how far the compiler is.
+        deterministic: whether a row's result must not depend on what else is in its step.
+        dependent: whether kernels begin while the one before them ends.
     """
 
     block_size: int
     most: Mapping[str, int]
     progress: ProgressFn = silent
+    deterministic: bool = False
+    dependent: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,7 +228,14 @@ def _triton_backend(
     from graphopt.codegen.triton.backend import TritonBackend
 
     arch = int(target.arch.removeprefix("sm_"))
-    backend = TritonBackend(graph, regions, gpu.block_size, arch)
+    backend = TritonBackend(
+        graph,
+        regions,
+        gpu.block_size,
+        arch,
+        deterministic=gpu.deterministic,
+        dependent=gpu.dependent,
+    )
     tuned = tuned_for(arch)
     backend.compile(target.arch, gpu.most, tuned, progress=gpu.progress)
     for name, verdict in backend.loop.items():

@@ -62,6 +62,7 @@ class LLM:
         capture_trace: a file of batches that were recorded, which captures on a GPU are made for;
             None for captures that suit any workload.
         record_trace: a file to add the shape of every step to.
+        deterministic: refuse an artifact of which a request does not get the same bits in any batch.
         lazy_captures: whether each size is captured on a GPU when a step needs it, not at the
             start.
         watchdog_seconds: how long a step on a GPU may take before it is an error that names where
@@ -94,6 +95,7 @@ class LLM:
         weights: Literal["mmap", "copy"] = "mmap",
         capture_trace: str | Path | None = None,
         record_trace: str | Path | None = None,
+        deterministic: bool = False,
         lazy_captures: bool = False,
         watchdog_seconds: float | None = None,
         progress: ProgressFn | None = None,
@@ -112,6 +114,7 @@ class LLM:
             weights=weights,
             capture_trace=capture_trace,
             record_trace=record_trace,
+            deterministic=deterministic,
             lazy_captures=lazy_captures,
             watchdog_seconds=watchdog_seconds,
         )

@@ -18,6 +18,7 @@ from graphopt.plan import CPP, Plan
 from graphopt.progress import ProgressFn, silent
 
 from .capture_trace import TraceRecorder
+from .determinism import demand_deterministic
 from .engine import Engine, EngineConfig
 from .executor import Executor
 from .gpu_setup import GpuOptions, GpuSetup, is_for_gpu, open_gpu
@@ -78,6 +79,7 @@ class LoadOptions:
     weights: Literal["mmap", "copy"] = "mmap"
     capture_trace: str | Path | None = None
     record_trace: str | Path | None = None
+    deterministic: bool = False
     lazy_captures: bool = False
     watchdog_seconds: float | None = None
 
@@ -148,6 +150,8 @@ def load_engine(
         options.watchdog_seconds,
     )
     on_gpu.demand_gpu(model.plan)
+    if options.deterministic:
+        demand_deterministic(model.plan)
     with ExitStack() as undone:  # what is open already is closed if the rest fails
         gpu = None if executor else _open_gpu(model, limits, on_gpu, options.kv_cache_memory)
         undone.enter_context(closing(gpu.device) if gpu else nullcontext())

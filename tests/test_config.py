@@ -42,6 +42,14 @@ def test_kernels_for_a_gpu_need_its_architecture(arch: str) -> None:
         CompileOptions(target=Target("cuda", arch), isa="all").check()
 
 
+@pytest.mark.parametrize("target", ["cpu", "cuda:sm_80", "cuda:sm_89"])
+def test_kernels_begin_early_from_sm_90_on(target: str) -> None:
+    with pytest.raises(UsageError, match="from sm_90 on"):
+        CompileOptions(target=Target.parse(target), dependent_launch=True).check()
+    for arch in ("sm_90", "sm_100", "sm_120"):
+        CompileOptions(target=Target("cuda", arch), dependent_launch=True).check()
+
+
 def test_every_field_is_a_factor() -> None:
     plain = CompileOptions().factors()
     assert plain.keys() == {field.name for field in fields(CompileOptions)}

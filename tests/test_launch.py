@@ -112,6 +112,7 @@ VARIANT, FIRST = ("variants", 0), ("variants", 0, "launches", 0)
         change(*VARIANT, "library", to=[]),
         change(*VARIANT, "library", to=0),
         change("variants", 1, "library", to=False),
+        change(*FIRST, "dependent", to=1),
         change(*VARIANT, "below", to={"Q": 3}),
         change(*VARIANT, "below", to={"T": -3}),
         change(*FIRST, "file", to="../0.cubin"),

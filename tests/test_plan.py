@@ -171,6 +171,14 @@ def test_layouts_and_scratch_round_trip() -> None:
     assert read.layouts == packed_plan().layouts
 
 
+def test_whether_a_plan_is_deterministic_is_kept() -> None:
+    plan = replace(small_plan(), deterministic=True)
+    assert Plan.from_json(json.loads(json.dumps(plan.to_json()))) == plan
+    for value in (None, 1, "yes"):
+        with pytest.raises(ArtifactError, match="not readable"):
+            Plan.from_json(plan.to_json() | {"deterministic": value})
+
+
 def test_layouts_are_those_of_the_target() -> None:
     packing = GpuPacking.whole(64, 96, 4, 32)
     layouts = {"up": packing, "up.scales": packing.scales}

@@ -66,16 +66,23 @@ class _Program:
         views: where its operands lie.
         heads: its sizes.
         variants: how it is cut.
+        deterministic: whether a row's sums depend on its position alone.
     """
 
     node: Node
     views: Mapping[Value, View]
     heads: Heads
     variants: tuple[Variant, ...]
+    deterministic: bool = False
 
 
 def attention_kernel(
-    graph: Graph, region: Region, block_size: int, *, arch: int = 80
+    graph: Graph,
+    region: Region,
+    block_size: int,
+    *,
+    arch: int = 80,
+    deterministic: bool = False,
 ) -> TritonKernel | Verdict:
     """The kernel of an attention region, or why there is none.
 
@@ -84,6 +91,8 @@ def attention_kernel(
         region: one attention, and views of its operands.
         block_size: tokens in a block of the state.
         arch: the oldest GPU that the kernel is for, such as 90; newer ones take larger tiles.
+        deterministic: whether what a row adds up, and in which order, may depend on nothing but
+            its position: one tile for all steps, no splits, and one loop over all keys.
     """
     chosen = [graph.nodes[place] for place in region.nodes]
     node = next(node for node in chosen if node.op == "attention")
@@ -111,9 +120,9 @@ def attention_kernel(
         if _dtype(value) not in _FLOATS:
             return refuse(f"no attention with {_dtype(value)} for each head is computed", value)
     heads = _heads(node)
-    return _kernel(
-        graph, region, _Program(node, views, heads, variants_of(heads, block_size, arch))
-    )
+    variants = variants_of(heads, block_size, arch, deterministic=deterministic)
+    made = _Program(node, views, heads, variants, deterministic)
+    return _kernel(graph, region, made)
 
 
 def _heads(node: Node) -> Heads:
@@ -156,10 +165,11 @@ def _kernel(graph: Graph, region: Region, made: _Program) -> TritonKernel:
         room=room,
         search=_SEARCH,
         tall=heads.tall,
-        few=FEW_ROWS,
+        # No tile for few rows, nor loops without masks, where the order of a sum must not change.
+        few=0 if made.deterministic else FEW_ROWS,
         **_operands(made, known, states),
         **_sizes(heads),
-        **_scores(node),
+        **_scores(node, always_masked=made.deterministic),
     )
     text = render(
         "triton/attention.jinja",
@@ -241,7 +251,7 @@ def _part(part: Part, name: str) -> dict[str, object]:
     }
 
 
-def _scores(node: Node) -> dict[str, object]:
+def _scores(node: Node, *, always_masked: bool) -> dict[str, object]:
     """What becomes of a score, and which keys a row sees."""
     attrs = node.attrs
     scale, softcap = float_of(attrs, "scale"), float_of(attrs, "softcap")
@@ -260,7 +270,7 @@ def _scores(node: Node) -> dict[str, object]:
     return {
         "score": score,
         "seen": seen,
-        "always_masked": bool(score or seen),
+        "always_masked": bool(score or seen or always_masked),
         "has_head": "head_at" in words,
         "has_sequence": "sequence_at" in words,
         "is_plain": scale > 0 and not softcap and not score and not bool_of(attrs, "alibi"),

@@ -150,14 +150,19 @@ class _Tile:
     stages: int
 
 
-def variants_of(heads: Heads, block_size: int, arch: int) -> tuple[Variant, ...]:
+def variants_of(
+    heads: Heads, block_size: int, arch: int, *, deterministic: bool = False
+) -> tuple[Variant, ...]:
     """The variants of a kernel, from few tokens to many.
 
     Args:
         heads: what is computed.
         block_size: tokens in a block of the state, a multiple of 16.
         arch: the oldest GPU that they are for, such as 90.
+        deterministic: whether there is but one, which splits nothing.
     """
+    if deterministic:
+        return (_variant(heads, block_size, _tiles(heads, arch)[1], arch, whole=True),)
     few, some, many = (_variant(heads, block_size, tile, arch) for tile in _tiles(heads, arch))
     match heads.tokens:
         case Expr(terms=((((Symbol(name=tokens),)), 1),)):
@@ -189,11 +194,16 @@ def _aligned(size: int) -> int:
     return -(-size // _ALIGNMENT) * _ALIGNMENT
 
 
-def _variant(heads: Heads, block_size: int, tile: _Tile, arch: int) -> Variant:
-    """A tile as a variant without bounds."""
+def _variant(
+    heads: Heads, block_size: int, tile: _Tile, arch: int, *, whole: bool = False
+) -> Variant:
+    """A tile as a variant without bounds.
+
+    A ``whole`` one gives a program the steps of all sequences as its share: none is split.
+    """
     shared = min(heads.group, tile.rows)
     units = heads.keys * -(-heads.group // shared)
-    extra = power_of_two(max(1, _WARPS // tile.warps // units))
+    extra = 1 if whole else power_of_two(max(1, _WARPS // tile.warps // units))
     parts = max(2, min(_MOST_PARTS, extra))
     added = min(FEW_ROWS, power_of_two(shared), max(1, _ADDED_PARTS // parts))
     elements = _MORE_ADDED if heads.wide > 64 and _is_large(arch) else _ADDED

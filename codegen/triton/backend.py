@@ -41,16 +41,28 @@ class TritonBackend:
         regions: all of them.
         block_size: slots in a block of state.
         arch: the GPU to choose tiles for, such as 90.
+        deterministic: whether each kernel has one variant for steps of all sizes, and no library
+            computes any: a row's result then does not depend on what else is in its step.
+        dependent: whether kernels begin while the one before them ends, if the GPU can do that.
     """
 
     name = TRITON
 
     def __init__(
-        self, graph: Graph, regions: Sequence[Region], block_size: int, arch: int = 90
+        self,
+        graph: Graph,
+        regions: Sequence[Region],
+        block_size: int,
+        arch: int = 90,
+        *,
+        deterministic: bool = False,
+        dependent: bool = False,
     ) -> None:
         self._graph = graph
         self._block_size = block_size
         self._arch = arch
+        self._deterministic = deterministic
+        self._dependent = dependent
         self._packings: Mapping[str, GpuPacking] = {}
         # Products come first: how they read a weight decides how everything else does.
         made = {one: self._make(graph, one) for one in regions if one.family == "linear"}
@@ -83,6 +95,8 @@ class TritonBackend:
             MachineError: Triton is missing, or a compiler died.
         """
         number = int(arch.removeprefix("sm_"))
+        if self._deterministic:
+            tuned = None  # what is fastest for many rows was not asked for one
         kernels: dict[str, Choosing] = {}
         for region in self._made.found:
             if self._made.claims(region).accepted:
@@ -189,6 +203,8 @@ class TritonBackend:
                 arch=self._arch,
                 block_size=self._block_size,
                 packings=self._packings,
+                deterministic=self._deterministic,
+                dependent=self._dependent,
             )
         )
 

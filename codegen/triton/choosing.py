@@ -175,4 +175,5 @@ def _launch(variant: Variant, built: Built, file: str) -> Launch:
         built.registers,
         built.spill_bytes,
         built.programs,
+        variant.dependent,
     )

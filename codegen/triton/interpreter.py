@@ -2,9 +2,9 @@
 
 As it comes, the interpreter keeps bf16 as 16-bit integers and computes with those, truncates where
 the hardware rounds to bf16, rounds to fp8 with a wrong carry, and has no libdevice. Here bf16 and
-fp8 are ``ml_dtypes`` arrays, casts round to nearest even, a dot product of narrow types adds up in
-float32, and libdevice is NumPy. Seen to be needed with Triton 3.6 and 3.9; nothing here depends on
-which it is.
+fp8 are ``ml_dtypes`` arrays, casts round to nearest even, a dot product is rounded to float32, the
+same for a row wherever it stands, and libdevice is NumPy. Seen to be needed with Triton 3.6 and
+3.9; nothing here depends on which it is.
 
 A process either interprets or compiles: Triton decides it by ``TRITON_INTERPRET`` when a kernel is
 decorated. Programs run one after the other, so one that waits for another hangs.
@@ -79,6 +79,8 @@ def repair() -> None:
     _repair_arithmetic(interpreter, narrow)
     _repair_scalars(interpreter)
     _add_libdevice(interpreter, tl)
+    # Programs of one kernel run after those of another: there is nothing to wait for.
+    tl.extra.cuda.gdc_wait = tl.extra.cuda.gdc_launch_dependents = lambda: None
 
 
 def _repair_types(interpreter: Any, tl: Any, narrow: Mapping[Any, np.dtype[Any]]) -> None:
@@ -134,10 +136,10 @@ def _repair_arithmetic(interpreter: Any, narrow: Mapping[Any, np.dtype[Any]]) ->
             return handle(data.astype(dtype), type_.scalar)
 
     def dot(self: Any, a: Any, b: Any, total: Any, *_: Any, **__: Any) -> Any:
-        wide = np.int32 if a.data.dtype.kind in "iu" else np.float32
-        if a.data.dtype == np.float64:
-            wide = np.float64  # type: ignore[assignment]
-        found = np.matmul(a.data.astype(wide), b.data.astype(wide)) + total.data
+        # In float32 NumPy's depends on where in its operand a row stands, and hardware's does not.
+        wide = np.int32 if a.data.dtype.kind in "iu" else np.float64
+        product = np.matmul(a.data.astype(wide), b.data.astype(wide))
+        found = product.astype(total.data.dtype) + total.data
         return handle(found.astype(total.data.dtype), total.dtype.scalar)
 
     def magnitude(self: Any, arg: Any) -> Any:

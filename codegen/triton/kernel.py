@@ -40,6 +40,7 @@ class Variant:
         num_stages: how deep loads are pipelined.
         then: what is launched after it, in order, on the same arguments: each reads what those
             before it wrote. They have no bounds and nothing after them.
+        dependent: whether it may begin before what came before it is over; see ``dependent``.
     """
 
     function: str
@@ -49,6 +50,7 @@ class Variant:
     num_warps: int = 4
     num_stages: int = 3
     then: tuple[Variant, ...] = ()
+    dependent: bool = False
 
     @property
     def launches(self) -> tuple[Variant, ...]:

@@ -39,7 +39,9 @@ _FILL_BLOCK = 1024
 _FAR = 1 << 31
 
 
-def linear_kernel(graph: Graph, region: Region, arch: int = 90) -> TritonKernel | Verdict:
+def linear_kernel(
+    graph: Graph, region: Region, arch: int = 90, *, deterministic: bool = False
+) -> TritonKernel | Verdict:
     """The kernel of a linear region, or why there is none.
 
     Args:
@@ -47,13 +49,14 @@ def linear_kernel(graph: Graph, region: Region, arch: int = 90) -> TritonKernel 
         region: of family ``linear``, around a ``linear``.
         arch: what it is to run on, such as 90: it decides the tiles, and whether descriptors copy
             them.
+        deterministic: whether the last variant will compute all steps, few rows' too.
     """
     if any(isinstance(value.type, StateType) for value in (*region.inputs, *region.outputs)):
         return refuse("it reads or writes state")
     if not any(graph.nodes[place].op == "linear" for place in region.nodes):
         return refuse("it is not built around a linear map")
     try:
-        return _kernel(Anchored(graph, region), arch)
+        return _kernel(Anchored(graph, region), arch, deterministic=deterministic)
     except RefusedError as error:
         return refuse(error.reason, *error.culprits)
 
@@ -135,7 +138,7 @@ class _Plan:
         return -(-self.size.width // one.columns)
 
 
-def _kernel(anchored: Anchored, arch: int) -> TritonKernel:
+def _kernel(anchored: Anchored, arch: int, *, deterministic: bool) -> TritonKernel:
     if anchored.dtype not in MULTIPLIED:
         raise RefusedError(f"nothing multiplies {anchored.dtype}", anchored.anchor.inputs[0])
     rows = sym(anchored.symbol)
@@ -145,7 +148,7 @@ def _kernel(anchored: Anchored, arch: int) -> TritonKernel:
         x = _Matrix("x_rows", anchored.k, 1, 0)
     in_blocks = all(one.in_blocks(anchored.dtype) for one in (x, *parts))
     size = Size(anchored.width, len(parts), anchored.k, anchored.dtype, in_blocks, arch)
-    few, many = few_tiles(size), many_tiles(size)
+    few, many = few_tiles(size), many_tiles(size, for_all=deterministic)
     prologue = anchored.prologue(is_even=all(size.k % (one.depth * one.split) == 0 for one in few))
     columns = [one.columns for one in few] + [one.columns for one in many]
     plan = _Plan(

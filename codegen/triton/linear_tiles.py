@@ -162,14 +162,18 @@ def _stages(size: Size, rows: int, columns: int, depth: int) -> int:
     return max(3, min(5, room // step + 1))
 
 
-def many_tiles(size: Size) -> tuple[Many, ...]:
+def many_tiles(size: Size, *, for_all: bool = False) -> tuple[Many, ...]:
     """Tiles for more rows, by how many there are; those with equal bounds are alternatives.
 
-    The first of them is what arithmetic says is best; the last are for any number of rows.
+    The first of them is what arithmetic says is best; the last are for any number of rows. Tiles
+    ``for_all`` numbers of rows, one too, are the smallest: few rows make the most programs so.
     """
     if size.dtype is DType.F32:
         return (Many(None, 32, max(16, 32 // size.parts), 32, 4, 2, 2),)
     shapes = _SHAPES[_kind(size)]
+    if for_all:
+        smallest = sorted(shapes, key=lambda one: one.rows * one.columns)[:_ALTERNATIVES]
+        return tuple(_many(size, None, shape) for shape in smallest)
     found: list[tuple[int | None, tuple[_Shape, ...]]] = []
     for below in (128, 256, 512, 1024, None):
         rows = below or _MANY

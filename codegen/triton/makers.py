@@ -7,6 +7,7 @@ after:   its kernel, or why there is none
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 from graphopt.gpu_packing import GpuPacking
 from graphopt.ir.graph import Graph
@@ -15,6 +16,8 @@ from graphopt.region import Region
 
 from ..rows.parts import anchor_of
 from .attention import attention_kernel
+from .buckets import buckets_of
+from .dependent import FIRST_ARCH, with_dependent_launch
 from .experts import experts_kernel
 from .kernel import TritonKernel
 from .linear import linear_kernel
@@ -50,6 +53,8 @@ def kernel_of(
     arch: int,
     block_size: int,
     packings: Mapping[str, GpuPacking] = NO_PACKINGS,
+    deterministic: bool = False,
+    dependent: bool = False,
 ) -> TritonKernel | Verdict:
     """The kernel of a region, or why there is none.
 
@@ -59,7 +64,28 @@ def kernel_of(
         arch: the GPU to choose tiles for, such as 90.
         block_size: slots in a block of state.
         packings: how weights in few bits lie, by name; the others lie row after row.
+        deterministic: whether what a row gives must not depend on what else is in its step: the
+            kernel then has one variant, or alternatives of which one runs, for all sizes.
+        dependent: whether it begins while the kernel before it ends, if the GPU can do that.
     """
+    how = {"deterministic": True} if deterministic else {}
+    made = _made(graph, region, arch, block_size, packings, **how)
+    if isinstance(made, Verdict):
+        return made
+    if deterministic:
+        made = replace(made, variants=buckets_of(made.variants)[-1].candidates)
+    return with_dependent_launch(made) if dependent and arch >= FIRST_ARCH else made
+
+
+def _made(
+    graph: Graph,
+    region: Region,
+    arch: int,
+    block_size: int,
+    packings: Mapping[str, GpuPacking],
+    **how: bool,
+) -> TritonKernel | Verdict:
+    """What a region's maker gives; two of them are told how the kernel shall be."""
     maker = MAKERS.get(region.family)
     if maker is None:
         ops = ", ".join(dict.fromkeys(graph.nodes[place].op for place in region.nodes))
@@ -67,9 +93,10 @@ def kernel_of(
     if is_told_packings(region):
         return maker(graph, region, packings)
     if region.family == "attention":
-        return maker(graph, region, block_size, arch=arch)
+        return maker(graph, region, block_size, arch=arch, **how)
     if region.family == "linear":
-        return ANCHORS.get(anchor_of(graph, region).op, maker)(graph, region, arch=arch)
+        other = ANCHORS.get(anchor_of(graph, region).op)
+        return other(graph, region, arch=arch) if other else maker(graph, region, arch=arch, **how)
     return maker(graph, region)
 
 

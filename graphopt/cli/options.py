@@ -56,6 +56,8 @@ COMPILE_OPTIONS = (
     "quantize",
     "isa",
     "allow_unproven",
+    "deterministic",
+    "dependent_launch",
 )
 
 compile_options = _all(
@@ -100,6 +102,20 @@ compile_options = _all(
         default=None,
         help="Compile a model whose agreement with transformers cannot be tested.",
     ),
+    click.option(
+        "--deterministic",
+        is_flag=True,
+        default=None,
+        help="Give a request the same tokens and log-probabilities, bit for bit, in any batch. "
+        "Kernels for a CPU always do, at no cost; a GPU's have to be compiled so, and are slower.",
+    ),
+    click.option(
+        "--dependent-launch",
+        is_flag=True,
+        default=None,
+        help="Let kernels begin while the one before them ends, on GPUs from sm_90 on. Whether it "
+        "pays has not been measured yet.",
+    ),
 )
 
 PASS_OPTIONS = ("disabled_passes", "pass_fuel")
@@ -141,6 +157,7 @@ ENGINE_OPTIONS = (
     "lazy_captures",
     "watchdog_seconds",
     "generation_config",
+    "deterministic",
 )
 
 engine_options = _all(

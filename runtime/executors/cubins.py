@@ -258,18 +258,37 @@ class KernelSet:
             given[-2] = self._descriptors(name, launch, counts)
             for value, number in zip(one.values, given, strict=True):
                 value.value = number
-            answer = self._driver.cuLaunchKernel(
-                function.handle,
-                *counts,
-                launch.threads,
-                1,
-                1,
-                launch.shared_bytes,
-                where,
-                one.address,
-                0,
-            )
-            checked(self._driver, f"cuLaunchKernel of {launch.symbol}", answer)
+            begin = self._begin_early if launch.dependent else self._begin
+            begin(function, counts, where, one.address)
+
+    def _begin(
+        self, function: _Function, counts: Sequence[int], stream: Any, arguments: int
+    ) -> None:
+        """Launch a function after what its stream was given before."""
+        launch = function.launch
+        shape = (*counts, launch.threads, 1, 1, launch.shared_bytes)
+        answer = self._driver.cuLaunchKernel(function.handle, *shape, stream, arguments, 0)
+        checked(self._driver, f"cuLaunchKernel of {launch.symbol}", answer)
+
+    def _begin_early(
+        self, function: _Function, counts: Sequence[int], stream: Any, arguments: int
+    ) -> None:
+        """Launch a function that itself waits for what its stream was given before.
+
+        A stream that is captured makes an edge of the graph of it.
+        """
+        driver, launch = self._driver, function.launch
+        attribute = driver.CUlaunchAttribute()
+        names = driver.CUlaunchAttributeID
+        attribute.id = names.CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION
+        attribute.value.programmaticStreamSerializationAllowed = 1
+        config = driver.CUlaunchConfig()
+        config.gridDimX, config.gridDimY, config.gridDimZ = counts
+        config.blockDimX, config.blockDimY, config.blockDimZ = launch.threads, 1, 1
+        config.sharedMemBytes, config.hStream = launch.shared_bytes, stream
+        config.attrs, config.numAttrs = [attribute], 1
+        answer = driver.cuLaunchKernelEx(config, function.handle, arguments, 0)
+        checked(driver, f"cuLaunchKernelEx of {launch.symbol}", answer)
 
     def workspaces(self) -> Mapping[str, int]:
         """Where what each kernel keeps lies now: its workspace, and its memory for descriptors."""

@@ -19,6 +19,7 @@ class FakeDriver:
         failing: calls that answer with an error.
         calls: names of calls, in order, and what they were given.
         launched: function, grid, threads, shared bytes, stream and arguments of each launch.
+        early: functions that were launched before what came before them was over.
     """
 
     arch: int = 90
@@ -27,9 +28,14 @@ class FakeDriver:
     failing: frozenset[str] = frozenset()
     calls: list[tuple[Any, ...]] = field(default_factory=list)
     launched: list[tuple[Any, ...]] = field(default_factory=list)
+    early: list[str] = field(default_factory=list)
 
     CUresult = SimpleNamespace(CUDA_SUCCESS=0)
     CUfunction_attribute = SimpleNamespace(CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES=8)
+    CUlaunchAttributeID = SimpleNamespace(
+        CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION="programmatic"
+    )
+    CUlaunchConfig = SimpleNamespace
     CUdevice_attribute = SimpleNamespace(
         CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR="major",
         CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR="minor",
@@ -69,6 +75,20 @@ class FakeDriver:
 
     def cuModuleUnload(self, module: str) -> tuple[Any, ...]:  # noqa: N802
         return self._answer("cuModuleUnload", given=(module,))
+
+    def CUlaunchAttribute(self) -> SimpleNamespace:  # noqa: N802
+        return SimpleNamespace(value=SimpleNamespace())
+
+    def cuLaunchKernelEx(self, config: Any, handle: str, address: int, extra: int) -> Any:  # noqa: N802
+        assert config.numAttrs == len(config.attrs) == 1
+        assert config.attrs[0].id == "programmatic"
+        assert config.attrs[0].value.programmaticStreamSerializationAllowed == 1
+        grid = config.gridDimX, config.gridDimY, config.gridDimZ
+        block = config.blockDimX, config.blockDimY, config.blockDimZ
+        self.early.append(handle)
+        return self.cuLaunchKernel(
+            handle, *grid, *block, config.sharedMemBytes, config.hStream, address, extra
+        )
 
     def cuLaunchKernel(self, handle: str, *rest: Any) -> tuple[Any, ...]:  # noqa: N802
         x, y, z, threads, _, _, shared, stream, address, extra = rest

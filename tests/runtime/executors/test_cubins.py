@@ -312,3 +312,19 @@ def test_what_kernels_keep_is_told() -> None:
     kernels.reserve({"T": 100, "S": 4})
     kept = {"the workspace of norm": 1 << 20, "descriptors of norm": (1 << 20) + 768}
     assert kernels.workspaces() == kept
+
+
+def test_a_kernel_that_waits_itself_is_launched_early() -> None:
+    few, many = KERNEL.variants
+    early = replace(few, launches=tuple(replace(one, dependent=True) for one in few.launches))
+    answers = []
+    for kernel in (KERNEL, replace(KERNEL, variants=(early, many))):
+        fake, memory = driver(), FakeMemory()
+        kernels = kernel_set(fake, memory, kernel)
+        kernels.reserve({"S": 2, "T": 100})
+        kernels.launch("norm", [1 << 10, 1 << 11], {"S": 2, "T": 9})
+        kernels.launch("norm", [1 << 10, 1 << 11], {"S": 2, "T": 100})
+        answers.append((fake.launched, fake.early))
+    (plain, none), (other, first) = answers
+    assert plain == other  # all else is the same
+    assert (none, first) == ([], ["norm_few"])

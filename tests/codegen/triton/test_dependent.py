@@ -1,0 +1,144 @@
+"""Kernels that begin while the one before them ends wait first, and then touch what it wrote."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from graphopt.codegen.triton.compile import compile_variant
+from graphopt.codegen.triton.dependent import (
+    PLACE,
+    RELEASE,
+    WAIT,
+    early_accesses,
+    entries_of,
+    with_dependent_launch,
+)
+from graphopt.codegen.triton.kernel import TritonKernel, Variant, named_kernel
+from graphopt.codegen.triton.makers import kernel_of
+from graphopt.errors import CompileError
+from graphopt.ir.dtype import DType
+from graphopt.ir.types import LayerState
+from tests.codegen.cpp.attention_batch import Case
+from tests.codegen.cpp.linear_cases import AFTER, BEFORE, linear_case
+from tests.codegen.cpp.test_attention import region_of as attention_case
+
+from .quant_runs import quantized
+
+_TEXT = """import triton
+import triton.language as tl
+
+
+@triton.jit
+def KERNEL_NAME(
+    x,
+    w,
+    y,
+    T,
+    BLOCK: tl.constexpr,
+):
+    i = tl.arange(0, BLOCK)
+{early}{place}    tl.store(y + i, tl.load(x + i))
+
+
+@triton.jit
+def other(
+    x,
+):
+    return tl.load(x)
+"""
+
+
+def _kernel(early: str = "", place: str = "") -> TritonKernel:
+    text = _TEXT.format(early=early, place=place)
+    variants = [Variant("KERNEL_NAME", {"BLOCK": 16})]
+    return named_kernel("copy", text, [DType.F32] * 3, ["T"], variants)
+
+
+def test_a_program_waits_at_its_beginning() -> None:
+    plain = _kernel()
+    made = with_dependent_launch(plain)
+    lines = made.text.splitlines()
+    place = lines.index("):")
+    assert [one.strip() for one in lines[place + 1 : place + 3]] == [WAIT, RELEASE]
+    assert made.text.count(WAIT) == made.text.count(RELEASE) == 1
+    assert made.text.replace(f"    {WAIT}\n    {RELEASE}\n", "") == plain.text
+    assert early_accesses(made) == []
+    assert all(one.dependent for one in made.variants)
+    assert not any(one.dependent for one in plain.variants)
+
+
+def test_weights_may_be_loaded_before() -> None:
+    early = "    w_at = w + i\n    weight = tl.load(w_at)\n"
+    made = with_dependent_launch(_kernel(early, f"{PLACE}\n"))
+    assert made.text.index("weight = ") < made.text.index(WAIT) < made.text.index("tl.store")
+    assert early_accesses(made, ["w"]) == []
+    # What is no weight may be what the kernel before writes.
+    assert len(early_accesses(made)) == 1
+
+
+@pytest.mark.parametrize(
+    "early",
+    [
+        "    seen = tl.load(x + i)\n",
+        "    tl.store(y + i, 0.0)\n",
+        "    old = tl.atomic_add(y, 1.0)\n",
+        "    if T == 0:\n        return\n",
+        "    seen = other(w)\n",
+    ],
+)
+def test_whatever_else_comes_before_is_found(early: str) -> None:
+    made = with_dependent_launch(_kernel(early, f"{PLACE}\n"))
+    assert early_accesses(made, ["w"]) != []
+    assert early_accesses(_kernel(early)) != []  # it never waits at all
+
+
+def test_a_function_that_is_missing_is_an_error() -> None:
+    kernel = _kernel()
+    other = replace(kernel, variants=(replace(kernel.variants[0], function="gone"),))
+    with pytest.raises(CompileError, match="lacks a function"):
+        early_accesses(other)
+
+
+def _made(arch: int) -> list[TritonKernel]:
+    """Kernels of several families, as a plan for ``arch`` has them."""
+    layer = LayerState(2, 64, 64, DType.BF16)
+    cases = [
+        linear_case(BEFORE[0], AFTER[0], DType.BF16),
+        linear_case(BEFORE[1], AFTER[1], DType.BF16),
+        quantized(BEFORE[0], AFTER[0], DType.BF16, 4, weight_only=True),
+        attention_case(Case(layer, 8, 16, DType.BF16)),
+    ]
+    found = []
+    for graph, region in cases:
+        made = kernel_of(graph, region, arch=arch, block_size=16, dependent=True)
+        assert isinstance(made, TritonKernel)
+        found.append(made)
+    return found
+
+
+@pytest.mark.parametrize("arch", [90, 100, 120])
+def test_every_kernel_waits_before_it_touches_anything(arch: int) -> None:
+    for kernel in _made(arch):
+        assert early_accesses(kernel) == []
+        assert kernel.text.count(WAIT) == len(entries_of(kernel))
+        launches = [launch for one in kernel.variants for launch in one.launches]
+        assert all(launch.dependent for launch in launches)
+
+
+def test_older_gpus_have_none() -> None:
+    for kernel in _made(89):
+        assert WAIT not in kernel.text
+        assert not any(one.dependent for one in kernel.variants)
+
+
+@pytest.mark.parametrize("arch", [90, 100, 120])
+def test_the_code_waits_before_it_loads(arch: int) -> None:
+    made = _made(arch)[0]
+    code = compile_variant(made, made.variants[0], arch).ptx
+    wait = code.index("griddepcontrol.wait")
+    assert wait < code.index("griddepcontrol.launch_dependents")
+    places = [code.find(one) for one in ("ld.global", "cp.async", "st.global")]
+    assert all(place > wait for place in places if place >= 0)
+    assert any(place >= 0 for place in places)
