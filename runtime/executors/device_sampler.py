@@ -35,12 +35,10 @@ from .device import Bytes, Device, rounded
 WORK_BYTES = 256 << 20
 # Rows are sampled in multiples of so many, so that every part of an array is aligned.
 _ROWS = 16
-# Room from the start: entries of all lists together (0.8 MB), and most tokens that a row reports,
-# which is what the usual interfaces allow. More is taken when somebody asks for it.
-LIST_ENTRIES, REPORTED = 1 << 16, 20
-# Masks that there is room for from when the first one comes (16 KB each for 128k tokens).
-_MASKS = 16
-_NO_MASKS = 16  # bytes, for there is an address without any, too
+# Room from the start, so that nothing that is captured has to move: entries of all lists together
+# (0.8 MB), most tokens that a row reports, which is what the usual interfaces allow, and masks
+# (0.5 MB for 128k tokens). More is taken when somebody asks for it.
+LIST_ENTRIES, REPORTED, MASKS = 1 << 16, 20, 32
 # Arrays that list entries: where each row's start, the tokens, and their values.
 _LISTS = (
     ("bias_starts", "bias_tokens", "bias_values"),
@@ -102,7 +100,7 @@ class DeviceSampler:
         self.results = device.allocate(_places(_RESULTS, SAMPLE_RESULTS, most_rows)[1], "tokens")
         self._entries, self._lists = LIST_ENTRIES, 0
         self._reported, self._tops = min(REPORTED, vocab_size), 0
-        self._masks, self._mask_words = 0, 0
+        self._masks, self._mask_words = MASKS, 0
         self._take_lists()
         self._take_tops()
         self._take_masks()
@@ -147,7 +145,7 @@ class DeviceSampler:
             self._moved()
         masks = 0 if inputs.masks is None else len(inputs.masks.words)
         if masks > self._masks:
-            self._masks = max(_MASKS, 1 << (masks - 1).bit_length())
+            self._masks = 1 << (masks - 1).bit_length()
             self._take_masks()
             self._moved()
         reported = _most_reported(inputs, self._vocab)
@@ -300,8 +298,8 @@ class DeviceSampler:
         self._tops = self._anew(self._tops, end, "reported tokens")
 
     def _take_masks(self) -> None:
-        nbytes = 4 * self._masks * ((self._vocab + 31) // 32)
-        self._mask_words = self._anew(self._mask_words, nbytes or _NO_MASKS, "masks of sampling")
+        nbytes = self._masks * _mask_bytes(self._vocab)
+        self._mask_words = self._anew(self._mask_words, nbytes, "masks of sampling")
 
     def _anew(self, address: int, nbytes: int, what: str) -> int:
         """Memory in place of what was there."""
@@ -384,7 +382,13 @@ def sampling_bytes(most_rows: int, vocab_size: int) -> int:
         (_RESULTS, SAMPLE_RESULTS, most_rows),
         (_TOPS, SAMPLE_RESULTS, most_rows * min(REPORTED, vocab_size)),
     )
-    return _NO_MASKS + LIST_ENTRIES * _ENTRY_BYTES + sum(_places(*one)[1] for one in places)
+    shared = LIST_ENTRIES * _ENTRY_BYTES + MASKS * _mask_bytes(vocab_size)
+    return shared + sum(_places(*one)[1] for one in places)
+
+
+def _mask_bytes(vocab_size: int) -> int:
+    """Bytes of one mask."""
+    return 4 * -(-vocab_size // 32)
 
 
 def rows_at_once(kernel: LaunchKernel, most_rows: int) -> int:
