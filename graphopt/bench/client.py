@@ -7,12 +7,14 @@ from collections.abc import Mapping
 from types import MappingProxyType, TracebackType
 from typing import Any, Literal, Self
 
+import httptools
 import httpx
 import msgspec
 
 from graphopt.errors import GraphoptError, MachineError, UsageError
 
 from .events import Stream
+from .exchange import Exchange
 from .outcome import Outcome
 
 Endpoint = Literal["completions", "chat"]
@@ -62,10 +64,11 @@ class Client:
         self._http = httpx.AsyncClient(
             base_url=base,
             headers=headers,
-            timeout=httpx.Timeout(timeout_s),
-            limits=httpx.Limits(max_connections=None, max_keepalive_connections=None),
+            timeout=PREPARE_S,
             trust_env=False,
         )
+        self._exchange = Exchange(base, headers)
+        self._timeout_s = timeout_s
         self._endpoint = endpoint
         self._path = PATHS[endpoint]
         self._extra = dict(extra)
@@ -93,6 +96,7 @@ class Client:
         trace: TracebackType | None,
     ) -> None:
         """Close the connections."""
+        self._exchange.close()
         await self._http.aclose()
 
     async def get(self, path: str) -> Any:
@@ -110,7 +114,7 @@ class Client:
 
     async def _plain(self, method: str, path: str, content: bytes | None) -> Any:
         try:
-            reply = await self._http.request(method, path, content=content, timeout=PREPARE_S)
+            reply = await self._http.request(method, path, content=content)
         except httpx.HTTPError as error:
             raise MachineError(
                 "the server does not answer",
@@ -152,42 +156,66 @@ class Client:
         content = self.body(prompt, output_tokens)
         one = Outcome(prompt_tokens=prompt_tokens)
         began = time.perf_counter()
+        reading = _Reading(one, began)
         try:
-            async with self._http.stream("POST", self._path, content=content) as reply:
-                one.status = reply.status_code
-                if reply.status_code == 200:
-                    await self._read(reply, one, began)
-                else:
-                    one.error = (await reply.aread()).decode(errors="replace")[:300] or "no reason"
-        except httpx.HTTPError as error:
+            one.status, refusal = await self._exchange.post(
+                self._path, content, reading.take, self._timeout_s
+            )
+            if one.status != 200:
+                one.error = refusal.decode(errors="replace")[:300] or "no reason"
+            else:
+                reading.finish()
+        except (OSError, httptools.HttpParserError) as error:
+            one.status = 200 if reading.began else 0
             one.error = f"{type(error).__name__}: {error}"
-        except msgspec.MsgspecError as error:
-            one.error = f"an event that is not of this protocol: {error}"
         one.e2e_s = time.perf_counter() - began
+        self.events += reading.events
         return one
 
-    async def _read(self, reply: httpx.Response, one: Outcome, began: float) -> None:
-        """Time what comes; all that one read brings has one time."""
-        stream, last, texts, finished = Stream(), began, 0, False
-        async for data in reply.aiter_raw():
-            now = time.perf_counter()
-            events = stream.push(data)
-            self.events += len(events)
-            for event in events:
-                if event.error is not None:
-                    one.error = str(event.error)[:300]
-                if event.usage is not None:
-                    one.prompt_tokens = event.usage.prompt_tokens
-                    one.output_tokens = event.usage.completion_tokens
-                finished = finished or any(choice.finish_reason for choice in event.choices)
-                if not event.has_text:
-                    continue
-                texts += 1
-                if one.ttft_s is None:
-                    one.ttft_s = now - began
-                else:
-                    one.gaps_s.append(now - last)
-                last = now
-        one.output_tokens = one.output_tokens or texts
-        if one.error is None and not (stream.done or finished):
+
+class _Reading:
+    """An answer as it comes; all that one read brings has one time."""
+
+    __slots__ = ("_last_s", "_one", "_sent_s", "_stream", "_texts", "began", "events", "finished")
+
+    def __init__(self, one: Outcome, sent_s: float) -> None:
+        self._one = one
+        self._sent_s = self._last_s = sent_s
+        self._stream = Stream()
+        self._texts = 0
+        self.began = False
+        self.finished = False
+        self.events = 0
+
+    def take(self, data: bytes, now_s: float) -> None:
+        """Bytes that were read at ``now_s``."""
+        self.began = True
+        one = self._one
+        try:
+            events = self._stream.push(data)
+        except msgspec.MsgspecError as error:
+            one.error = f"an event that is not of this protocol: {error}"
+            return
+        self.events += len(events)
+        for event in events:
+            if event.error is not None:
+                one.error = str(event.error)[:300]
+            if event.usage is not None:
+                one.prompt_tokens = event.usage.prompt_tokens
+                one.output_tokens = event.usage.completion_tokens
+            self.finished = self.finished or any(choice.finish_reason for choice in event.choices)
+            if not event.has_text:
+                continue
+            self._texts += 1
+            if one.ttft_s is None:
+                one.ttft_s = now_s - self._sent_s
+            else:
+                one.gaps_s.append(now_s - self._last_s)
+            self._last_s = now_s
+
+    def finish(self) -> None:
+        """The answer is over, as far as HTTP goes."""
+        one = self._one
+        one.output_tokens = one.output_tokens or self._texts
+        if one.error is None and not (self._stream.done or self.finished):
             one.error = "the stream broke off"

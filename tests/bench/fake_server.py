@@ -64,6 +64,7 @@ class FakeServer:
         asked: bodies of generations.
         heads: head of every request, by lower-case names.
         most: most generations under way.
+        connections: made so far.
     """
 
     def __init__(self) -> None:
@@ -73,10 +74,11 @@ class FakeServer:
         self.models: object = {"data": [{"id": "tiny"}]}
         self.asked: list[dict[str, Any]] = []
         self.heads: list[Mapping[str, str]] = []
-        self.now = self.most = 0
+        self.now = self.most = self.connections = 0
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """One connection."""
+        self.connections += 1
         try:
             while True:
                 line, *rows = (await reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")[:-2]

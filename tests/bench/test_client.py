@@ -69,15 +69,15 @@ def test_a_chat(fake: FakeServer) -> None:
         ([(0, plain(429, {"error": "full"}))], "429", "full"),
         ([(0, plain(500, {}))], "500", "{}"),
         ([(0, HEAD), (0, text("a")), (0, END)], "stream", "broke off"),
-        ([(0, HEAD), (0, text("a")), (0, b"")], "stream", "RemoteProtocolError"),
+        ([(0, HEAD), (0, text("a")), (0, b"")], "stream", "ConnectionResetError"),
         (
             [(0, HEAD), (0, event({"error": {"message": "gone"}})), (0, usage(1, 1))],
             "stream",
             "gone",
         ),
         ([(0, HEAD), (0, event(b"{")), (0, END)], "stream", "not of this protocol"),
-        ([(0, b"nonsense\r\n\r\n")], "connection", "RemoteProtocolError"),
-        ([(0, b"")], "connection", "RemoteProtocolError"),
+        ([(0, b"nonsense\r\n\r\n")], "connection", "HttpParser"),
+        ([(0, b"")], "connection", "ConnectionResetError"),
     ],
 )
 def test_failures_are_told_apart(
