@@ -65,10 +65,10 @@ class EngineLoop:
         """
         try:
             while self._receive():
+                if self._ended:  # known before the step, so it does not wait for it
+                    self._send(StepOutput())
                 if self._engine.has_work:
                     self._send(self._engine.step())
-                elif self._ended:
-                    self._send(StepOutput())
         except (BrokenPipeError, ConnectionError):
             return  # nobody is left to be told
 
@@ -78,8 +78,7 @@ class EngineLoop:
         Returns:
             Whether to go on.
         """
-        idle = not self._engine.has_work and not self._ended
-        flags = 0 if idle else socket.MSG_DONTWAIT
+        flags = socket.MSG_DONTWAIT if self._engine.has_work else 0
         while self._open:
             try:
                 data = self._sock.recv(CHUNK_BYTES, flags)

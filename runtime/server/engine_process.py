@@ -14,12 +14,14 @@ import socket
 import sys
 import traceback
 
+from graphopt.artifact import read_artifact
 from graphopt.errors import GraphoptError, UsageError
 from graphopt.failures import typed
 from graphopt.lifeline import end_with_parent
 
 from ..loading import Loaded, LoadOptions, load_engine
 from .engine_loop import CHUNK_BYTES, EngineLoop
+from .seal import demand_same
 from .wire import Failed, Inbox, Loading, Open, Opened, ToEngine, WireError, encode
 
 
@@ -80,7 +82,10 @@ def _load(sock: socket.socket, opening: Open) -> Loaded:
         options = LoadOptions(**opening.options)
     except TypeError as error:
         raise UsageError("an engine option is unknown", got=error) from error
-    return load_engine(opening.artifact, options, gives_text=False, progress=report)
+    report("opening the artifact", 0, 0)
+    artifact = read_artifact(opening.artifact)
+    demand_same(artifact.manifest, opening.seal, opening.artifact)
+    return load_engine(artifact, options, gives_text=False, progress=report)
 
 
 def _opened(loaded: Loaded) -> Opened:

@@ -25,6 +25,7 @@ from .app import create_app
 from .engine_client import EngineClient
 from .guard import Guard, HttpServer, guarded
 from .listen import allow_files, listen_at, listen_on, remove, url_of
+from .seal import seal_of
 from .settings import Settings
 from .supervisor import Supervisor
 from .telemetry import Telemetry
@@ -55,13 +56,18 @@ def run(settings: Settings) -> int:
         _listening(settings) as sockets,
         asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner,
     ):
-        return runner.run(_serve(settings, words, telemetry, sockets))
+        seal = seal_of(artifact.manifest)
+        return runner.run(_serve(settings, words, seal, telemetry, sockets))
 
 
 async def _serve(
-    settings: Settings, words: Words, telemetry: Telemetry, sockets: list[socket.socket]
+    settings: Settings,
+    words: Words,
+    seal: str,
+    telemetry: Telemetry,
+    sockets: list[socket.socket],
 ) -> int:
-    return await _Server(settings, words, telemetry, sockets).run()
+    return await _Server(settings, words, seal, telemetry, sockets).run()
 
 
 class _Server:
@@ -71,6 +77,7 @@ class _Server:
         self,
         settings: Settings,
         words: Words,
+        seal: str,
         telemetry: Telemetry,
         sockets: list[socket.socket],
     ) -> None:
@@ -80,7 +87,9 @@ class _Server:
         self._urls = [url_of(one) for one in sockets]
         client = EngineClient(telemetry.observer)
         options = dict(settings.engine_options)
-        self._supervisor = Supervisor(client, settings.artifact, options, on_opened=self._say_ready)
+        self._supervisor = Supervisor(
+            client, settings.artifact, options, seal=seal, on_opened=self._say_ready
+        )
         app = create_app(settings, client, words, telemetry.observer)
         has_chat = words.tokenizer is not None and words.tokenizer.has_chat_template
         app.include_router(telemetry.routes(settings, chat=has_chat))

@@ -23,7 +23,7 @@ from .wire import Open, Opened
 
 DEATHS = 3
 WITHIN_S = 60.0
-SILENCE_S = 300.0  # no step takes as long, unless something is stuck
+SILENCE_S = 600.0  # no step takes as long, unless something is stuck
 TICK_S = 1.0
 
 log = logging.getLogger("graphopt.engine")
@@ -36,6 +36,7 @@ class Supervisor:
         client: told of each process.
         artifact: what to load.
         options: fields of ``LoadOptions``.
+        seal: of the artifact; see ``seal_of``.
         on_opened: called whenever an engine takes requests.
         silence_s: how long an engine that has work may say nothing before it is ended.
     """
@@ -46,11 +47,12 @@ class Supervisor:
         artifact: Path,
         options: Mapping[str, Any],
         *,
+        seal: str = "",
         on_opened: Callable[[Opened], None] | None = None,
         silence_s: float = SILENCE_S,
     ) -> None:
         self._client = client
-        self._opening = Open(str(artifact.resolve()), dict(options))
+        self._opening = Open(str(artifact.resolve()), dict(options), seal)
         self._on_opened = on_opened
         self._silence_s = silence_s
         self._child: Child | None = None

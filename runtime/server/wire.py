@@ -62,10 +62,12 @@ class Open(Struct, frozen=True, tag="open"):
     Attributes:
         artifact: its folder.
         options: arguments of ``LLM``, those that are plain data.
+        seal: what ``seal_of`` has to find in its manifest; empty for anything.
     """
 
     artifact: str
     options: dict[str, Any] = {}
+    seal: str = ""
 
 
 class Submit(Struct, frozen=True, tag="submit"):

@@ -150,6 +150,8 @@ def test_a_broken_request_ends_alone(
     assert peer.tokens("good") == greedy([1, 2], 6)
     assert peer.tokens("twin") == greedy([3], 6)
     assert ended["good"].error is ended["twin"].error is None
+    told = next(one for one in peer.seen if any(end.id == "bad" for end in one.ended))
+    assert not told.parts, "its end does not wait for a step"
 
 
 def test_an_id_in_use_is_refused_and_its_owner_goes_on(peer: Peer) -> None:

@@ -96,6 +96,7 @@ def test_it_says_what_it_loads_and_gives_the_tokens_of_the_library(demo: Path) -
     [
         (Open("/nowhere/model.gopt"), ArtifactError),
         (Open("{demo}", {"nonsense": 1}), UsageError),
+        (Open("{demo}", {}, "of another artifact"), ArtifactError),
         (Open("{demo}", {"kv_cache_memory": 1}), MachineError),
         (Open("{demo}", {"max_model_len": 1 << 30}), UsageError),
         (Close(), UsageError),
@@ -103,7 +104,7 @@ def test_it_says_what_it_loads_and_gives_the_tokens_of_the_library(demo: Path) -
 )
 def test_what_it_cannot_load_it_names(demo: Path, opening: object, kind: type) -> None:
     if isinstance(opening, Open):
-        opening = Open(opening.artifact.format(demo=demo), opening.options)
+        opening = Open(opening.artifact.format(demo=demo), opening.options, opening.seal)
     found, code = _in_thread(opening)
     assert isinstance(found[-1], Failed)
     error = found[-1].error.error()
@@ -111,22 +112,24 @@ def test_what_it_cannot_load_it_names(demo: Path, opening: object, kind: type) -
     assert code == error.exit_code > 0
 
 
-def test_a_defect_is_named_too(monkeypatch: pytest.MonkeyPatch, capfd: object) -> None:
+def test_a_defect_is_named_too(demo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*_args: object, **_more: object) -> None:
         raise KeyError("layer")
 
     monkeypatch.setattr(engine_process, "load_engine", broken)
-    found, code = _in_thread(Open("model.gopt"))
+    found, code = _in_thread(Open(str(demo)))
     assert found[-1].error.error().what == "unexpected KeyError: 'layer'"
     assert code == 70
 
 
-def test_memory_that_cannot_be_had_is_the_machines(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_memory_that_cannot_be_had_is_the_machines(
+    demo: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def greedy(*_args: object, **_more: object) -> None:
         raise MemoryError("40 GiB")
 
     monkeypatch.setattr(engine_process, "load_engine", greedy)
-    found, code = _in_thread(Open("model.gopt"))
+    found, code = _in_thread(Open(str(demo)))
     assert isinstance(found[-1].error.error(), MachineError)
     assert code == MachineError.exit_code
 

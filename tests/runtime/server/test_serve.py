@@ -16,6 +16,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from ..native_decoder import write_native
 from .running import Served, served, until
 
 LONG = {"max_tokens": 900, "ignore_eos": True}
@@ -125,6 +126,23 @@ def test_an_artifact_that_goes_away_is_named_when_the_engine_has_to_load_it(
         os.kill(server.engine_pid, signal.SIGKILL)
         assert server.wait() == 9
         assert str(copy) in server.log
+
+
+@pytest.mark.full
+def test_an_artifact_that_is_replaced_does_not_answer_with_the_words_of_another(
+    demo: Path, tmp_path: Path
+) -> None:
+    copy = tmp_path / "copy.gopt"
+    shutil.copytree(demo, copy)
+    with served(copy) as server:
+        server.ready()
+        other = write_native(tmp_path / "other.gopt")
+        copy.rename(tmp_path / "old.gopt")
+        other.path.rename(copy)
+        assert server.complete().status_code == 200
+        os.kill(server.engine_pid, signal.SIGKILL)
+        assert server.wait() == 9
+        assert "replaced while it was served" in server.log
 
 
 @pytest.mark.parametrize(
