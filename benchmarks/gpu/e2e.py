@@ -3,8 +3,9 @@
     python -m benchmarks.gpu --suite e2e --models FOLDER [--shape llama-3.2-1b] [--minutes 25]
     python -m benchmarks.gpu --suite e2e --models FOLDER --dry-run
 
-FOLDER gets a checkpoint of random weights and our artifact of it, if they are not there. First our
-log-probabilities are held against transformers in float32: they may be off by as much again as
+FOLDER gets a checkpoint of random weights and our artifact of it, if they are not there; with
+``--compile-also dependent-launch`` another one, compiled with that option, is timed as well. First
+our log-probabilities are held against transformers in float32: they may be off by as much again as
 those of transformers in bfloat16, else nothing is timed. Then each engine is alone on the GPU, in
 a process of its own, and each timing is repeated. ``--dry-run`` does all of it with a tiny model on
 the CPU. Samples, versions and checks go to ``benchmarks/results/GPU/e2e-SHAPE.json``.
@@ -41,6 +42,8 @@ from .table import console
 
 SHAPES = ("llama-3.2-1b", "qwen3-8b")
 OURS, HF, VLLM, REFERENCE = "graphopt", "hf", "vllm", "hf-float32"
+# Options of our compiler whose cost, or gain, is seen beside what is compiled without them.
+ALSO = ("dependent-launch", "deterministic")
 # Tokens of a context beyond its prompt: what is timed, and what engines make while prompts come.
 MARGIN = 640
 # Prompts whose log-probabilities are compared, and their tokens.
@@ -304,14 +307,26 @@ def peers_of(folder: Path, shape: str, artifact: Path) -> list[Peer]:
     ]
 
 
-def prepare(folder: Path, shape: str, target: str) -> Path:
+def also_peers(ours: Peer, options: Sequence[str], make: Callable[[str], Path]) -> list[Peer]:
+    """Our engine with artifacts that are compiled with some option more, which ``make`` gives."""
+    return [replace(ours, name=f"{OURS} {one}", model=make(one)) for one in options]
+
+
+def prepare(folder: Path, shape: str, target: str, also: str = "") -> Path:
     """Write the checkpoint and compile it, as far as that is not done; the artifact's path.
+
+    Args:
+        folder: of all models.
+        shape: which.
+        target: what to compile for.
+        also: an option of the compiler, one of ``ALSO``.
 
     Raises:
         RuntimeError: it does not compile; the message is the compiler's.
     """
     home = shape_folder(folder, shape)
-    checkpoint, artifact = home / "checkpoint", home / f"{target.replace(':', '-')}.gopt"
+    name = "-".join((target.replace(":", "-"), *([also] if also else [])))
+    checkpoint, artifact = home / "checkpoint", home / f"{name}.gopt"
     if not (checkpoint / "config.json").is_file():
         from benchmarks.peers.checkpoint import write_checkpoint
 
@@ -319,6 +334,7 @@ def prepare(folder: Path, shape: str, target: str) -> Path:
         write_checkpoint(shape, checkpoint)
     tell(f"compiling {artifact}, if it is out of date")
     words = ["compile", str(checkpoint), "--output", str(artifact), "--dtype", "bfloat16"]
+    words += [f"--{also}"] if also else []
     command = [sys.executable, "-m", "graphopt", *words, "--target", target]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     if done.returncode:
@@ -336,6 +352,7 @@ def options_of(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--models", type=Path, default=DEFAULT_FOLDER, help="models, environments")
     parser.add_argument("--shape", choices=(*SHAPES, "tiny"), default=SHAPES[0])
     parser.add_argument("--only", nargs="+", default=(), help="engines, ours in any case")
+    parser.add_argument("--compile-also", nargs="+", choices=ALSO, default=(), help="ours with it")
     parser.add_argument("--rounds", type=int, default=3, help="samples of each timing")
     parser.add_argument("--minutes", type=float, default=25.0, help="until no timing is begun")
     parser.add_argument("--out", type=Path, help="where the JSON goes")
@@ -369,6 +386,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         one if not options.only or one.name in (*options.only, OURS, REFERENCE) else _left(one)
         for one in peers_of(options.models.absolute(), shape, artifact)
     ]
+    folder = options.models.absolute()
+    peers[1:1] = also_peers(
+        peers[0], options.compile_also, lambda also: prepare(folder, shape, target, also)
+    )
     suite = Suite(peers, sizes, vocab, record, rounds=options.rounds, until=until, connect=connect)
     try:
         wrong = suite.check()

@@ -6,6 +6,7 @@ import json
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -161,3 +162,35 @@ def test_a_dry_run_goes_all_the_way(tmp_path: Path) -> None:
     assert found["check"]["graphopt"] <= found["check"]["bound"]
     engines = {row["engine"] for row in found["rows"].values() if row.get("samples")}
     assert {OURS, HF} <= engines
+
+
+def test_ours_is_compiled_with_an_option_more_and_timed_beside(tmp_path: Path) -> None:
+    ours = e2e.peers_of(tmp_path, "tiny", tmp_path / "a.gopt")[0]
+    one, two = e2e.also_peers(ours, e2e.ALSO, lambda also: tmp_path / f"{also}.gopt")
+    assert (one.name, one.model) == (
+        "graphopt dependent-launch",
+        tmp_path / "dependent-launch.gopt",
+    )
+    assert (two.name, two.engine) == ("graphopt deterministic", ours.engine)
+    assert e2e.options_of(["--models", "x", "--compile-also", *e2e.ALSO]).compile_also == [
+        *e2e.ALSO
+    ]
+
+
+def test_an_option_more_is_an_artifact_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[list[str]] = []
+
+    def run(command: list[str], **_: Any) -> SimpleNamespace:
+        asked.append(command)
+        return SimpleNamespace(returncode=0, stderr="")
+
+    monkeypatch.setattr(e2e.subprocess, "run", run)
+    (e2e.shape_folder(tmp_path, "tiny") / "checkpoint").mkdir(parents=True)
+    (e2e.shape_folder(tmp_path, "tiny") / "checkpoint" / "config.json").write_text("{}")
+    plain = e2e.prepare(tmp_path, "tiny", "cuda:sm_90")
+    early = e2e.prepare(tmp_path, "tiny", "cuda:sm_90", "dependent-launch")
+    assert plain.name == "cuda-sm_90.gopt"
+    assert early.name == "cuda-sm_90-dependent-launch.gopt"
+    assert ["--dependent-launch" in one for one in asked] == [False, True]

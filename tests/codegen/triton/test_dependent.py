@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -20,9 +21,15 @@ from graphopt.codegen.triton.makers import kernel_of
 from graphopt.errors import CompileError
 from graphopt.ir.dtype import DType
 from graphopt.ir.types import LayerState
+from graphopt.plan import TRITON
+from graphopt.runtime.executors.cuda import CudaExecutor
+from graphopt.runtime.scheduler import SchedulerLimits
+from tests.checkpoints import save_tiny
 from tests.codegen.cpp.attention_batch import Case
 from tests.codegen.cpp.linear_cases import AFTER, BEFORE, linear_case
 from tests.codegen.cpp.test_attention import region_of as attention_case
+from tests.runtime.executors.interpreted_artifact import compile_interpreted, greedy_through_engine
+from tests.runtime.executors.interpreted_device import InterpretedDevice
 
 from .quant_runs import quantized
 
@@ -142,3 +149,28 @@ def test_the_code_waits_before_it_loads(arch: int) -> None:
     places = [code.find(one) for one in ("ld.global", "cp.async", "st.global")]
     assert all(place > wait for place in places if place >= 0)
     assert any(place >= 0 for place in places)
+
+
+@pytest.mark.interpreted
+@pytest.mark.parametrize("name", ["llama", "qwen3_moe"])
+def test_a_whole_plan_waits_and_gives_the_same_tokens(name: str, tmp_path: Path) -> None:
+    fields = {"num_hidden_layers": 1, "num_experts": 4, "num_experts_per_tok": 2}
+    checkpoint = save_tiny(tmp_path / "tiny", name, **(fields if "moe" in name else {}))
+    limits = SchedulerLimits(4, 12, 12, 48)
+    prompts = [[5, 6, 7, 8, 9, 10, 11, 3, 4, 5, 9, 8, 7, 6], [3, 4]]
+    found = []
+    for early in (False, True):
+        output = tmp_path / f"{early}.gopt"
+        artifact = compile_interpreted(checkpoint, output, dependent_launch=early)
+        kernels = {s.kernel for s in artifact.plan.steps() if s.backend == TRITON}
+        for kernel in map(artifact.launch, sorted(kernels)):
+            for launch in (one for variant in kernel.variants for one in variant.launches):
+                assert launch.dependent == early
+                text = artifact.cubin(kernel.name, launch.file).decode()
+                variant = Variant(launch.symbol, launch.constants)
+                made = TritonKernel(kernel.name, text, kernel.pointers, kernel.sizes, (variant,))
+                assert (early_accesses(made) == []) == early
+        executor = CudaExecutor(artifact, InterpretedDevice(), limits)
+        found.append(greedy_through_engine(executor, limits, prompts, 2))
+        executor.close()
+    assert found[0] == found[1]
