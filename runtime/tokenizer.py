@@ -93,6 +93,11 @@ class Tokenizer:
         return bool(self._templates)
 
     @property
+    def tool_template(self) -> str | None:
+        """The chat template of conversations with tools."""
+        return self._templates.get("tool_use", self.chat_template)
+
+    @property
     def chat_template(self) -> str | None:
         """The usual chat template; None if there is none."""
         return self._templates.get("default")

@@ -9,6 +9,7 @@ from typing import Any
 from ..constraint import Constraint
 from ..sampling_params import SamplingParams
 from ..words import Words
+from .constraints import constraint_of
 from .http_errors import refuse, unsupported
 from .protocol.common import SamplingFields
 from .settings import Limits
@@ -36,13 +37,6 @@ _SAME = (
 )
 # What the HTTP process does itself.
 _NOT_SENT = frozenset(("stop", "skip_special_tokens", "include_stop_str_in_output"))
-_CONSTRAINTS = (
-    "structured_outputs",
-    "guided_json",
-    "guided_regex",
-    "guided_choice",
-    "guided_grammar",
-)
 
 
 def sampling_params(
@@ -66,21 +60,6 @@ def sampling_params(
     if values.get("stop") and words.tokenizer is None:
         raise unsupported("stop", "the model has no tokenizer; use stop_token_ids")
     return words.sampling_params(**values)
-
-
-def constraint_of(body: SamplingFields) -> Constraint | None:
-    """What the answer has to be.
-
-    Raises:
-        ApiError: it cannot be demanded.
-    """
-    form = body.response_format
-    if form is not None and form.get("type") != "text":
-        raise unsupported("response_format", "only {'type': 'text'} is")
-    for name in _CONSTRAINTS:
-        if getattr(body, name) is not None:
-            raise unsupported(name, "answers cannot be constrained")
-    return None
 
 
 def check_limits(body: SamplingFields, limits: Limits) -> None:

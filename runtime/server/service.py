@@ -14,10 +14,12 @@ from ..words import Words
 from .admission import Admission
 from .auth import key_of
 from .client import Client
+from .constraints import GrammarChecker
 from .http_errors import ApiError
 from .prompt_ids import PromptReader
 from .settings import Settings
 from .token_texts import TokenTexts
+from .tool_calls import style_of
 from .wire import Opened
 
 
@@ -32,6 +34,8 @@ class Service:
         admission: counts what is under way.
         reader: makes token ids of prompts.
         texts: tokens as log-probabilities show them.
+        grammars: looks at constraints before anything is queued.
+        tool_style: how the model writes tool calls; None if that is not known.
         created: when the server started, in seconds since 1970.
     """
 
@@ -41,6 +45,8 @@ class Service:
     admission: Admission
     reader: PromptReader
     texts: TokenTexts
+    grammars: GrammarChecker
+    tool_style: str | None = None
     created: int = field(default_factory=lambda: int(time.time()))
 
     @classmethod
@@ -53,6 +59,11 @@ class Service:
             Admission(settings.limits),
             PromptReader(words.tokenizer),
             TokenTexts(words.tokenizer),
+            GrammarChecker(),
+            style_of(
+                None if words.tokenizer is None else words.tokenizer.tool_template,
+                settings.tool_call_parser,
+            ),
         )
 
     def opened(self) -> Opened:

@@ -11,12 +11,14 @@ from ...sampling_params import SamplingParams
 from .. import answering, logprob_rows
 from ..answering import Sample
 from ..chat_chunks import ChatChunks
+from ..constraints import CONSTRAINTS
 from ..conversations import conversation_ids
 from ..http_errors import refuse, unsupported
 from ..json_body import BoundedRoute
 from ..protocol.chat import ChatChunk, ChatCompletion, ChatRequest
 from ..sampling import at_most, sampling_params
 from ..service import Service
+from ..tool_calls import MARKS, Tools, tools_of
 from .documented import generated
 
 _REFUSED = {
@@ -43,18 +45,20 @@ def router(service: Service) -> APIRouter:
 async def _answer(service: Service, request: Request, body: ChatRequest) -> Response:
     name = service.name(body.model)
     service.opened()
-    params = _params(service, body)
+    tools = tools_of(body, service.tool_style)
+    params = _params(service, body, tools)
+    await service.grammars.check(params.language)
     prompt = await conversation_ids(
         service,
         body.messages,
-        tools=body.tools or None,
+        tools=None if tools is None else tools.offered,
         add_generation_prompt=body.add_generation_prompt,
         continue_final_message=body.continue_final_message,
         variables=body.chat_template_kwargs,
     )
     asked = answering.ask(service, request, "chatcmpl", [prompt], params, body)
     if body.stream:
-        writer = ChatChunks(asked, body, name, service.texts)
+        writer = ChatChunks(asked, body, name, service.texts, tools)
         return await answering.stream(service, request, asked, writer, body)
     (samples,) = await answering.gather(request, asked)
     rows = asked.prompt_logprobs(0)
@@ -62,7 +66,10 @@ async def _answer(service: Service, request: Request, body: ChatRequest) -> Resp
         id=asked.id,
         created=answering.now(),
         model=name,
-        choices=[_choice(service, body, index, one) for index, one in enumerate(samples)],  # type: ignore[misc]
+        choices=[
+            _choice(service, body, tools, index, one)  # type: ignore[misc]
+            for index, one in enumerate(samples)
+        ],
         usage=answering.usage(asked),
         prompt_logprobs=None if rows is None else logprob_rows.of_prompt(rows, service.texts),  # type: ignore[arg-type]
         prompt_token_ids=prompt.ids if body.return_token_ids else None,
@@ -70,7 +77,7 @@ async def _answer(service: Service, request: Request, body: ChatRequest) -> Resp
     return answering.reply(request, body, answer)
 
 
-def _params(service: Service, body: ChatRequest) -> SamplingParams:
+def _params(service: Service, body: ChatRequest, tools: Tools | None) -> SamplingParams:
     """How to sample.
 
     Raises:
@@ -82,14 +89,14 @@ def _params(service: Service, body: ChatRequest) -> SamplingParams:
             raise unsupported(field, why)
     if body.modalities is not None and body.modalities != ["text"]:
         raise unsupported("modalities", "the model speaks text alone")
-    if body.tools:
-        raise unsupported("tools", "the model's calls are not understood")
     if body.stream and body.prompt_logprobs is not None:
         raise refuse("prompt_logprobs cannot be streamed", "prompt_logprobs")
     at_most("top_logprobs", body.top_logprobs or 0, limits.max_logprobs)
     if body.top_logprobs and not body.logprobs:
         raise refuse("top_logprobs needs logprobs to be true", "top_logprobs")
     given: dict[str, Any] = {}
+    if tools is not None:
+        given |= _for_calls(service, body, tools)
     if body.logprobs:
         given["logprobs"] = body.top_logprobs or 0
     if body.max_completion_tokens is not None:
@@ -99,8 +106,41 @@ def _params(service: Service, body: ChatRequest) -> SamplingParams:
     return sampling_params(body, service.words, limits, **given)
 
 
-def _choice(service: Service, body: ChatRequest, index: int, sample: Sample) -> dict[str, Any]:
+def _for_calls(service: Service, body: ChatRequest, tools: Tools) -> dict[str, Any]:
+    """Parameters under which calls can be read.
+
+    Raises:
+        ApiError: the answer is to be something else, too.
+    """
+    for name in ("response_format", *CONSTRAINTS):
+        value = getattr(body, name)
+        if value is not None and value != {"type": "text"}:
+            raise refuse(f"tools and {name} exclude each other; set tool_choice to none", name)
+    given: dict[str, Any] = {}
+    if tools.constraint is not None:
+        given["constraint"] = tools.constraint
+    tokenizer = service.words.tokenizer
+    if tokenizer is not None and body.skip_special_tokens is None:
+        # Marks of calls that are special tokens have to be seen.
+        marks = (tokenizer.token_id(one) for one in MARKS)
+        given["skip_special_tokens"] = not any(one in tokenizer.special_ids for one in marks)
+    return given
+
+
+def _choice(
+    service: Service, body: ChatRequest, tools: Tools | None, index: int, sample: Sample
+) -> dict[str, Any]:
     """What is said of one sample."""
+    message: dict[str, Any] = {"content": sample.text}
+    reason = sample.finish_reason
+    if tools is not None:
+        reader = tools.reader()
+        deltas = [*reader.push(sample.text), *reader.finish()]
+        content = "".join(one["content"] for one in deltas if "content" in one)
+        message = {"content": content or (None if reader.calls else "")}
+        reason = reader.reason(reason)
+        if reader.calls:
+            message["tool_calls"] = reader.calls
     logprobs = None
     if body.logprobs:
         as_ids = body.return_tokens_as_token_ids is True
@@ -108,9 +148,9 @@ def _choice(service: Service, body: ChatRequest, index: int, sample: Sample) -> 
         logprobs = {"content": rows}
     return {
         "index": index,
-        "message": {"content": sample.text},
+        "message": message,
         "logprobs": logprobs,
-        "finish_reason": sample.finish_reason,
+        "finish_reason": reason,
         "stop_reason": sample.stop_reason,
         "token_ids": sample.token_ids if body.return_token_ids else None,
     }

@@ -37,6 +37,7 @@ def router(service: Service) -> APIRouter:
 async def _answer(service: Service, request: Request, body: CompletionRequest) -> Response:
     name, model = service.name(body.model), service.opened()
     params = _params(service, body)
+    await service.grammars.check(params.language)
     special = body.add_special_tokens is not False
     prompts = [await service.reader.prompt(one, model, special) for one in body.prompt]
     echoes = await _echoes(service, prompts, params) if body.echo else [""] * len(prompts)
