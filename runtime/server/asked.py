@@ -153,6 +153,7 @@ class Asked:
         self._generations[prompt].parts(parts)
         samples = self._samples[prompt]
         pieces = [samples[part.index].push(part) for part in parts]
+        self._cut(prompt)
         return [piece for piece in pieces if piece is not None]
 
     async def _batches(self) -> AsyncIterator[Batch]:
@@ -160,8 +161,6 @@ class Asked:
         if len(self.answers) == 1:
             async for parts in self.answers[0]:
                 yield 0, parts
-                if self._cut(0):
-                    return
             return
         queue: asyncio.Queue[Batch | Exception | None] = asyncio.Queue()
         self._tasks = [
@@ -185,23 +184,18 @@ class Asked:
         try:
             async for parts in answer:
                 queue.put_nowait((prompt, parts))
-                if self._cut(prompt):
-                    break
         except Exception as error:  # noqa: BLE001 (raised again by who reads the queue)
             queue.put_nowait(error)
         else:
             queue.put_nowait(None)
 
-    def _cut(self, prompt: int) -> bool:
-        """Whether stop strings have ended a prompt that the engine still goes on with."""
-        answer = self.answers[prompt]
-        samples = self._samples[prompt]
+    def _cut(self, prompt: int) -> None:
+        """Have the engine stop if stop strings have ended what it still goes on with."""
+        answer, samples = self.answers[prompt], self._samples[prompt]
         if answer.ended is not None or self.params.prompt_logprobs is not None:
-            return False  # the prompt's log-probabilities come with the end
-        if not any(one.cut for one in samples) or not self._done(prompt):
-            return False
-        answer.abort()
-        return True
+            return  # the prompt's log-probabilities come with the end
+        if any(one.cut for one in samples) and self._done(prompt):
+            answer.abort()
 
     def close(self) -> None:
         """Have the engine drop what is unfinished; may be called again."""

@@ -26,7 +26,10 @@ class Answer(Protocol):
         """The parts that have come; waits for one."""
 
     def abort(self) -> None:
-        """Drop the request, from the next step on; nothing comes any more. May be called twice."""
+        """Drop the request, from the next step on; may be called twice.
+
+        No parts come any more. Iteration ends once the engine has said how the request ended.
+        """
 
 
 class Client(Protocol):

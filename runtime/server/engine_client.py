@@ -45,7 +45,7 @@ class EngineAnswer:
         request_id: its name there.
     """
 
-    __slots__ = ("_client", "_error", "_over", "_parts", "_waiter", "ended", "id")
+    __slots__ = ("_aborted", "_client", "_error", "_over", "_parts", "_waiter", "ended", "id")
 
     def __init__(self, client: EngineClient, request_id: str) -> None:
         self.id = request_id
@@ -53,6 +53,7 @@ class EngineAnswer:
         self._client = client
         self._parts: list[Part] = []
         self._error: GraphoptError | None = None
+        self._aborted = False  # no parts are given out any more
         self._over = False  # nothing comes any more
         self._waiter: asyncio.Future[None] | None = None
 
@@ -73,22 +74,22 @@ class EngineAnswer:
         return parts
 
     def abort(self) -> None:
-        """Drop the request; nothing comes any more."""
-        if not self._over:
-            self.end(None)
+        """Drop the request; no parts come any more, and the end once the engine has said so."""
+        if not self._over and not self._aborted:
+            self._aborted = True
             self._parts.clear()
             self._client.send(Abort(self.id))
 
     def give(self, part: Part) -> None:
         """Take a part in; for the client."""
-        if not self._over:
+        if not self._over and not self._aborted:
             self._parts.append(part)
             self._wake()
 
     def end(self, error: GraphoptError | None) -> None:
         """Nothing follows; for the client."""
         if not self._over:
-            self._over, self._error = True, error
+            self._over, self._error = True, None if self._aborted else error
             self._wake()
 
     def _wake(self) -> None:

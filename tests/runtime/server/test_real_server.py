@@ -92,6 +92,19 @@ def test_openais_client_chats_and_streams(client: openai.OpenAI) -> None:
     assert chunks[-1].usage == whole.usage or chunks[-1].usage.total_tokens
 
 
+def test_a_stop_string_does_not_hide_what_was_cached(server: Served) -> None:
+    text = "def read(self, size=-1):\n    return self.buffer.read(size)\n" * 4
+    body: dict[str, Any] = {"prompt": text, "max_tokens": 64, "stop": ["e", "a", "\n"]}
+    server.complete(**body)
+    usage = server.complete(**body).json()["usage"]
+    assert usage["completion_tokens"] < 64
+    assert usage["prompt_tokens_details"]["cached_tokens"] >= 32
+    with server.stream(**body, stream_options={"include_usage": True}) as found:
+        last = [line for line in found.iter_lines() if line.startswith("data: {")][-1]
+    usage = json.loads(last.removeprefix("data: "))["usage"]
+    assert usage["prompt_tokens_details"]["cached_tokens"] >= 32
+
+
 CASES: list[dict[str, Any]] = [
     {},
     {"stop": ["\n", "self"]},
