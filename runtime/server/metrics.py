@@ -7,7 +7,7 @@ itself, from zero in every process of it; what those that died had counted is ad
 from __future__ import annotations
 
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
 from types import MappingProxyType
@@ -49,6 +49,7 @@ SHOWN: Mapping[str, str] = MappingProxyType(
         "queue": "request_queue_time_seconds",
     }
 )
+SAMPLE_S, SAMPLES = 1.0, 120  # what the page draws of the past
 METHODS = frozenset(("GET", "POST", "HEAD", "OPTIONS", "PUT", "PATCH", "DELETE"))
 _FAILED = frozenset(("abort", "error"))
 
@@ -98,6 +99,8 @@ class Metrics:
             if metric.kind == "histogram" and not metric.labels
         }
         self._routes: dict[str, Distribution] = {}
+        self._history: deque[dict[str, Any]] = deque(maxlen=SAMPLES)
+        self._next_sample_s = 0.0
         # Distributions themselves are the pulse: a call less for every token.
         self.first_token = self._distributions["time_to_first_token_seconds"].observe
         self.between_tokens = self._distributions["inter_token_latency_seconds"].observe
@@ -108,6 +111,10 @@ class Metrics:
     def stepped(self, state: State) -> None:
         """The engine after a step."""
         self._state = state
+        now_s = self._clock()
+        if now_s >= self._next_sample_s:
+            self._next_sample_s = now_s + SAMPLE_S
+            self._history.append(self._sample(now_s))
 
     def loaded(self, model: Opened) -> None:
         """The engine serves, and counts from zero."""
@@ -239,17 +246,34 @@ class Metrics:
             info.add_metric([self._model_name], dict(labels))
             yield info
 
-    def stats(self) -> dict[str, Any]:
-        """What the page shows, as plain data; times in milliseconds where their names say so."""
+    def stats(self, *, history: bool = False) -> dict[str, Any]:
+        """What the page shows, as plain data; times in milliseconds where their names say so.
+
+        Args:
+            history: whether to add how it was in seconds past, those in which the engine worked.
+        """
+        now_s = self._clock()
+        found = {
+            "model": self._model_name,
+            **self._build,
+            **self._sample(now_s),
+            "ended": {r[0]: count for r, count in self._counts["request_success"].items() if count},
+            "refused": {s[0]: count for s, count in self._counts["request_refused"].items()},
+        }
+        if history:
+            since_s = now_s - SAMPLES * SAMPLE_S
+            found["history"] = [one for one in self._history if one["now_s"] > since_s]
+        return found
+
+    def _sample(self, now_s: float) -> dict[str, Any]:
+        """What changes from second to second."""
         quantiles = {
             name: self._distributions[metric].quantiles() for name, metric in SHOWN.items()
         }
         model = self._model
         return {
-            "model": self._model_name,
-            **self._build,
-            "now_s": self._clock(),
-            "uptime_s": self._clock() - self._started_s,
+            "now_s": now_s,
+            "uptime_s": now_s - self._started_s,
             "numbers": self._numbers(),
             "engine": None
             if model is None
@@ -258,8 +282,6 @@ class Metrics:
                 **{one: getattr(model, one) for one in METRICS["engine"].labels},
                 "memory": model.memory,
             },
-            "ended": {r[0]: count for r, count in self._counts["request_success"].items() if count},
-            "refused": {s[0]: count for s, count in self._counts["request_refused"].items()},
             "latencies_ms": {
                 name: None
                 if one is None

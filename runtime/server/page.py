@@ -94,8 +94,8 @@ def operator_routes(
             return Response(shown.body, media_type="text/html", headers=dict(shown.headers))
 
         @router.get("/stats", response_class=Response, summary="What the page shows")
-        async def show_stats() -> Response:
-            body = msgspec.json.encode({**metrics.stats(), "chat": chat})
+        async def show_stats(history: bool = False) -> Response:
+            body = msgspec.json.encode({**metrics.stats(history=history), "chat": chat})
             return Response(body, media_type="application/json", headers=uncached)
 
     return router

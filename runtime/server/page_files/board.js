@@ -34,11 +34,12 @@ class Board {
       { name: "99 %", class: "third" }, { name: "median", class: "first" },
     ], msText));
     this.prefix = new Gauge("Prefix cache", new Chart("Prompt tokens found in the prefix cache", [{ name: "hits", class: "first", filled: true }], shareText, 1));
+    this.gauges = [this.speed, this.batch, this.memory, this.first, this.between, this.prefix];
     this.latencies = h("tbody");
     this.requests = h("tbody");
     this.facts = h("dl", { class: "facts" });
     this.element = h("div", { class: "board" },
-      h("div", { class: "cards" }, [this.speed, this.batch, this.memory, this.first, this.between, this.prefix].map((one) => one.element)),
+      h("div", { class: "cards" }, this.gauges.map((one) => one.element)),
       h("div", { class: "tables" },
         panel("Latencies", h("table", { class: "grid" }, h("thead", {}, h("tr", {}, ["", "median", "90 %", "99 %"].map(columnHead))), this.latencies)),
         panel("Since the server started", h("table", { class: "grid" }, this.requests)),
@@ -48,20 +49,33 @@ class Board {
 
   clear() {
     this.last = null;
-    for (const one of [this.speed, this.batch, this.memory, this.first, this.between, this.prefix]) {
+    for (const one of this.gauges) {
       one.chart.clear();
       one.show(DASH);
     }
   }
 
+  // A second of the past, before the first poll; nothing is known of seconds without work.
+  recall(past) {
+    const idle = this.last ? Math.min(POLLS, Math.round(past.now_s - this.last.now_s) - 1) : 0;
+    for (let second = 0; second < idle; second += 1) for (const one of this.gauges) one.chart.push();
+    this.draw(past);
+  }
+
   // A poll that failed: the charts get a gap.
   miss() {
-    for (const one of [this.speed, this.batch, this.memory, this.first, this.between, this.prefix]) one.chart.push();
+    for (const one of this.gauges) one.chart.push();
     this.last = null;
   }
 
   show(stats) {
     if (this.last && stats.uptime_s < this.last.uptime_s) this.clear();
+    if (stats.history) this.recall(stats);
+    else this.draw(stats);
+    this.tell(stats);
+  }
+
+  draw(stats) {
     const { numbers, engine, latencies_ms: latencies } = stats;
     const since = this.last && stats.now_s > this.last.now_s ? stats.now_s - this.last.now_s : null;
     const rate = (name) => (since === null ? null : Math.max(0, numbers[name] - this.last.numbers[name]) / since);
@@ -89,7 +103,6 @@ class Board {
       queries ? `${bigText(hits)} of ${bigText(queries)} prompt tokens found` : "no prompt was looked up yet");
     const asked = since === null ? 0 : queries - this.last.numbers.prefix_cache_queries;
     this.prefix.chart.push(asked > 0 ? (hits - this.last.numbers.prefix_cache_hits) / asked : null);
-    this.tell(stats);
     this.last = stats;
   }
 

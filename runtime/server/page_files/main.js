@@ -41,7 +41,9 @@ async function poll() {
   clearTimeout(timer);
   asking = true;
   try {
-    const stats = await server.stats();
+    const stats = await server.stats(!board.last);
+    if (stats.history) board.clear();
+    for (const past of stats.history ?? []) board.recall(past);
     keyForm.hidden = true;
     keyNote.textContent = "";
     board.show(stats);

@@ -18,8 +18,8 @@ class Server {
     return { cache: "no-store", redirect: "error", ...more, headers, credentials: this.key ? "omit" : "same-origin" };
   }
 
-  async stats() {
-    const reply = await fetch("/stats", this.options({ signal: AbortSignal.timeout(5000) }));
+  async stats(history) {
+    const reply = await fetch(history ? "/stats?history=true" : "/stats", this.options({ signal: AbortSignal.timeout(5000) }));
     if (!reply.ok) throw new Refused(reply.status, await errorText(reply));
     return reply.json();
   }

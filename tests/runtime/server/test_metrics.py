@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import random
 
@@ -224,6 +225,24 @@ def test_a_name_may_hold_anything() -> None:
         if "model_name" in sample.labels
     }
     assert names == {'a"b\\c\nd'}
+
+
+def test_the_past_is_kept_second_by_second() -> None:
+    metrics, observer, clock = make()
+    observer.loaded(MODEL)
+    for step in range(1, 1001):
+        clock.now += 0.25
+        observer.stepped(State(running=1, generated_tokens=step))
+    assert "history" not in metrics.stats()
+    history = metrics.stats(history=True)["history"]
+    assert len(history) == 120
+    assert [b["now_s"] - a["now_s"] for a, b in itertools.pairwise(history)] == [1.0] * 119
+    drawn = [one["numbers"]["generation_tokens"] for one in history]
+    assert [b - a for a, b in itertools.pairwise(drawn)] == [4] * 119
+    clock.now += 60
+    assert 59 <= len(metrics.stats(history=True)["history"]) <= 60
+    clock.now += 6000
+    assert metrics.stats(history=True)["history"] == []
 
 
 def test_stats_are_what_the_page_shows() -> None:

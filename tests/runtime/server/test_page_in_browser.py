@@ -209,6 +209,18 @@ def test_charts_are_read_with_the_pointer(fake: Fake, open_page: Open) -> None:
     )
 
 
+def test_what_was_before_the_page_is_drawn(fake: Fake, open_page: Open) -> None:
+    loaded(fake)
+    for step in range(3):
+        fake.observer.stepped(State(running=9, generated_tokens=100 * step))
+        time.sleep(1.1 * (step < 2))
+    page = open_page()
+    speed = page.get_by_label("Tokens per second", exact=True).first
+    expect(speed.locator(".card-value")).not_to_have_text("–")
+    path = page.get_by_label("Sequences that run and wait").locator(".line.first")
+    assert (path.get_attribute("d") or "").count("L") >= 2  # three seconds of it at least
+
+
 def test_a_chat_turn(fake: Fake, open_page: Open) -> None:
     loaded(fake)
     page = open_page()
