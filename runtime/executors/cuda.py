@@ -133,6 +133,7 @@ class CudaExecutor(PlanNumbers):
         check_weights(artifact.weights, self._graph)
         self._output = _tensor_type(self._graph.outputs[0].type)
         self._bound = _bound(artifact, self._graph)
+        self._said = {piece.name: _said(piece) for piece in plan.pieces}
         self._launches = {one.kernel.name: one.kernel for one in self._steps() if one.kernel}
         self._kernels = device.kernels(self._launches, artifact.cubin)
         self._weights = place_on(device, artifact.weights, *weights_read(plan, self._launches))
@@ -269,7 +270,7 @@ class CudaExecutor(PlanNumbers):
             return sizes
         self._write(inputs, sources, sizes)
         for piece, steps in self._bound:
-            self._watchdog.piece(started, piece.name)
+            self._watchdog.piece(started, self._said[piece.name])
             if piece.name in graphs:
                 self._device.replay(graphs[piece.name])
             else:
@@ -452,6 +453,12 @@ def _bound(artifact: Artifact, graph: Graph) -> tuple[tuple[Piece, tuple[_Bound,
             number += 1
         found.append((piece, tuple(steps)))
     return tuple(found)
+
+
+def _said(piece: Piece) -> str:
+    """A piece's name, and what it begins with."""
+    first = piece.steps[0]
+    return f"{piece.name} ({first.name or first.kernel} of {first.scope or 'the model'})"
 
 
 def _tensor_type(type_: object) -> TensorType:

@@ -184,7 +184,11 @@ def test_a_graph_whose_sampling_lies_elsewhere_is_refused_or_captured_again(open
 @pytest.mark.parametrize(
     ("captured", "kernel", "where"),
     [
-        (NOTHING_CAPTURED, "attention", "p1 of a step of 8 tokens in 3 sequences"),
+        (
+            NOTHING_CAPTURED,
+            "attention",
+            "p1 (attention of model.layers.0.self_attn) of a step of 8 tokens in 3 sequences",
+        ),
         (NOTHING_CAPTURED, "sample", "sampling of a step of 8 tokens in 3 sequences"),
         (CapturePlan((4,), (), 3, (0,), ()), "glu", "the captured decode of 2 sequences"),
     ],
