@@ -61,7 +61,8 @@ latencies, with a small chat. It is one file that needs no network. Where keys a
 browser asks for one: any name, and the key as the password. The page asks itself if that key is no
 longer taken. Either way it stays in memory. What the page shows it reads from `GET /stats`, JSON
 with the numbers of this table as they are now and percentiles of the last 1,024 requests and 4,096
-tokens; `?history=true` adds the last two minutes. `--no-page` leaves both out, `--no-metrics` leaves out `/metrics`.
+tokens; `?history=true` adds the last two minutes. `--no-page` leaves both out, `--no-metrics`
+leaves out `/metrics`.
 
 ## Logs
 
