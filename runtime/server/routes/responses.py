@@ -9,6 +9,7 @@ from pydantic import ValidationError
 from starlette.responses import Response
 
 from .. import answering
+from ..constraints import of_format
 from ..conversations import conversation_ids
 from ..http_errors import unsupported
 from ..json_body import BoundedRoute
@@ -59,7 +60,10 @@ async def _answer(service: Service, request: Request, body: ResponsesRequest) ->
         given["max_tokens"] = body.max_output_tokens
     elif not (service.words.defaults or {}).get("max_new_tokens"):
         given["max_tokens"] = None  # as many as the context holds
+    if body.text is not None and body.text.format is not None:
+        given["constraint"] = of_format(body.text.format, "text.format")
     params = sampling_params(fields, service.words, service.settings.limits, **given)
+    await service.grammars.check(params.language)
     prompt = await conversation_ids(service, _messages(body))
     asked = answering.ask(service, request, "resp", [prompt], params, fields)
     events = ResponseEvents(asked, body, name)
@@ -70,7 +74,7 @@ async def _answer(service: Service, request: Request, body: ResponsesRequest) ->
 
 
 def _refuse(body: ResponsesRequest) -> None:
-    """Refuse what is not about plain text.
+    """Refuse what is not about text.
 
     Raises:
         ApiError: a field is not supported; it is named.
@@ -80,9 +84,6 @@ def _refuse(body: ResponsesRequest) -> None:
             raise unsupported(name, why)
     if body.tool_choice not in (None, "none", "auto"):
         raise unsupported("tool_choice", "there are no tools")
-    form = body.text.format if body.text is not None else None
-    if form is not None and form.get("type") != "text":
-        raise unsupported("text.format", "only {'type': 'text'} is")
     if body.reasoning is not None and any(value is not None for value in body.reasoning.values()):
         raise unsupported("reasoning", "the model is asked without")
 

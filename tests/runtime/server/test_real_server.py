@@ -38,7 +38,7 @@ def _blocks(language: str) -> list[str]:
 
 def test_the_guides_commands_work_as_written(server: Served) -> None:
     commands = [one for one in _blocks("sh") if one.startswith("curl")]
-    assert len(commands) == 4
+    assert len(commands) == 5
     for text in commands:
         script = text.replace(ADDRESS, server.url).replace("curl ", "curl -sS --fail-with-body ")
         done = subprocess.run(

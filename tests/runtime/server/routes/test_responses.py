@@ -129,6 +129,7 @@ def test_a_stream_that_fails_says_so() -> None:
         ({"prompt": {"id": "x"}}, "prompt"),
         ({"reasoning": {"effort": "high"}}, "reasoning"),
         ({"text": {"format": {"type": "json_schema"}}}, "text.format"),
+        ({"text": {"format": {"type": "xml"}}}, "text.format.type"),
         ({"top_logprobs": 2}, "top_logprobs"),
         ({"input": [{"type": "function_call_output", "output": "x"}]}, "input.0.type"),
         ({"input": [{"role": "king", "content": "x"}]}, "input.0.role"),
@@ -158,3 +159,15 @@ def test_what_clients_send_by_default_is_taken() -> None:
     assert found.status_code == 200
     assert found.json()["store"] is False
     assert "x-graphopt-warning" not in found.headers
+
+
+def test_an_answer_is_held_to_a_form() -> None:
+    engine = FakeEngine("{}")
+    for form in ({"type": "json_object"}, {"type": "text"}, None):
+        body = {"input": "hey", "text": None if form is None else {"format": form}}
+        assert post(PATH, body, engine).status_code == 200
+    kinds = [one.params.get("constraint") for one in engine.asked]
+    assert kinds == [{"kind": "json_object", "source": ""}, None, None]
+    schema = {"type": "json_schema", "name": "n", "schema": {"type": "integer"}, "strict": True}
+    assert post(PATH, {"input": "hey", "text": {"format": schema}}, engine).status_code == 200
+    assert engine.asked[-1].params["constraint"]["source"] == '{"type":"integer"}'
