@@ -41,7 +41,7 @@ def artifact(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def server(artifact: Path) -> Iterator[Served]:
     """It, served."""
-    with serve(artifact, "--api-key", KEY) as one:
+    with serve(artifact, "--api-key", KEY, "--tool-call-parser", "hermes") as one:
         yield one
 
 

@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import sys
+from typing import Literal
 
 from langchain_core.messages import HumanMessage, SystemMessage
 from langchain_core.tools import tool
 from langchain_openai import ChatOpenAI, OpenAI
+from pydantic import BaseModel
 
 
 @tool
-def count_words(text: str) -> int:
-    """Count the words of a text."""
-    return len(text.split())
+def convert(unit: Literal["metres", "miles"]) -> str:
+    """Convert the distance to a unit."""
+    return unit
+
+
+class Distance(BaseModel):
+    """How far."""
+
+    unit: Literal["metres", "miles"]
 
 
 def demand(truth: object, what: object) -> None:
@@ -33,9 +41,12 @@ def main() -> None:
     pieces = [chunk.content for chunk in chat.stream(messages)]
     demand("".join(map(str, pieces)) == whole.content, (pieces, whole.content))
     demand(len(chat.batch([messages] * 3)) == 3, "a batch of three")
-    bound = chat.bind(max_tokens=128).bind_tools([count_words], tool_choice="count_words")
-    calls = bound.invoke(messages).tool_calls
-    demand([call["name"] for call in calls] == ["count_words"], calls)
+    longer = chat.model_copy(update={"max_tokens": 128})
+    calls = longer.bind_tools([convert], tool_choice="convert").invoke(messages).tool_calls
+    demand([call["name"] for call in calls] == ["convert"], calls)
+    demand(calls[0]["args"]["unit"] in ("metres", "miles"), calls)
+    shaped = longer.with_structured_output(Distance, method="json_schema").invoke(messages)
+    demand(shaped.unit in ("metres", "miles"), shaped)
     completion = OpenAI(base_url=base_url, api_key=key, model=model, max_tokens=6, max_retries=0)
     demand(isinstance(completion.invoke("import "), str), "a completion")
     print("langchain-openai: fine")
