@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import resource
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -69,7 +68,7 @@ async def run_load(
     tasks: list[asyncio.Task[Outcome]] = []
     lags: list[float] = []
     ticking = asyncio.create_task(_tick(lags))
-    began, cpu = time.perf_counter(), _cpu_s()
+    began, cpu = time.perf_counter(), time.process_time()
 
     async def one(planned: Planned, late_s: float) -> Outcome:
         sent_s = time.perf_counter() - began
@@ -98,7 +97,7 @@ async def run_load(
         ticking.cancel()
         for task in tasks:
             task.cancel()
-    return outcomes, Effort(_cpu_s() - cpu, time.perf_counter() - began, lags)
+    return outcomes, Effort(time.process_time() - cpu, time.perf_counter() - began, lags)
 
 
 async def _tick(lags: list[float]) -> None:
@@ -107,8 +106,3 @@ async def _tick(lags: list[float]) -> None:
         before = time.perf_counter()
         await asyncio.sleep(TICK_S)
         lags.append(time.perf_counter() - before - TICK_S)
-
-
-def _cpu_s() -> float:
-    used = resource.getrusage(resource.RUSAGE_SELF)
-    return used.ru_utime + used.ru_stime
