@@ -29,7 +29,7 @@ PATIENCE_S = 0.005
 # A mask that takes so long is computed apart, one that takes this long is given up, and a sample
 # may not take longer than that for all of its masks but for quick ones.
 LATE_S, MOST_S, MOST_IN_ALL_S = 0.01, 5.0, 20.0
-COMPILE_S = 15.0
+COMPILE_S = 30.0  # the first time a large vocabulary is prepared, which may take seconds
 # Kept grammars: measured, about 80 KB each, sixteen times their source, and what their automata
 # grow to, which no more than 30 MB a second of computing were seen to do.
 CACHE_BYTES = 64 << 20

@@ -90,6 +90,30 @@ def test_lists():
     assert inputs.banned.tokens.tolist() == [2, 9]
 
 
+class Masked:
+    """What a sequence has of a matcher here."""
+
+    def __init__(self, *words):
+        self.mask = np.array(words, dtype=np.uint32)
+
+
+def test_masks_are_those_of_the_rows_that_sample():
+    first, scored, chunk = part(), part(prompt_logprobs=0), part(count=2)
+    first.sequence.matcher, scored.sequence.matcher = Masked(1, 2), Masked(3, 4)
+    chunk.sequence.matcher = Masked(5, 6)
+    for one in (first, scored, chunk):
+        one.sequence.plain = False
+    inputs = sampling_inputs((chunk, scored, part(), first))
+    assert inputs.masks.rows.tolist() == [-1, -1, -1, 0, -1, 1]
+    assert inputs.masks.words.tolist() == [[3, 4], [1, 2]]
+    assert sampling_inputs((part(logprobs=0),)).masks is None
+
+
+def test_a_constraint_makes_a_sample_more_than_plain():
+    assert part().sequence.plain
+    assert not part(constraint={"kind": "json_object"}).sequence.plain
+
+
 def test_penalties():
     inputs = sampling_inputs(
         (part(prompt=2, output=[5, 10, 5], frequency_penalty=0.5), part(presence_penalty=0.25))
