@@ -105,8 +105,8 @@ class InterpretedDevice:
         return self._bytes(address, nbytes).copy()
 
     def fetch(self, address: int, nbytes: int) -> Callable[[], Bytes]:
-        found = self.read(address, nbytes)
-        return lambda: self._awaited(found)
+        found, comes = self.read(address, nbytes), not self.hung
+        return lambda: self._awaited(found, comes)
 
     def fill(self, address: int, nbytes: int, byte: int) -> None:
         self._demand_no_capture()
@@ -159,8 +159,8 @@ class InterpretedDevice:
         if not self.hung:
             self.reached = number
 
-    def _awaited(self, found: Bytes) -> Bytes:
-        if self.hung:
+    def _awaited(self, found: Bytes, comes: bool) -> Bytes:
+        if not comes:
             assert self.patience_s, "nobody would ever know"
             raise DeviceHangError(self.reached)
         return found

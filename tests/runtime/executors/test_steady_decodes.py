@@ -201,3 +201,28 @@ def test_captured_decodes_sample_what_plain_ones_do(seed: int, requests: int) ->
     assert silent >= requests, "most decodes need nothing from the host"
     assert devices[1].replays > silent
     assert preemptions > 0 or requests < 8
+
+
+@pytest.mark.interpreted
+def test_a_device_that_hangs_ends_all_requests_and_says_where() -> None:
+    limits = SchedulerLimits(
+        max_num_seqs=4, max_num_batched_tokens=10, max_rows=12, max_model_len=48
+    )
+    device = InterpretedDevice()
+    executor = CudaExecutor(tiny(), device, limits, DECODES, watchdog_seconds=5.0)
+    engine = Engine(executor, EngineConfig(limits, num_blocks=4))
+    params = SamplingParams(max_tokens=9, temperature=0.0, ignore_eos=True)
+    for name in ("one", "two"):
+        engine.add_request(name, [3, 4], params)
+    engine.step()
+    device.hangs_in = "attention"
+    found = {}
+    while engine.has_work:
+        found |= {one.request_id: one.error for one in engine.step().finished}
+        engine.check()
+    assert found.keys() == {"one", "two"}
+    assert {error.where for error in found.values()} == {"the captured decode of 2 sequences"}
+    engine.add_request("three", [5], params)
+    found = {one.request_id: one.error for one in engine.step().finished}
+    assert "has not answered since" in str(found["three"])
+    engine.close()
