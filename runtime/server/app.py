@@ -1,6 +1,7 @@
 """The application: every route, and what stands before them.
 
-From the outside in: every request gets its record, shows its key, is admitted, and meets its route.
+From the outside in: every request gets its record, shows its key or asks under a local name, is
+admitted, and meets its route.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from .admission import Gate
 from .auth import OPEN_PATHS, Auth
 from .client import Client
 from .http_errors import install
+from .local_names import LocalNames
 from .observer import Observer
 from .protocol.chat import ChatChunk
 from .release import release
@@ -53,6 +55,8 @@ def create_app(settings: Settings, client: Client, words: Words, observer: Obser
         app.include_router(module.router(service))
     install(app)
     app.add_middleware(Gate, admission=service.admission)
+    if settings.is_loopback and settings.uds is None and not settings.api_keys:
+        app.add_middleware(LocalNames)
     app.add_middleware(Auth, keys=settings.api_keys)
     app.add_middleware(Watch, observer=observer)
     app.openapi = lambda: _document(app)  # type: ignore[method-assign]

@@ -154,7 +154,7 @@ def _check(found: httpx.Response) -> None:
     """An answer, or a refusal that says why."""
     assert found.status_code < 500, found.text
     if found.status_code != 200:
-        assert found.status_code in (400, 401, 404, 413, 415), found.status_code
+        assert found.status_code in (400, 401, 404, 413, 415, 421), found.status_code
         error = found.json()["error"]
         assert set(error) == {"message", "type", "param", "code"}
         assert error["message"]
