@@ -6,12 +6,20 @@ import concurrent.futures
 import json
 import re
 import time
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import jsonschema_rs
 import openai
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
+from graphopt.runtime.llm import LLM
+from graphopt.runtime.sampling_params import SamplingParams
+
+from ..constrained import LANGUAGES, Language
 from .running import Served
 
 TALK: Any = [{"role": "user", "content": "Return the number of"}]
@@ -35,6 +43,32 @@ FORM: Any = {
 def client(server: Served) -> openai.OpenAI:
     """OpenAI's own."""
     return openai.OpenAI(base_url=server.url + "/v1", api_key="none", max_retries=0)
+
+
+@pytest.fixture(scope="module")
+def llm(demo: Path) -> Iterator[LLM]:
+    """The demo model in this process."""
+    with LLM(demo, threads=1, kv_cache_memory=1 << 24, seed=0) as found:
+        yield found
+
+
+@settings(
+    deadline=None, max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(
+    languages=st.lists(LANGUAGES, min_size=8, max_size=8),
+    temperature=st.sampled_from([0.0, 1.0, 3.0]),
+)
+def test_what_the_demo_model_writes_is_in_the_language(
+    llm: LLM, languages: list[Language], temperature: float
+) -> None:
+    params = [
+        SamplingParams(constraint=one.constraint, max_tokens=80, temperature=temperature)
+        for one in languages
+    ]
+    outputs = llm.generate(["def read(self):"] * len(params), params)
+    for language, output in zip(languages, outputs, strict=True):
+        assert output.finish_reason == "length" or language.has(output.text), output.text
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
