@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import enum
 import os
+from collections.abc import Iterable
 
 from blake3 import blake3
 
@@ -120,12 +121,17 @@ class PrefixCache:
         """Something is wrong with what ``sequence`` reads: nobody is to find its blocks again."""
         self._pool.forget(sequence.table.tolist())
 
-    def check(self) -> None:
-        """Demand that whoever is waited for runs, and has yet to compute the block.
+    def check(self, running: Iterable[Sequence]) -> None:
+        """Demand that names are those of known tokens, and that nobody is waited for in vain.
 
         Raises:
-            GraphoptError: a block would be waited for in vain.
+            GraphoptError: a block is found that holds something else, or is waited for in vain.
         """
+        for sequence in running:
+            known = (sequence.num_tokens - sequence.unknown) // self._pool.block_size
+            names = self._extended([], sequence, len(sequence.names))
+            if len(names) > known or names != sequence.names:
+                raise GraphoptError("a KV block has the name of another", got=sequence)
         for name, sequence in self._coming.items():
             late = name in sequence.names[: sequence.published]
             if late or name not in sequence.names or sequence.status is not Status.RUNNING:
@@ -149,14 +155,18 @@ class PrefixCache:
         names, size = sequence.names, self._pool.block_size
         if not names and sequence.index:  # the samples of a request begin alike
             names.extend(sequence.request.sequences[0].names[: sequence.num_prompt // size])
-        if len(names) < count:
-            tokens = sequence.tokens(len(names) * size, count * size).tobytes()
-            width = size * _TOKEN_BYTES
-            name = names[-1] if names else sequence.request.root
-            for start in range(0, len(tokens), width):
-                name = blake3(name + tokens[start : start + width], key=self._block_key).digest()
-                names.append(name)
-        return names[:count]
+        return self._extended(names, sequence, count)[:count]
+
+    def _extended(self, names: list[bytes], sequence: Sequence, count: int) -> list[bytes]:
+        """The list ``names`` of the first blocks, after adding up to the first ``count``."""
+        size = self._pool.block_size
+        tokens = sequence.tokens(len(names) * size, count * size).tobytes()
+        width = size * _TOKEN_BYTES
+        name = names[-1] if names else sequence.request.root
+        for start in range(0, len(tokens), width):
+            name = blake3(name + tokens[start : start + width], key=self._block_key).digest()
+            names.append(name)
+        return names
 
     def _drop(self, sequence: Sequence, name: bytes) -> None:
         if self._coming.get(name) is sequence:

@@ -363,7 +363,7 @@ class Scheduler:
                 raise GraphoptError("a sequence holds more blocks than it needs", got=sequence)
             if len(sequence.table) < blocks_for(sequence.computed, size):
                 raise GraphoptError("a sequence holds fewer blocks than it computed", got=sequence)
-        self.cache.check()
+        self.cache.check(self.running)
         self._check_sharing()
 
     def _check_sharing(self) -> None:

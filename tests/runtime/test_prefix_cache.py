@@ -188,13 +188,15 @@ def test_a_step_on_its_way_is_not_found_yet():
     assert outputs["first"].token_ids == outputs["second"].token_ids == tuple(greedy(TEXT[:9], 3))
 
 
-def test_who_lost_its_blocks_waits_for_the_token_that_it_draws():
+@pytest.mark.parametrize(("first", "second", "blocks"), [(3, 3, 6), (3, 4, 7), (2, 5, 6)])
+def test_who_lost_its_blocks_waits_for_the_token_that_it_draws(first, second, blocks):
     """A step that does not even begin leaves the one before it on its way."""
     engine = make_engine(
-        executor_type=OverlappingHash, num_blocks=6, max_model_len=12, max_num_seqs=3
+        executor_type=OverlappingHash, num_blocks=blocks, max_model_len=12, max_num_seqs=3
     )
-    params = SamplingParams(temperature=0.0, max_tokens=7)
-    for name, prompt in {"a": TEXT[:3], "b": TEXT[3:6]}.items():
+    params = SamplingParams(temperature=0.0, max_tokens=5)
+    later = TEXT[first : first + second]
+    for name, prompt in {"a": TEXT[:first], "b": later}.items():
         engine.add_request(name, prompt, params)
     scheduler, schedule = engine.scheduler, engine.scheduler.schedule
 
@@ -210,20 +212,23 @@ def test_who_lost_its_blocks_waits_for_the_token_that_it_draws():
     outputs = run_all(engine)
     assert refused, "nobody was preempted"
     assert isinstance(outputs["a"].error, MachineError)
-    assert list(outputs["b"].token_ids) == greedy(TEXT[3:6], 7)
+    assert list(outputs["b"].token_ids) == greedy(later, 5)
 
 
-def test_check_notices_who_waits_in_vain():
+def test_check_notices_who_waits_in_vain_and_names_that_are_wrong():
     engine = make_engine(block_size=4, max_num_seqs=4, max_num_batched_tokens=8)
     engine.add_request("r", TEXT[:16], SamplingParams(temperature=0.0))
     engine.step()
     (sequence,) = engine.scheduler.running
     cache = engine.scheduler.cache
-    cache.check()
+    cache.check([sequence])
     cache._coming[sequence.names[0]] = sequence
     with pytest.raises(GraphoptError, match="does not come"):
-        cache.check()
+        cache.check([sequence])
     del cache._coming[sequence.names[0]]
     sequence.status = Status.FINISHED
     with pytest.raises(GraphoptError, match="does not come"):
-        cache.check()
+        cache.check([sequence])
+    sequence.names[0] = bytes(32)
+    with pytest.raises(GraphoptError, match="name of another"):
+        cache.check([sequence])

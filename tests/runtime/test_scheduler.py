@@ -216,6 +216,19 @@ def test_a_request_goes_on_alone_when_what_it_waits_for_does_not_come():
     assert bench.step() == [(1, 4, 4)], "what the other computed is still there"
 
 
+@pytest.mark.parametrize("policy", [None, Priority()])
+def test_what_is_found_does_not_overtake(policy):
+    bench = Bench(blocks=12, size=2, policy=policy)
+    bench.add(12, text=1, max_tokens=1)
+    bench.step()
+    bench.add(10)
+    bench.step()
+    bench.add(14)  # needs seven blocks where six are to spare
+    bench.add(12, text=1)  # would need but one
+    bench.step()
+    assert [one.ticket for one in bench.scheduler.waiting] == [2, 3]
+
+
 def test_a_prompt_that_is_scored_is_neither_found_nor_waited_for():
     bench = Bench(tokens=8, size=2)
     bench.add(6, text=1, max_tokens=1)

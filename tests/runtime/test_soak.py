@@ -25,6 +25,7 @@ def test_random_load_leaves_nothing_behind(tmp_path: Path) -> None:
     rng = random.Random(0)
     process = psutil.Process()
     samples: list[int] = []
+    text = [rng.randrange(3, 97) for _ in range(100)]
     done = refused = aborted = 0
     with graphopt.LLM(path, kv_cache_memory=1 << 18, max_num_batched_tokens=32) as llm:
         ends = time.monotonic() + 60 * MINUTES
@@ -33,6 +34,7 @@ def test_random_load_leaves_nothing_behind(tmp_path: Path) -> None:
                 [rng.randrange(3, 97) for _ in range(rng.randint(1, 140))]
                 for _ in range(rng.randint(1, 12))
             ]
+            prompts += [text[: rng.randint(1, len(text))] for _ in range(rng.randint(0, 4))]
             for prompt in list(prompts):
                 if len(prompt) >= llm.max_model_len:
                     with pytest.raises(CapacityError):
@@ -53,6 +55,7 @@ def test_random_load_leaves_nothing_behind(tmp_path: Path) -> None:
             llm.engine.check()
             assert not llm.engine.has_work
             samples.append(process.memory_info().rss)
+        assert llm.engine.totals.prefix_hits > 0
     half = samples[len(samples) // 2 :]
     drift = (max(half) - min(half)) / max(half)
     print(f"{done} done, {refused} refused, {aborted} aborted, memory drift {drift:.1%}")
