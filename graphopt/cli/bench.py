@@ -277,6 +277,8 @@ def measurement(words: tuple[str, ...], options: dict[str, Any]) -> Any:
     if temperature is not None:
         extra["temperature"] = temperature
     extra |= options.pop("extra_body")
+    # The variable may hold several keys, as the server takes it.
+    options["api_key"] = next(iter((options["api_key"] or "").split()), None)
     for name in ("prompt_tokens", "output_tokens"):
         options[name] = Lengths.parse(options[name])
     goal = Goal.parse([*bounds, *more]) if bounds else None

@@ -21,6 +21,7 @@ from markupsafe import Markup
 from starlette.responses import Response
 
 from .metrics import Metrics
+from .routes.documented import refusals
 
 SCRIPTS = ("units", "chart", "server", "board", "chat", "main")
 ELEMENTS = "elements.js"  # shared with the page of a compiled model
@@ -80,20 +81,32 @@ def operator_routes(
     router = APIRouter(tags=["operation"])
     uncached = {"cache-control": "no-store"}
     if exposition:
+        text = {200: {"content": {"text/plain": {"schema": {"type": "string"}}}}, **refusals(401)}
 
-        @router.get("/metrics", response_class=Response, summary="Numbers for Prometheus")
+        @router.get(
+            "/metrics",
+            response_class=Response,
+            summary="Numbers for Prometheus",
+            responses=text,
+        )
         async def show_metrics() -> Response:
             content_type, body = metrics.exposition()
             return Response(body, headers={"content-type": content_type, **uncached})
 
     if page:
         shown = live_page()
+        data = {
+            200: {"content": {"application/json": {"schema": {"type": "object"}}}},
+            **refusals(400, 401),
+        }
 
         @router.get("/", response_class=Response, summary="A live page", include_in_schema=False)
         async def show_page() -> Response:
             return Response(shown.body, media_type="text/html", headers=dict(shown.headers))
 
-        @router.get("/stats", response_class=Response, summary="What the page shows")
+        @router.get(
+            "/stats", response_class=Response, summary="What the page shows", responses=data
+        )
         async def show_stats(history: bool = False) -> Response:
             body = msgspec.json.encode({**metrics.stats(history=history), "chat": chat})
             return Response(body, media_type="application/json", headers=uncached)

@@ -83,6 +83,15 @@ def test_usage_errors(run: Run, words: list[str], message: str) -> None:
     assert message.lower() in result.stderr.lower()
 
 
+def test_the_first_key_of_the_variable_is_shown(
+    run: Run, fake: FakeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for value, shown in (("one two", "Bearer one"), ("", None)):
+        monkeypatch.setenv("GRAPHOPT_API_KEY", value)
+        assert run("bench", "serve", fake.url, "--num-prompts", "1").exit_code == 0
+        assert fake.heads[-1].get("authorization") == shown
+
+
 def test_a_trace_has_no_rate(run: Run, tmp_path: Path) -> None:
     path = tmp_path / "trace.jsonl"
     path.write_text('{"timestamp": 0, "prompt": "a", "output_tokens": 1}\n')

@@ -9,13 +9,16 @@ import re
 
 import httpx
 import pytest
+import schemathesis
 from fastapi import FastAPI
+from hypothesis import HealthCheck, settings
 from prometheus_client.parser import text_string_to_metric_families
 
 from graphopt.runtime.server.metrics import Metrics
 from graphopt.runtime.server.observer import Observer
 from graphopt.runtime.server.page import live_page, operator_routes
 
+from .fake_engine import FakeEngine, app_over
 from .test_observer import MODEL
 
 
@@ -62,6 +65,19 @@ def test_stats(chat: bool) -> None:
 def test_routes_can_be_left_out(options: dict[str, bool], there: set[str]) -> None:
     found = {path for path in ("/", "/stats", "/metrics") if get(path, **options).is_success}
     assert found == there
+
+
+APP = app_over(FakeEngine(" hi"))
+APP.include_router(operator_routes(Metrics("tiny")))
+SCHEMA = schemathesis.openapi.from_asgi("/openapi.json", APP).include(
+    path_regex="^/(stats|metrics)$"
+)
+
+
+@SCHEMA.parametrize()
+@settings(max_examples=20, derandomize=True, deadline=None, suppress_health_check=list(HealthCheck))
+def test_every_answer_is_the_documents(case: schemathesis.Case) -> None:
+    case.call_and_validate()
 
 
 def test_the_page_may_run_its_own_blocks_and_ask_its_own_server() -> None:
