@@ -55,8 +55,13 @@ class RequestLog:
             ttft_s=None if first is None else _rounded(first - record.arrived_s),
             disconnected=True if record.gone else None,
             why=None if record.why is None else record.why[:MAX_WHY_CHARS],
-            prompt=[str(one.prompt) for one in asked] if self._log_prompts and asked else None,
+            prompt=self._prompts(record),
         )
+
+    def _prompts(self, record: Record) -> list[str] | None:
+        """What was asked, as far as it was text, if that is to be logged."""
+        texts = [str(one.prompt) for one in record.generations if one.prompt is not None]
+        return texts if self._log_prompts and texts else None
 
     def loaded(self, model: Opened) -> None:
         """Nothing: the server itself says when it is ready."""

@@ -55,6 +55,7 @@ def test_prompts_are_logged_only_if_asked(log_prompts: bool) -> None:
     record = observer.arrived("POST")
     record.asked(7, {}, "a secret prompt")
     record.asked(7, {}, [1, 2])
+    record.asked(7, {}, None)  # token ids, of which there is no text
     observer.ended(record)
     (line,) = lines(stream)
     assert line.get("prompt") == (["a secret prompt", "[1, 2]"] if log_prompts else None)
