@@ -105,6 +105,7 @@ class Matcher:
             return
         self._grammar, self._inner = grammar, grammar.start.deep_copy()
         self._show(grammar.mask, accepts=grammar.accepts)
+        self.ended = grammar.accepts and not grammar.mask.any()
 
     def _show(self, mask: U32, *, accepts: bool) -> None:
         """Take a new mask, with the tokens that end the sample if the text may end."""

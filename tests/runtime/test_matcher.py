@@ -103,6 +103,13 @@ def test_a_sample_ends_where_nothing_can_follow_without_a_token_for_that() -> No
     engine.close()
 
 
+def test_where_only_the_empty_text_is_allowed_nothing_is_drawn() -> None:
+    engine = engine_of(eos=[])
+    output = complete(regex(""), engine)
+    assert (output.text, output.token_ids, output.finish_reason) == ("", (), "stop")
+    engine.close()
+
+
 def test_tokens_that_end_a_sample_can_be_chosen_only_where_the_text_may_end() -> None:
     tokenizer, _, _ = words("byte_level")
     end, other = tokenizer.eos_token_id, tokenizer.token_id("b")

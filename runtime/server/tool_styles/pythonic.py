@@ -32,7 +32,7 @@ class PythonicParser:
     def __init__(self, names: frozenset[str]) -> None:
         self._names = names
         self._text = ""
-        self._is_content = False
+        self._is_call = self._is_content = False  # as far as its beginning tells
 
     def push(self, text: str) -> list[Event]:
         """Nothing as long as the text may be calls; they are known at the end."""
@@ -54,10 +54,14 @@ class PythonicParser:
     def _may_be_calls(self) -> bool:
         if len(self._text) > MAX_CHARS:
             return False
+        if self._is_call:
+            return True
         rest = self._text.lstrip()
         if TAG.startswith(rest) or rest.startswith(TAG):
             rest = rest[len(TAG) :]
-        return _BEGINS.fullmatch(rest) is not None
+        found = _BEGINS.fullmatch(rest)
+        self._is_call = found is not None and "(" in rest
+        return found is not None
 
 
 def calls_of(text: str, names: frozenset[str]) -> list[Call]:
