@@ -26,7 +26,8 @@ WAIT, RELEASE = "tl.extra.cuda.gdc_wait()", "tl.extra.cuda.gdc_launch_dependents
 # A line of a template where a program waits, if it does something before.
 PLACE = "    # Here what came before is over."
 _ENDS_SIGNATURE = "):\n"
-_PURE = ("program_id", "num_programs", "arange", "zeros", "full", "cdiv", "to", "where")
+_PURE = ("program_id", "num_programs", "arange", "zeros", "full", "cdiv", "to", "where", "minimum")
+_FETCHES = ("load", "prefetch")
 
 
 def with_dependent_launch(kernel: TritonKernel) -> TritonKernel:
@@ -84,13 +85,14 @@ def _early(function: ast.stmt, weights: frozenset[str]) -> list[str]:
         text = ast.unparse(statement)
         if text == WAIT:
             return found
-        if not isinstance(statement, ast.Assign | ast.AnnAssign):
+        is_call = isinstance(statement, ast.Expr) and text.startswith("prefetch(")
+        if not isinstance(statement, ast.Assign | ast.AnnAssign) and not is_call:
             found.append(f"line {statement.lineno}: {text.splitlines()[0]}")
             continue
         for call in (node for node in ast.walk(statement) if isinstance(node, ast.Call)):
             called = ast.unparse(call.func).rpartition(".")[2]
             names = {node.id for node in ast.walk(call) if isinstance(node, ast.Name)}
-            is_weight = called == "load" and bool(call.args) and _root(call.args[0]) in pointers
+            is_weight = called in _FETCHES and bool(call.args) and _root(call.args[0]) in pointers
             if not is_weight and called not in _PURE:
                 found.append(f"line {statement.lineno}: {ast.unparse(call)} of {sorted(names)}")
         # What is computed from a pointer to weights points to them.

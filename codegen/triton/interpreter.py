@@ -79,7 +79,8 @@ def repair() -> None:
     _repair_arithmetic(interpreter, narrow)
     _repair_scalars(interpreter)
     _add_libdevice(interpreter, tl)
-    # Programs of one kernel run after those of another: there is nothing to wait for.
+    # Programs of one kernel run after those of another: there is nothing to wait for, or to fetch.
+    tl.inline_asm_elementwise = lambda *_, **__: None
     tl.extra.cuda.gdc_wait = tl.extra.cuda.gdc_launch_dependents = lambda: None
 
 

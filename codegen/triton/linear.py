@@ -23,6 +23,7 @@ from graphopt.region import Region
 from ..render import render
 from ..rows.tree import Leaf, RefusedError
 from .anchor import Anchored, Prologue
+from .dependent import PLACE
 from .expression import TYPES
 from .functions import functions_for
 from .kernel import ALIGNMENT, TritonKernel, Variant, named_kernel
@@ -35,12 +36,19 @@ MULTIPLIED = (DType.BF16, DType.F16, DType.F32)
 _GROUP = 8
 # Columns of a row that a program makes at a time, where rows are made ahead.
 _FILL_BLOCK = 1024
+# Bytes of a line of the second-level cache.
+_CACHE_LINE = 128
 # Offsets from here on are 64-bit integers.
 _FAR = 1 << 31
 
 
 def linear_kernel(
-    graph: Graph, region: Region, arch: int = 90, *, deterministic: bool = False
+    graph: Graph,
+    region: Region,
+    arch: int = 90,
+    *,
+    deterministic: bool = False,
+    early: bool = False,
 ) -> TritonKernel | Verdict:
     """The kernel of a linear region, or why there is none.
 
@@ -50,13 +58,15 @@ def linear_kernel(
         arch: what it is to run on, such as 90: it decides the tiles, and whether descriptors copy
             them.
         deterministic: whether the last variant will compute all steps, few rows' too.
+        early: whether programs of few rows ask for weights before what came before them is over;
+            see ``dependent``.
     """
     if any(isinstance(value.type, StateType) for value in (*region.inputs, *region.outputs)):
         return refuse("it reads or writes state")
     if not any(graph.nodes[place].op == "linear" for place in region.nodes):
         return refuse("it is not built around a linear map")
     try:
-        return _kernel(Anchored(graph, region), arch, deterministic=deterministic)
+        return _kernel(Anchored(graph, region), arch, deterministic=deterministic, early=early)
     except RefusedError as error:
         return refuse(error.reason, *error.culprits)
 
@@ -138,7 +148,7 @@ class _Plan:
         return -(-self.size.width // one.columns)
 
 
-def _kernel(anchored: Anchored, arch: int, *, deterministic: bool) -> TritonKernel:
+def _kernel(anchored: Anchored, arch: int, *, deterministic: bool, early: bool) -> TritonKernel:
     if anchored.dtype not in MULTIPLIED:
         raise RefusedError(f"nothing multiplies {anchored.dtype}", anchored.anchor.inputs[0])
     rows = sym(anchored.symbol)
@@ -165,7 +175,12 @@ def _kernel(anchored: Anchored, arch: int, *, deterministic: bool) -> TritonKern
     pointers: list[DType | None] = [buffer.dtype for buffer in anchored.buffers.values()]
     return named_kernel(
         anchored.region.name or "linear",
-        _text(anchored, plan, prologue),
+        _text(
+            anchored,
+            plan,
+            prologue,
+            early=early and anchored.anchor.inputs[1].is_weight and plan.parts[0].column == 1,
+        ),
         [*pointers, None] if workspace != 0 else pointers,
         anchored.sizes,
         [
@@ -204,7 +219,7 @@ def _parts(anchored: Anchored) -> tuple[_Matrix, ...]:
     )
 
 
-def _text(anchored: Anchored, plan: _Plan, prologue: Prologue) -> str:
+def _text(anchored: Anchored, plan: _Plan, prologue: Prologue, *, early: bool) -> str:
     size = plan.size
     names = [buffer.name for buffer in anchored.buffers.values()]
     finishes = [*names, *anchored.sizes]
@@ -225,6 +240,7 @@ def _text(anchored: Anchored, plan: _Plan, prologue: Prologue) -> str:
         carried=[*anchored.accumulators, *(one.name for one in prologue.sums)],
         comments=anchored.comments(),
         prologue=prologue,
+        early=_early(plan) if early else None,
         scale=scale,
         store=store,
         fill=fill,
@@ -260,6 +276,12 @@ def _text(anchored: Anchored, plan: _Plan, prologue: Prologue) -> str:
         x_offset=plan.counters // size.dtype.nbytes,
         descriptors=_descriptors(anchored, plan) if _copies(size) else [],
     )
+
+
+def _early(plan: _Plan) -> Mapping[str, object]:
+    """What is asked for before a program waits: elements of a cache line, parts of the weight."""
+    line = _CACHE_LINE // plan.size.dtype.nbytes
+    return {"line": line, "parts": plan.parts, "place": PLACE}
 
 
 def _copies(size: Size) -> bool:

@@ -68,13 +68,13 @@ def kernel_of(
             kernel then has one variant, or alternatives of which one runs, for all sizes.
         dependent: whether it begins while the kernel before it ends, if the GPU can do that.
     """
-    how = {"deterministic": True} if deterministic else {}
-    made = _made(graph, region, arch, block_size, packings, **how)
+    dependent = dependent and arch >= FIRST_ARCH
+    made = _made(graph, region, arch, block_size, packings, deterministic, dependent)
     if isinstance(made, Verdict):
         return made
     if deterministic:
         made = replace(made, variants=buckets_of(made.variants)[-1].candidates)
-    return with_dependent_launch(made) if dependent and arch >= FIRST_ARCH else made
+    return with_dependent_launch(made) if dependent else made
 
 
 def _made(
@@ -83,7 +83,8 @@ def _made(
     arch: int,
     block_size: int,
     packings: Mapping[str, GpuPacking],
-    **how: bool,
+    deterministic: bool,
+    early: bool,
 ) -> TritonKernel | Verdict:
     """What a region's maker gives; two of them are told how the kernel shall be."""
     maker = MAKERS.get(region.family)
@@ -93,10 +94,12 @@ def _made(
     if is_told_packings(region):
         return maker(graph, region, packings)
     if region.family == "attention":
-        return maker(graph, region, block_size, arch=arch, **how)
+        return maker(graph, region, block_size, arch=arch, deterministic=deterministic)
     if region.family == "linear":
         other = ANCHORS.get(anchor_of(graph, region).op)
-        return other(graph, region, arch=arch) if other else maker(graph, region, arch=arch, **how)
+        if other is not None:
+            return other(graph, region, arch=arch)
+        return maker(graph, region, arch=arch, deterministic=deterministic, early=early)
     return maker(graph, region)
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import ast
+import re
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from graphopt.codegen.rows.arguments import Kind, arguments
 from graphopt.codegen.triton.compile import compile_variant
 from graphopt.codegen.triton.dependent import (
     PLACE,
@@ -20,8 +23,13 @@ from graphopt.codegen.triton.kernel import TritonKernel, Variant, named_kernel
 from graphopt.codegen.triton.makers import kernel_of
 from graphopt.errors import CompileError
 from graphopt.ir.dtype import DType
+from graphopt.ir.graph import Graph
+from graphopt.ir.parser import parse_graph
 from graphopt.ir.types import LayerState
 from graphopt.plan import TRITON
+from graphopt.plan_arguments import Kind as PlanKind
+from graphopt.plan_arguments import arguments_of, layer_of
+from graphopt.region import Region
 from graphopt.runtime.executors.cuda import CudaExecutor
 from graphopt.runtime.scheduler import SchedulerLimits
 from tests.checkpoints import save_tiny
@@ -108,8 +116,25 @@ def test_a_function_that_is_missing_is_an_error() -> None:
         early_accesses(other)
 
 
-def _made(arch: int) -> list[TritonKernel]:
-    """Kernels of several families, as a plan for ``arch`` has them."""
+def _arguments(text: str, function: str) -> list[str]:
+    """What a function of a text calls what it is given."""
+    tree = next(one for one in ast.parse(text).body if getattr(one, "name", "") == function)
+    assert isinstance(tree, ast.FunctionDef)
+    return [one.arg for one in tree.args.args]
+
+
+def _weights_of(graph: Graph, region: Region, kernel: TritonKernel) -> list[str]:
+    """Names of a kernel's pointers to weights: those of the graph, which no kernel writes."""
+    names = _arguments(kernel.text, entries_of(kernel)[0])
+    return [
+        name
+        for name, one in zip(names, arguments(graph, region), strict=False)
+        if one.kind is Kind.OPERAND and one.value.is_weight
+    ]
+
+
+def _made(arch: int) -> list[tuple[TritonKernel, list[str]]]:
+    """Kernels of several families, as a plan for ``arch`` has them, and their weights."""
     layer = LayerState(2, 64, 64, DType.BF16)
     cases = [
         linear_case(BEFORE[0], AFTER[0], DType.BF16),
@@ -121,34 +146,38 @@ def _made(arch: int) -> list[TritonKernel]:
     for graph, region in cases:
         made = kernel_of(graph, region, arch=arch, block_size=16, dependent=True)
         assert isinstance(made, TritonKernel)
-        found.append(made)
+        found.append((made, _weights_of(graph, region, made)))
     return found
 
 
 @pytest.mark.parametrize("arch", [90, 100, 120])
 def test_every_kernel_waits_before_it_touches_anything(arch: int) -> None:
-    for kernel in _made(arch):
-        assert early_accesses(kernel) == []
+    for kernel, weights in _made(arch):
+        assert early_accesses(kernel, weights) == []
         assert kernel.text.count(WAIT) == len(entries_of(kernel))
         launches = [launch for one in kernel.variants for launch in one.launches]
         assert all(launch.dependent for launch in launches)
 
 
 def test_older_gpus_have_none() -> None:
-    for kernel in _made(89):
+    for kernel, _ in _made(89):
         assert WAIT not in kernel.text
         assert not any(one.dependent for one in kernel.variants)
 
 
 @pytest.mark.parametrize("arch", [90, 100, 120])
 def test_the_code_waits_before_it_loads(arch: int) -> None:
-    made = _made(arch)[0]
-    code = compile_variant(made, made.variants[0], arch).ptx
-    wait = code.index("griddepcontrol.wait")
-    assert wait < code.index("griddepcontrol.launch_dependents")
-    places = [code.find(one) for one in ("ld.global", "cp.async", "st.global")]
-    assert all(place > wait for place in places if place >= 0)
-    assert any(place >= 0 for place in places)
+    made, weights = _made(arch)[0]
+    assert weights
+    few, many = made.variants[0], made.variants[-1]
+    for variant, is_early in ((few, True), (many, False)):
+        code = compile_variant(made, variant, arch).ptx
+        wait = code.index("griddepcontrol.wait")
+        assert wait < code.index("griddepcontrol.launch_dependents")
+        assert "st.global" not in code[:wait]
+        assert not re.search(r"ld\.global|cp\.async", code[:wait])
+        assert ("prefetch.global.L2" in code[:wait]) == is_early  # weights, for few rows
+        assert "prefetch.global.L2" not in code[wait:]
 
 
 @pytest.mark.interpreted
@@ -162,14 +191,23 @@ def test_a_whole_plan_waits_and_gives_the_same_tokens(name: str, tmp_path: Path)
     for early in (False, True):
         output = tmp_path / f"{early}.gopt"
         artifact = compile_interpreted(checkpoint, output, dependent_launch=early)
-        kernels = {s.kernel for s in artifact.plan.steps() if s.backend == TRITON}
-        for kernel in map(artifact.launch, sorted(kernels)):
+        graph = parse_graph(artifact.graph_text())
+        ours = {s.kernel: s for s in artifact.plan.steps() if s.backend == TRITON}
+        for step in ours.values():
+            kernel = artifact.launch(step.kernel)
+            given = arguments_of(step, layer_of(graph, step))
             for launch in (one for variant in kernel.variants for one in variant.launches):
                 assert launch.dependent == early
                 text = artifact.cubin(kernel.name, launch.file).decode()
                 variant = Variant(launch.symbol, launch.constants)
                 made = TritonKernel(kernel.name, text, kernel.pointers, kernel.sizes, (variant,))
-                assert (early_accesses(made) == []) == early
+                names = _arguments(text, launch.symbol)
+                weights = [
+                    name
+                    for name, one in zip(names, given, strict=False)
+                    if one.kind is PlanKind.WEIGHT
+                ]
+                assert (early_accesses(made, weights) == []) == early
         executor = CudaExecutor(artifact, InterpretedDevice(), limits)
         found.append(greedy_through_engine(executor, limits, prompts, 2))
         executor.close()
