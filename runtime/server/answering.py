@@ -199,10 +199,12 @@ def reply(request: Request, body: Body, answer: BaseModel) -> Response:
 
 def warn(request: Request, *bodies: Body) -> dict[str, str]:
     """Log that a request has fields that change nothing; returns the header that says so."""
-    names = [shortened(name, 60) for body in bodies for name in body.unknown()]
+    names = [name for body in bodies for name in body.unknown()]
     if not names:
         return {}
-    listed = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
+    listed = ", ".join(shortened(name, 60) for name in names[:8])
+    if len(names) > 8:
+        listed += f" and {len(names) - 8} more"
     text = f"unknown fields change nothing: {listed}"
     log.warning("request %s: %s", record_of(request.scope).id, text)
     return {WARNING_HEADER: "".join(one if " " <= one <= "~" else "?" for one in text)}

@@ -71,6 +71,7 @@ def check_limits(body: SamplingFields, limits: Limits) -> None:
     at_most("n", body.n or 1, limits.max_n)
     at_most("prompt_logprobs", body.prompt_logprobs or 0, limits.max_logprobs)
     at_most("logit_bias", len(body.logit_bias or ()), limits.max_logit_bias, "tokens")
+    at_most("stop_token_ids", len(body.stop_token_ids or ()), limits.max_logit_bias, "tokens")
     stops = [body.stop] if isinstance(body.stop, str) else body.stop or []
     at_most("stop", len(stops), limits.max_stop_strings, "strings")
     at_most("stop", max(map(len, stops), default=0), limits.max_stop_chars, "characters")

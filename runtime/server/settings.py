@@ -36,7 +36,7 @@ class Limits:
     max_n: int = _limit(128, "Most samples of one prompt: n, and best_of.")
     max_stop_strings: int = _limit(16, "Most stop strings of a request.")
     max_stop_chars: int = _limit(256, "Longest stop string, in characters.")
-    max_logit_bias: int = _limit(1024, "Most tokens that a request's logit_bias names.")
+    max_logit_bias: int = _limit(1024, "Most tokens that logit_bias, or stop_token_ids, names.")
     max_logprobs: int = _limit(20, "Most log-probabilities reported for one token.")
     max_tools_bytes: int = _limit(256 << 10, "Longest list of tools, in bytes of JSON.")
     max_requests: int = _limit(512, "Most requests that are answered at once; 429 beyond it.")

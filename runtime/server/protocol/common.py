@@ -9,6 +9,8 @@ from pydantic import BaseModel, ConfigDict, FailFast, Field, PlainValidator, Wit
 from typing_extensions import TypeAliasType
 
 MAX_TOKEN = 2**31 - 1
+# Beyond what any operator allows: longer lists are refused before each item is looked at.
+MAX_ITEMS = 10_000
 
 
 class Body(BaseModel):
@@ -60,6 +62,8 @@ def _prompt(value: object) -> list[str | list[int]]:
         raise _wrong("a prompt is text, a list of token ids, or a list of either, not empty")
     if isinstance(value[0], int):
         return [_token_list(value)]
+    if len(value) > MAX_ITEMS:
+        raise _wrong(f"there may be at most {MAX_ITEMS} prompts")
     return [one if isinstance(one, str) else _token_list(one) for one in value]
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 from typing import Annotated, Any, Literal
 
-from pydantic import FailFast
+from pydantic import FailFast, Field
 from typing_extensions import TypeAliasType
 
-from .common import Body
+from .common import MAX_ITEMS, Body
 
 ROLES = ("system", "developer", "user", "assistant", "tool")
 _TEXT_PARTS = ("text", "input_text", "output_text")
@@ -21,7 +21,9 @@ class ContentPart(Body):
     text: str | None = None
 
 
-Parts = TypeAliasType("Parts", Annotated[list[ContentPart], FailFast()])
+Parts = TypeAliasType(
+    "Parts", Annotated[list[ContentPart], FailFast(), Field(max_length=MAX_ITEMS)]
+)
 
 
 class FunctionCall(Body):
@@ -39,7 +41,9 @@ class ToolCall(Body):
     function: FunctionCall
 
 
-ToolCalls = TypeAliasType("ToolCalls", Annotated[list[ToolCall], FailFast()])
+ToolCalls = TypeAliasType(
+    "ToolCalls", Annotated[list[ToolCall], FailFast(), Field(max_length=MAX_ITEMS)]
+)
 
 
 class Message(Body):
@@ -82,7 +86,9 @@ class Message(Body):
         return "\n".join(part.text or "" for part in self.content)
 
 
-Conversation = TypeAliasType("Conversation", Annotated[list[Message], FailFast()])
+Conversation = TypeAliasType(
+    "Conversation", Annotated[list[Message], FailFast(), Field(max_length=MAX_ITEMS)]
+)
 
 
 def _call(call: ToolCall) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import FailFast, Field
 from typing_extensions import TypeAliasType
 
-from .common import MAX_TOKEN, Body, Options, Reply
+from .common import MAX_ITEMS, MAX_TOKEN, Body, Options, Reply
 from .messages import Parts
 
 
@@ -19,7 +19,7 @@ class InputItem(Body):
     content: str | Parts | None = None
 
 
-Items = TypeAliasType("Items", Annotated[list[InputItem], FailFast()])
+Items = TypeAliasType("Items", Annotated[list[InputItem], FailFast(), Field(max_length=MAX_ITEMS)])
 
 
 class TextForm(Options):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import json
+import time
 from typing import Any
 
 import httpx
@@ -187,3 +188,33 @@ def test_ten_thousand_requests_are_no_fault(
     requests: list[tuple[tuple[str, bytes], dict[str, str]]],
 ) -> None:
     _try([(*body, headers) for body, headers in requests])
+
+
+def _body(path: str, start: str, item: str, end: str) -> tuple[str, bytes]:
+    """A body of nearly 4 MiB that repeats one item."""
+    count = ((4 << 20) - len(start) - len(end)) // (len(item) + 1)
+    return path, (start + ",".join([item] * count) + end).encode()
+
+
+LARGE = [
+    _body("/v1/completions", '{"prompt":[', "1", "]}"),
+    _body("/v1/completions", '{"prompt":[', "[]", "]}"),
+    _body("/v1/completions", '{"prompt":[', '"a"', "]}"),
+    _body("/v1/completions", '{"prompt":["', "a a", '"]}'),
+    _body("/v1/completions", '{"prompt":"a","stop":[', '"a"', "]}"),
+    _body("/v1/completions", '{"prompt":"a","stop":[', "1", "]}"),
+    _body("/v1/completions", '{"prompt":"a","stop_token_ids":[', "1", "]}"),
+    _body("/v1/chat/completions", '{"messages":[', '{"role":"user","content":""}', "]}"),
+    _body("/v1/chat/completions", '{"messages":[', '{"role":1}', "]}"),
+    _body("/v1/responses", '{"input":[', '{"role":"user"}', "]}"),
+]
+
+
+@pytest.mark.full
+@pytest.mark.parametrize(
+    ("path", "data"), LARGE, ids=[f"{path}-{data[:40].decode()}" for path, data in LARGE]
+)
+def test_the_largest_bodies_are_refused_soon(path: str, data: bytes) -> None:
+    begun = time.process_time()
+    _try([(path, data, {})])
+    assert time.process_time() - begun < 3.0

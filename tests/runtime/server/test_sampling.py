@@ -71,6 +71,7 @@ def test_a_seed_below_zero_is_a_seed() -> None:
         (Limits(max_stop_strings=2), {"stop": ["a", "b", "c"]}, "stop"),
         (Limits(max_stop_chars=2), {"stop": "abc"}, "stop"),
         (Limits(max_logit_bias=1), {"logit_bias": {"1": 1, "2": 1}}, "logit_bias"),
+        (Limits(max_logit_bias=1), {"stop_token_ids": [1, 2]}, "stop_token_ids"),
         (Limits(max_logprobs=2), {"prompt_logprobs": 3}, "prompt_logprobs"),
     ],
 )

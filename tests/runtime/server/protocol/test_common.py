@@ -46,6 +46,11 @@ def test_a_prompt_of_a_million_wrong_tokens_is_refused_with_one_complaint() -> N
     assert time.process_time() - begun < 1.0
 
 
+def test_a_million_prompts_are_refused_unseen() -> None:
+    with pytest.raises(ValidationError, match="at most"):
+        PROMPTS.validate_python([[]] * 1_000_000)
+
+
 def test_biases_have_keys_of_text_and_become_numbers() -> None:
     assert BIAS.validate_python({"5": 1, "7": -2.5}) == {5: 1.0, 7: -2.5}
     for wrong in ({"a": 1}, {"-1": 1}, {"5": "1"}, {"5": True}, {"5": 10**400}, [], {"٣": 1}):

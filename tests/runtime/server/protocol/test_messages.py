@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 
-from graphopt.runtime.server.protocol.messages import Message
+from graphopt.runtime.server.protocol.common import MAX_ITEMS
+from graphopt.runtime.server.protocol.messages import Conversation, Message
 
 
 def _plain(**fields: Any) -> dict[str, Any]:
@@ -42,6 +43,15 @@ def test_what_else_a_message_holds_reaches_the_template() -> None:
 def test_other_parts_are_refused(kind: str) -> None:
     with pytest.raises(ValueError, match=kind):
         _plain(role="user", content=[{"type": kind, kind: {}}])
+
+
+def test_conversations_have_an_end() -> None:
+    talk = TypeAdapter[Any](Conversation)
+    one = {"role": "user", "content": "a"}
+    assert len(talk.validate_python([one] * MAX_ITEMS)) == MAX_ITEMS
+    with pytest.raises(ValidationError) as caught:
+        talk.validate_python([one] * (MAX_ITEMS + 1))
+    assert caught.value.error_count() == 1
 
 
 @pytest.mark.parametrize(
