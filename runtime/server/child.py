@@ -10,6 +10,8 @@ import socket
 import sys
 import time
 from collections import deque
+from dataclasses import dataclass
+from typing import BinaryIO
 
 from graphopt.errors import EngineGoneError, GraphoptError
 
@@ -25,6 +27,31 @@ LEAVE_S = 5.0  # how long a process may take to end after its socket did
 log = logging.getLogger("graphopt.engine")
 
 
+@dataclass(frozen=True, slots=True)
+class Output:
+    """A pipe for what a process prints.
+
+    Attributes:
+        writer: the process's end.
+        reader: our end.
+        transport: closes it.
+    """
+
+    writer: BinaryIO
+    reader: asyncio.StreamReader
+    transport: asyncio.ReadTransport
+
+    @classmethod
+    async def open(cls) -> Output:
+        """A new pipe."""
+        reads, writes = os.pipe()
+        reader = asyncio.StreamReader()
+        transport, _ = await asyncio.get_running_loop().connect_read_pipe(
+            lambda: asyncio.StreamReaderProtocol(reader), os.fdopen(reads, "rb", buffering=0)
+        )
+        return cls(os.fdopen(writes, "wb"), reader, transport)
+
+
 class Child:
     """A running engine process.
 
@@ -33,10 +60,11 @@ class Child:
         pid: its number.
     """
 
-    def __init__(self, process: asyncio.subprocess.Process, link: Link) -> None:
+    def __init__(self, process: asyncio.subprocess.Process, link: Link, output: Output) -> None:
         self.link = link
         self.pid = process.pid
         self._process = process
+        self._pipe = output
         self._last_words: deque[tuple[float, str]] = deque(maxlen=LAST_WORDS)
         self._output = asyncio.create_task(self._read_output())
 
@@ -47,7 +75,8 @@ class Child:
         It has a session of its own, so that ctrl-C at the terminal reaches its parent alone.
         """
         ours, theirs = socket.socketpair()
-        with theirs:
+        output = await Output.open()
+        with theirs, output.writer as writer:
             process = await asyncio.create_subprocess_exec(
                 sys.executable,
                 "-P",  # what lies in the working directory is not imported
@@ -55,13 +84,13 @@ class Child:
                 MODULE,
                 str(theirs.fileno()),
                 stdin=asyncio.subprocess.DEVNULL,
-                stdout=asyncio.subprocess.PIPE,
-                stderr=asyncio.subprocess.STDOUT,
+                stdout=writer,
+                stderr=writer,
                 pass_fds=(theirs.fileno(),),
                 start_new_session=True,
                 env={name: value for name, value in os.environ.items() if "API_KEY" not in name},
             )
-        return cls(process, await client.connect(ours, opening))
+        return cls(process, await client.connect(ours, opening), output)
 
     def kill(self) -> None:
         """End it now, whatever it does."""
@@ -76,7 +105,9 @@ class Child:
         except TimeoutError:
             self.kill()
         code = await self._process.wait()
-        await self._output
+        await asyncio.wait({self._output}, timeout=LEAVE_S)
+        self._output.cancel()  # what the process itself started may hold the other end
+        self._pipe.transport.close()
         if failure is not None:
             return failure
         since_s = time.monotonic() - LAST_S
@@ -86,9 +117,8 @@ class Child:
 
     async def _read_output(self) -> None:
         """Log what the process prints."""
-        stream = self._process.stdout
         rest = b""
-        while stream is not None and (data := await stream.read(1 << 16)):
+        while data := await self._pipe.reader.read(1 << 16):
             *lines, rest = (rest + data).split(b"\n")
             for line in lines:
                 self._log(line)

@@ -5,14 +5,15 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import sys
 from pathlib import Path
 
 import pytest
 
 from graphopt.errors import ArtifactError, EngineGoneError
 from graphopt.runtime.server import child
-from graphopt.runtime.server.child import Child
-from graphopt.runtime.server.engine_client import EngineClient
+from graphopt.runtime.server.child import Child, Output
+from graphopt.runtime.server.engine_client import EngineClient, Link
 from graphopt.runtime.server.wire import Open
 
 from .running import SMALL
@@ -56,6 +57,30 @@ def test_a_process_that_outlives_its_connection_is_killed(
         found.link.drop()
         cause = await asyncio.wait_for(found.end(), 20)
         assert "SIGKILL" in cause.got
+
+    asyncio.run(check())
+
+
+def test_a_process_that_leaves_a_child_behind_is_over_all_the_same(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(child, "LEAVE_S", 0.3)
+    code = (
+        "import subprocess, sys; "
+        "print(subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)']).pid)"
+    )
+
+    async def check() -> None:
+        output = await Output.open()
+        with output.writer as writer:
+            process = await asyncio.create_subprocess_exec(
+                sys.executable, "-c", code, stdout=writer
+            )
+        link = Link(EngineClient())
+        link.lost.set_result(None)
+        cause = await asyncio.wait_for(Child(process, link, output).end(), 20)
+        assert cause.got.startswith("exit code 0\n")
+        os.kill(int(cause.got.split()[-1]), signal.SIGKILL)
 
     asyncio.run(check())
 
