@@ -121,6 +121,10 @@ class MachineError(GraphoptError):
     exit_code = 9
 
 
+class DeviceLostError(MachineError):
+    """A device that does not answer any more: only another process may get it back."""
+
+
 class EngineGoneError(MachineError):
     """The engine process died, or has not loaded its model yet; a request may be sent again."""
 

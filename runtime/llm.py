@@ -62,7 +62,7 @@ class LLM:
         capture_trace: a file of batches that were recorded, which captures on a GPU are made for;
             None for captures that suit any workload.
         record_trace: a file to add the shape of every step to.
-        deterministic: refuse an artifact of which a request does not get the same bits in any batch.
+        deterministic: refuse an artifact whose answers differ by bits from one batch to another.
         lazy_captures: whether each size is captured on a GPU when a step needs it, not at the
             start.
         watchdog_seconds: how long a step on a GPU may take before it is an error that names where

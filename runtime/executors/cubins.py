@@ -17,7 +17,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from graphopt.errors import ArtifactError, GraphoptError, MachineError, UsageError
+from graphopt.errors import (
+    ArtifactError,
+    DeviceLostError,
+    GraphoptError,
+    MachineError,
+    UsageError,
+)
 from graphopt.ir.shape import evaluate
 from graphopt.launch import ALIGNMENT, LIBRARY, MOST_PROGRAMS, Launch, LaunchKernel
 from graphopt.plan import Plan
@@ -403,15 +409,37 @@ class KernelSet:
         return handle
 
 
+# After these every call of the process is answered with the same.
+_BROKEN = frozenset(
+    (
+        "ASSERT",
+        "ECC_UNCORRECTABLE",
+        "HARDWARE_STACK_ERROR",
+        "ILLEGAL_ADDRESS",
+        "ILLEGAL_INSTRUCTION",
+        "INVALID_ADDRESS_SPACE",
+        "INVALID_PC",
+        "LAUNCH_FAILED",
+        "LAUNCH_TIMEOUT",
+        "MISALIGNED_ADDRESS",
+        "UNKNOWN",
+    )
+)
+
+
 def checked(driver: Any, what: str, answer: Sequence[Any]) -> Any:
     """The result of a call.
 
     Raises:
-        MachineError: the driver answers with an error.
+        DeviceLostError: a kernel broke, and nothing more can be done in this process.
+        MachineError: the driver answers with another error.
     """
     status, *rest = answer
     if status != driver.CUresult.CUDA_SUCCESS:
-        raise MachineError(f"the GPU's driver refuses {what}", got=_name_of(driver, status))
+        got = _name_of(driver, status)
+        if getattr(status, "name", "").removeprefix("CUDA_ERROR_") in _BROKEN:
+            raise DeviceLostError(f"the GPU broke off at or before {what}", got=got)
+        raise MachineError(f"the GPU's driver refuses {what}", got=got)
     return rest[0] if rest else None
 
 

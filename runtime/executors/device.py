@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from graphopt.errors import MachineError
+from graphopt.errors import DeviceLostError, MachineError
 from graphopt.launch import LaunchKernel
 
 Bytes = npt.NDArray[np.uint8]
@@ -27,7 +27,7 @@ class DeviceMemoryError(MachineError):
     """A device has too little memory left."""
 
 
-class DeviceHangError(MachineError):
+class DeviceHangError(DeviceLostError):
     """A device did not do in time what it was given.
 
     Args:

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from graphopt.errors import MachineError
+from graphopt.errors import DeviceLostError
 
 from ..dispatch import BatchShape
 from .device import Device, DeviceHangError
@@ -60,14 +60,14 @@ class Watchdog:
         self._seconds = seconds
         self._marks = 0
         self._flying: deque[Started] = deque()
-        self._lost: MachineError | None = None
+        self._lost: DeviceLostError | None = None
         device.watch(seconds)
 
     def begin(self, shape: BatchShape) -> Started:
         """A step is given to the device.
 
         Raises:
-            MachineError: an earlier one hangs.
+            DeviceLostError: an earlier one hangs.
         """
         self._demand_answers()
         return Started(shape)
@@ -77,7 +77,7 @@ class Watchdog:
         """Within it a step is given to the device, which then has to do it.
 
         Raises:
-            MachineError: the device had to be waited for, and hangs; where is named.
+            DeviceLostError: the device had to be waited for, and hangs; where is named.
         """
         try:
             yield
@@ -97,7 +97,7 @@ class Watchdog:
         """Wait for the step that was given first and has not landed.
 
         Raises:
-            MachineError: it hangs, or one before it; what hangs is named.
+            DeviceLostError: it hangs, or one before it; what hangs is named.
         """
         self._demand_answers()
         self._flying.popleft()
@@ -106,8 +106,8 @@ class Watchdog:
         except DeviceHangError as error:
             raise self._named(started, error) from error
 
-    def _named(self, started: Started, error: DeviceHangError) -> MachineError:
-        self._lost = MachineError(
+    def _named(self, started: Started, error: DeviceHangError) -> DeviceLostError:
+        self._lost = DeviceLostError(
             "a step on the GPU does not end",
             where=started.hanging(error.reached),
             got=f"no answer for {self._seconds:g} seconds",
@@ -119,7 +119,7 @@ class Watchdog:
 
     def _demand_answers(self) -> None:
         if self._lost is not None:
-            raise MachineError(
+            raise DeviceLostError(
                 "the GPU has not answered since a step before",
                 where=self._lost.where,
                 got=self._lost.got,

@@ -14,7 +14,7 @@ import traceback
 from dataclasses import fields
 from typing import Any
 
-from graphopt.errors import RequestError
+from graphopt.errors import DeviceLostError, RequestError
 from graphopt.failures import typed
 
 from ..engine import Engine
@@ -60,15 +60,17 @@ class EngineLoop:
         """Work until the other side says so, or is gone.
 
         Raises:
-            GraphoptError: the engine or the stream is broken; unlike an error inside a step, which
-                ends the requests of that step.
+            GraphoptError: the engine, its device or the stream is broken; unlike an error inside a
+                step, which ends the requests of that step.
         """
         try:
             while self._receive():
                 if self._ended:  # known before the step, so it does not wait for it
                     self._send(StepOutput())
                 if self._engine.has_work:
-                    self._send(self._engine.step())
+                    step = self._engine.step()
+                    self._send(step)
+                    _demand_device(step)
         except (BrokenPipeError, ConnectionError):
             return  # nobody is left to be told
 
@@ -153,6 +155,13 @@ class EngineLoop:
             totals.prefix_queries,
             totals.prefix_hits,
         )
+
+
+def _demand_device(step: StepOutput) -> None:
+    """Leave if a step lost its device, so that another process can begin anew."""
+    for output in step.finished:
+        if isinstance(output.error, DeviceLostError):
+            raise output.error
 
 
 def _params(named: dict[str, Any]) -> SamplingParams:

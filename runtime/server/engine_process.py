@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import faulthandler
 import gc
+import os
 import signal
 import socket
 import sys
 import traceback
 
 from graphopt.artifact import read_artifact
-from graphopt.errors import GraphoptError, UsageError
+from graphopt.errors import DeviceLostError, GraphoptError, UsageError
 from graphopt.failures import typed
 from graphopt.lifeline import end_with_parent
 
@@ -48,6 +49,9 @@ def serve(sock: socket.socket) -> int:
             gc.collect()
             gc.freeze()  # what is loaded stays: later collections need not look at it
             EngineLoop(loaded.engine, loaded.memory.num_blocks, sock, inbox).run()
+        except DeviceLostError as error:
+            _tell(sock, error)  # before closing, which may wait for the device
+            return error.exit_code
         finally:
             loaded.close()
     except (BrokenPipeError, ConnectionError):
@@ -108,4 +112,7 @@ def _tell(sock: socket.socket, error: GraphoptError) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    code = main(sys.argv[1:])
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)  # a device that hangs would be waited for on the usual way out

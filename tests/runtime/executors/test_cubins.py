@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import enum
 import sys
 from dataclasses import replace
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
 
-from graphopt.errors import ArtifactError, MachineError, UsageError
+from graphopt.errors import ArtifactError, DeviceLostError, MachineError, UsageError
 from graphopt.ir.dtype import DType
 from graphopt.ir.shape import sym
 from graphopt.launch import Launch, LaunchKernel, LaunchVariant
 from graphopt.runtime.executors.cubins import (
     KernelSet,
     check_arch,
+    checked,
     demand_device,
     device_arch,
     open_driver,
@@ -328,3 +330,19 @@ def test_a_kernel_that_waits_itself_is_launched_early() -> None:
     (plain, none), (other, first) = answers
     assert plain == other  # all else is the same
     assert (none, first) == ([], ["norm_few"])
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("CUDA_ERROR_ILLEGAL_ADDRESS", DeviceLostError),
+        ("CUDA_ERROR_INVALID_VALUE", MachineError),
+        ("CUDA_ERROR_OUT_OF_MEMORY", MachineError),
+    ],
+)
+def test_a_kernel_that_breaks_loses_the_device(name: str, kind: type[MachineError]) -> None:
+    status = enum.Enum("CUresult", [name, "CUDA_SUCCESS"])
+    driver = SimpleNamespace(CUresult=status)
+    with pytest.raises(MachineError, match="waiting") as found:
+        checked(driver, "waiting", (status[name],))
+    assert type(found.value) is kind

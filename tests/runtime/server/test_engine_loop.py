@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from graphopt.errors import GraphoptError
+from graphopt.errors import DeviceLostError, GraphoptError
 from graphopt.runtime.engine import Engine
 from graphopt.runtime.server.engine_loop import EngineLoop
 from graphopt.runtime.server.wire import (
@@ -227,3 +227,25 @@ def test_a_second_model_is_refused(peer: Peer) -> None:
     peer.thread.start()
     peer.thread.join(20)
     assert "loaded already" in str(peer.failure)
+
+
+class LosingItsDevice(HashExecutor):
+    """A model whose second step hangs the device."""
+
+    steps = 0
+
+    def run(self, *given: Any) -> Any:
+        self.steps += 1
+        if self.steps > 1:
+            raise DeviceLostError("a step does not end", where="p1")
+        return super().run(*given)
+
+
+def test_a_lost_device_ends_the_loop_once_its_requests_were_told() -> None:
+    peer = Peer(make_engine(executor_type=LosingItsDevice))
+    peer.say(Submit("a", [1, 2, 3], GREEDY), Submit("b", [4], GREEDY))
+    peer.thread.start()
+    ended = peer.until_ended("a", "b")
+    assert [ended[name].error.kind for name in "ab"] == ["DeviceLostError"] * 2
+    peer.close()
+    assert isinstance(peer.failure, DeviceLostError)
