@@ -43,6 +43,10 @@ class Step:
 
 
 _TEST = ("torch", "triton", "pytest", "hypothesis", "psutil", "networkx")
+_PLANS = (
+    *_TEST,
+    *("cuda.bindings", "transformers", "accelerate", "safetensors", "blake3", "llguidance"),
+)
 STEPS: tuple[Step, ...] = (
     Step(
         "jit",
@@ -83,7 +87,15 @@ STEPS: tuple[Step, ...] = (
         "a whole plan gives the tokens that transformers gives, launched plainly and captured",
         10,
         f"{PYTHON} -m pytest -m gpu tests/gpu/test_plans.py",
-        (*_TEST, "cuda.bindings", "transformers", "accelerate", "safetensors", "blake3"),
+        _PLANS,
+    ),
+    Step(
+        "families",
+        "seven families' tokens and rounding, ten thousand requests that come and go, and the "
+        "same bits in any batch",
+        10,
+        f"{PYTHON} -m pytest -m gpu tests/gpu/test_families.py tests/gpu/test_determinism.py",
+        _PLANS,
     ),
     Step(
         "sanitizer",
@@ -111,6 +123,13 @@ STEPS: tuple[Step, ...] = (
         10,
         f"{PYTHON} -m graphopt tune {OUT}/demo.gopt -o {OUT}/tuned",
         ("torch", "triton", "cuda.bindings", "click", "blake3"),
+    ),
+    Step(
+        "models",
+        "whole models: start, decodes, prompts and serving, beside transformers and vLLM",
+        10,
+        f"{PYTHON} -m benchmarks.gpu --suite e2e --models models --minutes 8 --out {OUT}/e2e.json",
+        (*_PLANS, "tokenizers", "click"),
     ),
 )
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 import pytest
 
+from benchmarks.gpu import e2e
 from benchmarks.gpu.__main__ import options_of
 from graphopt.cli.main import cli
 from tools.gpu_machine import STEPS, Step, command_of, listed, main, missing, run_here
@@ -21,7 +22,11 @@ def test_commands_are_those_that_there_are(step: Step) -> None:
     command = command_of(step, Path("results"))
     assert command[:2] == [sys.executable, "-m"]
     assert step.minutes <= 10
-    if command[2] == "benchmarks.gpu":
+    if command[3:5] == ["--suite", "e2e"]:
+        of_models = e2e.options_of(command[5:])
+        assert of_models.out.parent == Path("results")
+        assert of_models.minutes < step.minutes
+    elif command[2] == "benchmarks.gpu":
         options = options_of(command[3:])
         assert options.out.parent == Path("results")
         assert options.minutes < step.minutes + 1
