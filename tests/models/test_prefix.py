@@ -38,7 +38,8 @@ def test_tokens_are_those_of_transformers(
     assert len(known) > len(starts) / 2
     executor = CppExecutor(artifact)
     found = demand_same_tokens(executor, LIMITS, known, few_blocks=11, admissions=80)
-    assert min(found.aborted, found.preemptions) > 0
+    assert found.aborted > 0
+    assert found.preemptions > 0 or name != FAST  # how many there are is a matter of the prompts
     executor.close()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import gc
 import json
 import time
 from typing import Any
@@ -215,6 +216,11 @@ LARGE = [
     ("path", "data"), LARGE, ids=[f"{path}-{data[:40].decode()}" for path, data in LARGE]
 )
 def test_the_largest_bodies_are_refused_soon(path: str, data: bytes) -> None:
-    begun = time.process_time()
-    _try([(path, data, {})])
-    assert time.process_time() - begun < 3.0
+    gc.collect()
+    gc.freeze()  # a server's collector does not look at what other tests have left
+    try:
+        begun = time.process_time()
+        _try([(path, data, {})])
+        assert time.process_time() - begun < 3.0
+    finally:
+        gc.unfreeze()

@@ -154,13 +154,16 @@ def test_a_signal_lets_what_runs_finish(demo: Path, number: int) -> None:
         with server.stream(max_tokens=600, ignore_eos=True) as events:
             lines = events.iter_lines()
             next(lines)
+            engine = server.engine_pid
+            os.kill(engine, signal.SIGSTOP)  # so that the answer does not end yet
             # As a terminal does it, the engine gets the signal too.
-            os.kill(server.engine_pid, number)
+            os.kill(engine, number)
             server.process.send_signal(number)
             server.says("draining")
             assert server.get("/ready").status_code == 503
             assert server.complete().status_code == 503
             assert server.get("/health").status_code == 200
+            os.kill(engine, signal.SIGCONT)
             data = [one for one in lines if one.startswith("data: ")]
         assert data[-1] == "data: [DONE]"
         assert json.loads(data[-2][6:])["choices"][0]["finish_reason"] == "length"
