@@ -46,7 +46,7 @@ def main() -> None:
     for prompt, seed in PROMPTS:
         sample = ("--max-tokens", limit, "--seed", str(seed))
         show_and_run("generate", artifact, "--echo", "--prompt", prompt, *sample)
-    print(f"\nNext: graphopt chat {artifact}, graphopt serve {artifact} or graphopt inspect {artifact}")
+    print(f"\nNext: graphopt chat, graphopt serve or graphopt inspect, with {artifact}")
 
 
 if __name__ == "__main__":
