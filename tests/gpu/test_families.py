@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
@@ -31,13 +30,6 @@ DENSE = ("llama", "qwen3", "gemma3_text", "gpt2", "qwen2")
 LIMITS = SchedulerLimits(max_num_seqs=4, max_num_batched_tokens=64, max_rows=64, max_model_len=96)
 CAPTURED = CapturePlan((1, 2, 4), (8, 16, 64), 24, (0, 0, 0), (0, 0, 0))
 COUNT = 24
-
-
-@pytest.fixture
-def device() -> Iterator[DriverDevice]:
-    found = DriverDevice()
-    yield found
-    found.close()
 
 
 @cache

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -31,13 +30,6 @@ pytestmark = pytest.mark.gpu
 LIMITS = SchedulerLimits(max_num_seqs=4, max_num_batched_tokens=16, max_rows=16, max_model_len=64)
 CAPTURED = CapturePlan((1, 2, 4), (4, 8, 16), 4, (0, 0, 0), (0, 0, 0))
 COUNT = 12
-
-
-@pytest.fixture
-def device() -> Iterator[DriverDevice]:
-    found = DriverDevice()
-    yield found
-    found.close()
 
 
 @pytest.fixture(scope="module")
