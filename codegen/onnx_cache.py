@@ -144,6 +144,8 @@ class Cache:
         """
         if bool_of(node.attrs, "sinks"):
             raise no_form(node, "its Attention has no attention sinks")
+        if bool_of(node.attrs, "reach"):
+            raise no_form(node, "its Attention with a cache sees the past only")
         if "score" in node.attrs or "mask" in node.attrs:
             raise no_form(node, "its Attention has no expressions of scores")
         w, layer = self._w, int_of(node.attrs, "layer")

@@ -16,6 +16,7 @@ from graphopt.ir.dtype import DType
 from graphopt.ir.graph import Graph, Node, Value
 from graphopt.ir.ops_scores import MASK_NAMES, SCORE_NAMES
 from graphopt.ir.ops_spec import bool_of, float_of, int_of, str_of
+from graphopt.ir.ops_state import slopes_of
 from graphopt.ir.types import LayerState, StateType, TensorType
 from graphopt.ledger import Verdict, refuse
 from graphopt.packing import Layout
@@ -77,6 +78,8 @@ def attention_kernel(
     )
     if region.outputs != (node.output,):
         return refuse("it gives something else than what is attended to", *region.outputs)
+    if bool_of(node.attrs, "reach"):
+        return refuse("tokens that see what comes after them have no kernel", node.output)
     layer = _layer(node)
     query = node.inputs[0]
     if layer.dtype not in _FLOATS or _dtype(query) not in _FLOATS:
@@ -151,8 +154,9 @@ def _per_head(node: Node, views: Mapping[Value, View]) -> list[_PerHead]:
     found: list[_PerHead] = []
     if bool_of(node.attrs, "sinks"):
         found.append(_PerHead("HAS_SINKS", "sink", "sinks", views[node.inputs[5]]))
-    if bool_of(node.attrs, "alibi"):
-        found.append(_PerHead("HAS_ALIBI", "slope", "slopes", views[node.inputs[-1]]))
+    slopes = slopes_of(node)
+    if slopes is not None:
+        found.append(_PerHead("HAS_ALIBI", "slope", "slopes", views[slopes]))
     return found
 
 

@@ -192,7 +192,7 @@ def _operands(
     node, views = made.node, made.views
     query, _, starts, lengths, tables = node.inputs[:5]
     rows = views[query].access
-    sinks, slopes = bool_of(node.attrs, "sinks"), bool_of(node.attrs, "alibi")
+    sinks, slopes = bool_of(node.attrs, "sinks"), slopes_of(node)
     return {
         "query": _start(known, views[query]),
         "row_stride": _factor(rows, 0),
@@ -207,8 +207,8 @@ def _operands(
         "out": known[node.output],
         "out_type": TYPES[_dtype(node.output)],
         "sinks": _per_head(known, views[node.inputs[5]]) if sinks else "",
-        "slopes": _per_head(known, views[node.inputs[-1]]) if slopes else "",
-        "has_slopes": slopes,
+        "slopes": _per_head(known, views[slopes]) if slopes is not None else "",
+        "has_slopes": slopes is not None,
     }
 
 

@@ -7,7 +7,10 @@ entries are the values (``latent_write``); ``attention`` reads either.
 query rows ``starts[s]`` to ``starts[s+1]`` and has ``lengths[s]`` tokens after this step, so its
 query ``i`` stands at position ``lengths[s] - (starts[s+1] - starts[s]) + i``. Its token at position
 ``j`` lies in block ``tables[s, j // B]`` at offset ``j % B``, where ``B`` is the block size; query
-position ``p`` sees it if ``j <= p`` and, with a window, ``j > p - window``. Scores are
+position ``p`` sees it if ``j <= p`` and, with a window, ``j > p - window``. With ``reaches[T]``, a
+number of tokens for each query row, it also sees what comes after it, ``j < reaches[row]``, of
+the tokens that the sequence has and, with a window, ``j < p + window``: a span whose tokens see one
+another has the span's end in each of its rows, an encoder the sequence's length. Scores are
 ``scale * q.k``, then ``softcap * tanh(score / softcap)``, then plus ``alibi[h] * j``, then what the
 expression ``score`` makes of it; where the expression ``mask`` is false the token is not seen
 (``ops_scores`` says what they may read). A sink is one more score in the sum of its head's softmax,
@@ -19,6 +22,7 @@ from __future__ import annotations
 from graphopt.errors import VerifyError
 
 from .dtype import DType
+from .graph import Node, Value
 from .ops_pointwise import require_class, require_rank, require_shape, same_dtype
 from .ops_scores import MASK_NAMES, SCORE_NAMES, parse_score
 from .ops_spec import (
@@ -104,11 +108,20 @@ def _infer_attention(types: Types, attrs: Attrs) -> Types:
     require_shape(starts, (lengths.shape[0] + 1,), 2)
     require_shape(tables, (lengths.shape[0], tables.shape[1]), 4)
     extra = bool_of(attrs, "sinks") + bool_of(attrs, "alibi")
-    if len(types) != 5 + extra:
-        raise VerifyError("inputs do not match sinks and alibi", got=len(types), expected=5 + extra)
-    for position in range(5, len(types)):
+    last = 5 + extra
+    if len(types) != last + bool_of(attrs, "reach"):
+        raise VerifyError(
+            "inputs do not match sinks, alibi and reach",
+            got=len(types),
+            expected=last + bool_of(attrs, "reach"),
+        )
+    for position in range(5, last):
         require_class(tensor(types, position), "float", position)
         require_shape(tensor(types, position), (heads,), position)
+    if bool_of(attrs, "reach"):
+        require_shape(tensor(types, last), (tokens,), last)
+        if tensor(types, last).dtype is not DType.I32:
+            raise VerifyError(f"input {last} is not i32", got=types[last])
     if int_of(attrs, "window") < 0 or float_of(attrs, "softcap") < 0:
         raise VerifyError("window or softcap is negative", got=dict(attrs))
     if "score" in attrs:
@@ -138,6 +151,18 @@ def _attention_bytes(inputs: Types, attrs: Attrs, outputs: Types) -> Dim:
     return small + sequences * _seen(attrs) * per_token
 
 
+def reaches_of(node: Node) -> Value | None:
+    """The input of an ``attention`` that says how far its rows see, if it has one."""
+    return node.inputs[-1] if bool_of(node.attrs, "reach") else None
+
+
+def slopes_of(node: Node) -> Value | None:
+    """The input of an ``attention`` with the slopes of ALiBi, if it has one."""
+    if not bool_of(node.attrs, "alibi"):
+        return None
+    return node.inputs[5 + bool_of(node.attrs, "sinks")]
+
+
 STATE: tuple[OpSpec, ...] = (
     OpSpec(
         "kv_write",
@@ -158,8 +183,9 @@ STATE: tuple[OpSpec, ...] = (
     ),
     OpSpec(
         "attention",
-        "Causal attention of each sequence's queries to its tokens; accumulated in f32.",
-        (5, 7),
+        "Attention of each sequence's queries to its tokens, causal but for what ``reaches`` adds; "
+        "accumulated in f32.",
+        (5, 8),
         _infer_attention,
         flops=_attention_flops,
         bytes=_attention_bytes,
@@ -170,6 +196,7 @@ STATE: tuple[OpSpec, ...] = (
             AttrSpec("softcap", "float", 0.0),
             AttrSpec("sinks", "bool", False),
             AttrSpec("alibi", "bool", False),
+            AttrSpec("reach", "bool", False),
             AttrSpec("score", "str", optional=True),
             AttrSpec("mask", "str", optional=True),
         ),

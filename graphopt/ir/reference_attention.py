@@ -94,6 +94,7 @@ class _Memory:
     is_latent: bool
     sinks: Tensor | None
     alibi: Tensor | None
+    reaches: Tensor | None
 
 
 def make_attention(node: Node) -> Step:
@@ -107,6 +108,7 @@ def make_attention(node: Node) -> Step:
         mask_expression(str_of(node.attrs, "mask") if "mask" in node.attrs else ""),
     )
     has_sinks, has_alibi = bool_of(node.attrs, "sinks"), bool_of(node.attrs, "alibi")
+    has_reach = bool_of(node.attrs, "reach")
 
     def run(values: Sequence[Any], env: Env) -> tuple[Any, ...]:
         query, state, starts, lengths, tables = values[:5]
@@ -117,7 +119,8 @@ def make_attention(node: Node) -> Step:
             state.block_size,
             state.is_latent,
             values[5].to(wide) if has_sinks else None,
-            values[-1].to(wide) if has_alibi else None,
+            values[5 + has_sinks].to(wide) if has_alibi else None,
+            values[-1] if has_reach else None,
         )
         return (_attention(settings, memory, query, starts.tolist(), lengths.tolist(), tables),)
 
@@ -145,8 +148,9 @@ def _attention(
         if last - first == 1:
             singles.append(sequence)
         elif last > first:
+            reaches = None if memory.reaches is None else memory.reaches[first:last]
             out[first:last] = _one_sequence(
-                settings, memory, query[first:last], length, tables[sequence], sequence
+                settings, memory, query[first:last], length, tables[sequence], sequence, reaches
             )
     for group in _alike(singles, lengths, memory):
         if len(group) == 1:
@@ -183,8 +187,12 @@ def _one_sequence(
     length: int,
     table: Tensor,
     sequence: int,
+    reaches: Tensor | None = None,
 ) -> Tensor:
-    """``query[n, Hq, Dk]``, the last n positions of a sequence, to ``[n, Hq, Dv]``."""
+    """``query[n, Hq, Dk]``, the last n positions of a sequence, to ``[n, Hq, Dv]``.
+
+    A single query is the last of all positions: none is left for it to reach.
+    """
     count, size = query.shape[0], memory.block_size
     low = max(0, length - count - settings.window + 1) if settings.window else 0
     blocks = table[low // size : -(-length // size)].long()
@@ -207,9 +215,12 @@ def _one_sequence(
     for start in range(0, count, rows):
         chunk = query[start : start + rows]
         own = torch.arange(start, start + chunk.shape[0], device=query.device) + (length - count)
-        hidden = positions[None, :] > own[:, None]
+        ends = own + 1
+        if reaches is not None:
+            ends = torch.maximum(ends, reaches[start : start + rows])
+        hidden = positions[None, :] >= ends[:, None]
         if settings.window:
-            hidden |= positions[None, :] <= own[:, None] - settings.window
+            hidden |= (positions[None, :] - own[:, None]).abs() >= settings.window
         parts.append(_attend(settings, memory, chunk, keys, values, places(own), hidden))
     return torch.cat(parts)
 

@@ -61,6 +61,8 @@ def steps(layer: LayerState, heads: int, dtype: DType, **attrs: Attr) -> tuple[S
     for name in ("sinks", "alibi"):
         if attrs.get(name):
             inputs.append(b.input(name, TensorType(dtype, (heads,))))
+    if attrs.get("reach"):
+        inputs.append(b.input("reaches", TensorType(DType.I32, (T,))))
     b.node("attention", inputs, {"layer": 1, **attrs})
     write, attend = b.nodes
     return prepare(write), prepare(attend)
@@ -134,6 +136,7 @@ def literally(
     softcap: float,
     sinks: Tensor | None,
     alibi: Tensor | None,
+    reaches: Tensor | None = None,
 ) -> Tensor:
     out = torch.zeros(*batch.queries.shape[:2], batch.state.values[1].shape[-1])
     for s, (key, value) in enumerate(zip(batch.keys, batch.values, strict=True)):
@@ -144,8 +147,10 @@ def literally(
                 kv_head = h // (batch.queries.shape[1] // key.shape[1])
                 query = batch.queries[row, h].double()
                 first = max(0, own - window + 1) if window else 0
+                end = own + 1 if reaches is None else max(own + 1, int(reaches[row]))
+                end = min(end, key.shape[0], own + window if window else key.shape[0])
                 scores = []
-                for j in range(first, own + 1):
+                for j in range(first, end):
                     score = float(query @ key[j, kv_head].double()) * scale
                     if softcap:
                         score = softcap * math.tanh(score / softcap)
@@ -156,6 +161,15 @@ def literally(
                 for j, score in enumerate(scores, first):
                     out[row, h] += (math.exp(score - top) / total * value[j, kv_head]).float()
     return out
+
+
+def reaches_like(batch: Batch, rng: Random) -> Tensor:
+    """For each row some number of tokens: behind it, ahead of it, all, or more than there are."""
+    reaches = [rng.choice((0, 1, 7, 40))] * batch.queries.shape[0]
+    for s, length in enumerate(batch.lengths.tolist()):
+        for row in range(int(batch.starts[s]), int(batch.starts[s + 1])):
+            reaches[row] = rng.choice((0, length, length, rng.randint(0, length + 2)))
+    return torch.tensor(reaches, dtype=torch.int32)
 
 
 @settings(max_examples=80, deadline=None)
@@ -180,16 +194,17 @@ def test_agrees_with_sdpa(seed: int, block: int, window: int, has_alibi: bool) -
     assert not out[count:].any()
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(
     seed=st.integers(0, 2**32 - 1),
     window=st.sampled_from((0, 5)),
     softcap=st.sampled_from((0.0, 1.5)),
     has_sinks=st.booleans(),
     has_alibi=st.booleans(),
+    has_reach=st.booleans(),
 )
 def test_agrees_with_the_definition(
-    seed: int, window: int, softcap: float, has_sinks: bool, has_alibi: bool
+    seed: int, window: int, softcap: float, has_sinks: bool, has_alibi: bool, has_reach: bool
 ) -> None:
     rng = Random(seed)
     layer = LayerState(2, 4, 2, DType.F32)
@@ -202,13 +217,15 @@ def test_agrees_with_the_definition(
         softcap=softcap,
         sinks=has_sinks,
         alibi=has_alibi,
+        reach=has_reach,
     )
     batch = make_batch(rng, layer, 4, 3, window, write)
     sinks = torch.randn(4) if has_sinks else None
     alibi = torch.rand(4) / 4 if has_alibi else None
-    extra = [tensor for tensor in (sinks, alibi) if tensor is not None]
+    reaches = reaches_like(batch, rng) if has_reach else None
+    extra = [tensor for tensor in (sinks, alibi, reaches) if tensor is not None]
     (out,) = attend([*batch.arguments(), *extra], {})
-    expected = literally(batch, 0.7, window, softcap, sinks, alibi)
+    expected = literally(batch, 0.7, window, softcap, sinks, alibi, reaches)
     torch.testing.assert_close(out, expected, rtol=1e-5, atol=1e-5)
 
 
