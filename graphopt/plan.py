@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from graphopt.embedding import Embedding
 from graphopt.errors import ArtifactError, IRError
 from graphopt.ir.dtype import DType
 from graphopt.ir.shape import Dim, parse_dim
@@ -20,7 +21,7 @@ from graphopt.json_values import flag, text, whole, wholes
 from graphopt.kv_layout import kv_bytes
 from graphopt.weight_layout import WeightLayout, layout_from_json
 
-PLAN_SCHEMA = 6
+PLAN_SCHEMA = 7
 
 LINE_BYTES = 64  # of a CPU's cache
 # The backend whose kernels are compiled into the artifact's shared object.
@@ -118,8 +119,8 @@ class Limits:
 
     Attributes:
         max_model_len: longest context in tokens.
-        vocab_size: columns of the logits.
-        max_rows: most rows of logits in one step; scoring runs in slices of this.
+        vocab_size: tokens that the model knows; columns of the logits, where it gives logits.
+        max_rows: most rows of the output in one step; scoring runs in slices of this.
     """
 
     max_model_len: int
@@ -139,7 +140,7 @@ class Plan:
         state: what each layer keeps of each token.
         limits: sizes that no step exceeds.
         inputs: slot of each input of the graph, by name; state inputs are not slots.
-        output: slot of the logits.
+        output: slot of the logits, or of the last layer's rows.
         slots: the buffers.
         pieces: in running order.
         layouts: how packed weights lie in memory, by name; the others lie row after row.
@@ -161,6 +162,7 @@ class Plan:
     layouts: Mapping[str, WeightLayout] = field(default_factory=dict)
     scratch_bytes: int = 0
     deterministic: bool = False
+    embedding: Embedding | None = None
 
     @property
     def bytes_per_block(self) -> int:
@@ -201,6 +203,7 @@ class Plan:
             "layouts": {name: layout.to_json() for name, layout in self.layouts.items()},
             "scratch_bytes": self.scratch_bytes,
             "deterministic": self.deterministic,
+            "embedding": None if self.embedding is None else self.embedding.to_json(),
         }
 
     @classmethod
@@ -251,6 +254,7 @@ def _plan_from_json(data: Mapping[str, Any]) -> Plan:
         },
         scratch_bytes=_lines(data["scratch_bytes"]),
         deterministic=flag(data["deterministic"]),
+        embedding=None if data["embedding"] is None else Embedding.from_json(data["embedding"]),
     )
 
 

@@ -40,6 +40,8 @@ class StepInputs:
         starts: i32[S+1], where each sequence's tokens start in 0..T.
         lengths: i32[S], tokens of each sequence's context after this step.
         tables: i32[S, P], blocks of each sequence in order, filled up with 0.
+        reaches: i32[T], how many tokens of its sequence each token sees at least; None where the
+            plan has no such input, and each sees itself and what comes before.
     """
 
     token_ids: I64
@@ -49,6 +51,7 @@ class StepInputs:
     starts: I32
     lengths: I32
     tables: I32
+    reaches: I32 | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,6 +213,7 @@ class Sampled:
         ranks: i64[R], 1 for the most likely token.
         top_ids: i64[R, K], the most likely tokens, most likely first, equal ones by id.
         top_logprobs: f32[R, K], theirs.
+        vectors: f32[R, H], the rows themselves, of a plan that embeds; no token is chosen then.
     """
 
     token_ids: I64
@@ -218,6 +222,7 @@ class Sampled:
     ranks: I64 | None = None
     top_ids: I64 | None = None
     top_logprobs: F32 | None = None
+    vectors: F32 | None = None
 
 
 class Executor(Protocol):
@@ -226,8 +231,8 @@ class Executor(Protocol):
     Attributes:
         block_size: KV slots in a block.
         bytes_per_block: bytes of a block over all layers.
-        vocab_size: columns of the logits.
-        max_rows: most rows of logits in one step.
+        vocab_size: tokens that the model knows, and columns of its logits.
+        max_rows: most rows of the output in one step.
     """
 
     @property

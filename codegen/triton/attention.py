@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from graphopt.ir.dtype import DType
 from graphopt.ir.graph import Graph, Node, Value
 from graphopt.ir.ops_spec import bool_of, float_of, int_of, str_of
+from graphopt.ir.ops_state import slopes_of
 from graphopt.ir.shape import Dim, evaluate
 from graphopt.ir.types import LayerState, StateType, TensorType
 from graphopt.ledger import Verdict, refuse
