@@ -41,7 +41,7 @@ RESERVED = (
     "row column i block split step tile start finish x w work partials counters arrived group "
     "begin counter is_last tiles_m x_rows x_blocks w0_blocks w1_blocks w2_blocks w3_blocks "
     "first_m size_m m n place part mine theirs inside w0_row w1_row w2_row w3_row square "
-    "greatest width bits packed cell counter width sums tiles factor chunk first s "
+    "greatest width widths bits packed cell counter sums tiles factor chunk first s lane "
     "remainder floor_div multiply cube libdevice"
 )
 _FIRST = {"sum": "0.0", "max": 'float("-inf")', "min": 'float("inf")'}

@@ -11,7 +11,7 @@ is refused.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from graphopt.ir.dtype import DType
 from graphopt.ir.graph import Graph
@@ -25,17 +25,15 @@ from ..rows.tree import Leaf, RefusedError
 from .anchor import Anchored, Prologue
 from .dependent import PLACE
 from .expression import TYPES
+from .fill import fill_block, fill_variant
 from .functions import functions_for
 from .kernel import ALIGNMENT, TritonKernel, Variant, named_kernel
 from .linear_tiles import HOPPER, Few, Many, Size, few_tiles, many_tiles
-from .tile_scope import power_of_two
 
 # What tensor cores multiply, and f32, which is multiplied without them.
 MULTIPLIED = (DType.BF16, DType.F16, DType.F32)
 # Blocks of rows side by side that share columns of the weight.
 _GROUP = 8
-# Columns of a row that a program makes at a time, where rows are made ahead.
-_FILL_BLOCK = 1024
 # Bytes of a line of the second-level cache.
 _CACHE_LINE = 128
 # Offsets from here on are 64-bit integers.
@@ -225,7 +223,7 @@ def _text(anchored: Anchored, plan: _Plan, prologue: Prologue, *, early: bool) -
     finishes = [*names, *anchored.sizes]
     scale = anchored.scale(prologue)
     store = anchored.epilogue(is_even=plan.even_n)
-    even = size.k % _fill_block(size.k) == 0
+    even = size.k % fill_block(size.k) == 0
     fill = anchored.prologue(is_even=even, defers=False) if plan.is_filled else None
     lines = [*prologue.lines, *scale, *store, *(fill.lines if fill else ())]
     text = "\n".join(lines)
@@ -347,15 +345,4 @@ def _many_variant(one: Many, plan: _Plan, rows: Dim, symbol: str) -> Variant:
     many = Variant("KERNEL_NAME_many", constants, (programs,), below, one.warps, one.stages)
     if not plan.is_filled:
         return many
-    fill = {"BLOCK_M": 1, "BLOCK_K": _fill_block(plan.size.k)}
-    warps = max(1, min(4, fill["BLOCK_K"] // 256))  # each thread loads eight numbers at once
-    then = replace(many, below={})
-    return Variant("KERNEL_NAME_rows", fill, (rows,), below, warps, 2, then=(then,))
-
-
-def _fill_block(k: int) -> int:
-    """Columns of a row that are made at a time: all of equal blocks, if they are not too small."""
-    block = min(_FILL_BLOCK, power_of_two(k))
-    while k % block and block > _FILL_BLOCK // 4:
-        block //= 2
-    return block if k % block == 0 else min(_FILL_BLOCK, power_of_two(k))
+    return fill_variant(plan.size.k, rows, many)
