@@ -40,7 +40,7 @@ from .tile_scope import parts_of as arguments_of
 RESERVED = (
     "row column i block split step tile start finish x w work partials counters arrived group "
     "begin counter is_last tiles_m x_rows x_blocks w0_blocks w1_blocks w2_blocks w3_blocks "
-    "first_m size_m m n place part mine theirs inside w0_row w1_row w2_row w3_row square "
+    "first_m size_m m n place part mine theirs item inside w0_row w1_row w2_row w3_row square "
     "greatest width widths bits packed cell counter sums tiles factor chunk first s lane "
     "remainder floor_div multiply cube libdevice"
 )

@@ -108,7 +108,7 @@ class _Plan:
         few: tiles for few rows.
         many: tiles for many.
         even_n: whether tiles end where the columns do.
-        sums: tiles of sums that programs which share columns leave to each other.
+        sums: tiles of sums that programs of few rows which share columns leave to each other.
     """
 
     size: Size
@@ -122,24 +122,40 @@ class _Plan:
 
     @property
     def splits(self) -> bool:
-        """Whether programs share columns."""
+        """Whether programs of few rows share columns."""
         return any(one.split > 1 for one in self.few)
 
     @property
+    def shares(self) -> bool:
+        """Whether programs of many rows share tiles."""
+        return any(one.split > 1 for one in self.many)
+
+    @property
     def counters(self) -> int:
-        """Bytes of counters at the start of the workspace, one for each block of columns."""
+        """Bytes of counters at the start of the workspace, one for each block or tile."""
         counts = [self._blocks(one) for one in self.few if one.split > 1]
-        return -(-4 * max(counts, default=0) // 128) * 128
+        counts += [one.tiles(self.size.width) for one in self.many if one.split > 1]
+        return _lines(4 * max(counts, default=0))
+
+    @property
+    def tile_sums(self) -> int:
+        """Bytes of sums that programs of many rows which share tiles leave to each other."""
+        counts = [
+            4 * one.tiles(self.size.width) * one.split * self.size.parts * one.rows * one.columns
+            for one in self.many
+            if one.split > 1
+        ]
+        return _lines(max(counts, default=0))
 
     def workspace(self, rows: Dim) -> Dim:
-        """Bytes that programs share: counters, then sums for few rows, or rows for many."""
+        """Bytes that programs share: counters; then sums of few rows, or sums and rows of many."""
         sums = [
             4 * self._blocks(one) * one.split * self.sums * one.rows * one.columns
             for one in self.few
             if one.split > 1
         ]
         filled = rows * (self.size.k * self.size.dtype.nbytes) if self.is_filled else 0
-        found = dim_max(max(sums, default=0), filled)
+        found = dim_max(max(sums, default=0), self.tile_sums + filled)
         return self.counters + found if found != 0 else 0
 
     def _blocks(self, one: Few) -> int:
@@ -156,7 +172,10 @@ def _kernel(anchored: Anchored, arch: int, *, deterministic: bool, early: bool) 
         x = _Matrix("x_rows", anchored.k, 1, 0)
     in_blocks = all(one.in_blocks(anchored.dtype) for one in (x, *parts))
     size = Size(anchored.width, len(parts), anchored.k, anchored.dtype, in_blocks, arch)
-    few, many = few_tiles(size), many_tiles(size, for_all=deterministic)
+    # What several results take leaves no registers for the sums of others.
+    may_share = len(anchored.region.outputs) == 1
+    few = few_tiles(size)
+    many = many_tiles(size, for_all=deterministic, may_share=may_share)
     prologue = anchored.prologue(is_even=all(size.k % (one.depth * one.split) == 0 for one in few))
     columns = [one.columns for one in few] + [one.columns for one in many]
     plan = _Plan(
@@ -187,6 +206,11 @@ def _kernel(anchored: Anchored, arch: int, *, deterministic: bool, early: bool) 
         ],
         workspace=workspace,
     )
+
+
+def _lines(nbytes: int) -> int:
+    """A number of bytes as whole lines of the second-level cache."""
+    return -(-nbytes // CACHE_LINE) * CACHE_LINE
 
 
 def _matrix(leaf: Leaf) -> _Matrix | None:
@@ -232,7 +256,11 @@ def _text(anchored: Anchored, plan: _Plan, prologue: Prologue, *, early: bool) -
         title=f"{anchored.region.name or 'linear'} of {anchored.region.scope or 'the model'}",
         libdevice="libdevice." in text,
         functions=functions_for(text),
-        arguments=[*names, *(["work"] if plan.splits or fill else []), *anchored.sizes],
+        arguments=[
+            *names,
+            *(["work"] if plan.splits or plan.shares or fill else []),
+            *anchored.sizes,
+        ],
         finishes=finishes,
         passed=", ".join((*finishes, "row", "column", *anchored.accumulators)),
         carried=[*anchored.accumulators, *(one.name for one in prologue.sums)],
@@ -263,6 +291,7 @@ def _text(anchored: Anchored, plan: _Plan, prologue: Prologue, *, early: bool) -
         fill_mask=f", mask=i[None, :] < {size.k}" * (not even),
         precision=', input_precision="ieee"' if size.dtype is DType.F32 else "",
         splits=plan.splits,
+        shares=plan.shares,
         partials=plan.counters // 4,
         rows=anchored.symbol,
         width=size.width,
@@ -271,7 +300,7 @@ def _text(anchored: Anchored, plan: _Plan, prologue: Prologue, *, early: bool) -
         x_base=plan.x.base,
         x_stride=plan.x.row,
         x_type=TYPES[size.dtype],
-        x_offset=plan.counters // size.dtype.nbytes,
+        x_offset=(plan.counters + plan.tile_sums) // size.dtype.nbytes,
         descriptors=_descriptors(anchored, plan) if _copies(size) else [],
     )
 
@@ -341,6 +370,8 @@ def _many_variant(one: Many, plan: _Plan, rows: Dim, symbol: str) -> Variant:
         "FLATTEN": int(one.is_flat),
         "SPECIALIZE": int(one.is_special),
     }
+    if plan.shares:
+        constants["SPLIT"] = one.split
     below = {} if one.below is None else {symbol: one.below}
     many = Variant("KERNEL_NAME_many", constants, (programs,), below, one.warps, one.stages)
     if not plan.is_filled:

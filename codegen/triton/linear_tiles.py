@@ -5,7 +5,7 @@ after:   tiles for a few rows, bound by bandwidth, and tiles for many, bound by 
 
 Few rows read the weight once: what counts is that all multiprocessors load evenly and deeply, so K
 is split until there are enough programs. Many rows are computed by as many programs as fit on the
-device at once, one tile after the other.
+device at once, one tile after the other; where their tiles do not fill the device, K is split too.
 """
 
 from __future__ import annotations
@@ -29,10 +29,14 @@ _MANY, _ALTERNATIVES = 4096, 2
 # The least columns of x that a program takes where K is split.
 _LEAST_K = 256
 # What a byte of x costs, which the cache has, where one of the weight costs 1; and what another
-# part of K does, and the speed of smaller steps. Guesses: no device has been asked.
-_X_COST, _SPLIT_COST, _SHALLOW = 0.3, 0.02, 0.95
+# part of K does, a byte of sums that are shared, and the speed of smaller steps. Guesses: no device
+# has been asked.
+_X_COST, _SPLIT_COST, _SUM_COST, _SHALLOW = 0.3, 0.02, 0.6, 0.95
 # Blocks of columns for each multiprocessor from which on K is not split.
 _ENOUGH = 4
+# The most rows of a step and elements of a tile that are shared, and programs that share a tile:
+# the sums of larger tiles leave no registers for adding those of others.
+_SHARED_ROWS, _SHARED_TILE, _MOST_SHARED = 512, 128 * 128, 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +78,7 @@ class Many:
         resident: programs for each multiprocessor.
         is_flat: whether loads run ahead from one tile into the next.
         is_special: whether some warps load for the others.
+        split: programs that share a tile, each with a part of K.
     """
 
     below: int | None
@@ -85,6 +90,11 @@ class Many:
     resident: int = 1
     is_flat: bool = False
     is_special: bool = False
+    split: int = 1
+
+    def tiles(self, width: int) -> int:
+        """Most tiles of a step, of a product of ``width`` columns."""
+        return -(-(self.below or 0) // self.rows) * -(-width // self.columns)
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,9 +150,16 @@ def _depths(size: Size) -> list[int]:
     return [first, first // 2] if first > 64 else [first]
 
 
-def _splits(k: int, depth: int) -> list[int]:
+def _splits(k: int, depth: int, most: int = 16) -> list[int]:
+    """Numbers of programs that get equally many steps each."""
     steps = -(-k // depth)
-    return [n for n in range(1, 17) if steps % n == 0 and (n == 1 or k // n >= _LEAST_K)]
+    return [n for n in range(1, most + 1) if steps % n == 0 and (n == 1 or k // n >= _LEAST_K)]
+
+
+def _most_shared(shape: _Shape, rows: int) -> int:
+    """Most programs that share a tile of a step of ``rows`` rows."""
+    is_large = rows > _SHARED_ROWS or shape.rows * shape.columns > _SHARED_TILE
+    return 1 if is_large else _MOST_SHARED
 
 
 def _evenness(size: Size, one: Few, programs: int) -> float:
@@ -162,11 +179,12 @@ def _stages(size: Size, rows: int, columns: int, depth: int) -> int:
     return max(3, min(5, room // step + 1))
 
 
-def many_tiles(size: Size, *, for_all: bool = False) -> tuple[Many, ...]:
+def many_tiles(size: Size, *, for_all: bool = False, may_share: bool = True) -> tuple[Many, ...]:
     """Tiles for more rows, by how many there are; those with equal bounds are alternatives.
 
     The first of them is what arithmetic says is best; the last are for any number of rows. Tiles
     ``for_all`` numbers of rows, one too, are the smallest: few rows make the most programs so.
+    Programs share none unless they ``may_share``.
     """
     if size.dtype is DType.F32:
         return (Many(None, 32, max(16, 32 // size.parts), 32, 4, 2, 2),)
@@ -174,25 +192,34 @@ def many_tiles(size: Size, *, for_all: bool = False) -> tuple[Many, ...]:
     if for_all:
         smallest = sorted(shapes, key=lambda one: one.rows * one.columns)[:_ALTERNATIVES]
         return tuple(_many(size, None, shape) for shape in smallest)
-    found: list[tuple[int | None, tuple[_Shape, ...]]] = []
+    found: list[tuple[int | None, tuple[tuple[_Shape, int], ...]]] = []
     for below in (128, 256, 512, 1024, None):
         rows = below or _MANY
-        ranked = sorted(shapes, key=lambda one: -_speed(size, one, rows))[:_ALTERNATIVES]
+        cuts = [
+            (shape, split)
+            for shape in shapes
+            for split in _splits(size.k, shape.depth, _most_shared(shape, rows) if may_share else 1)
+        ]
+        ranked = sorted(cuts, key=lambda one: -_speed(size, one[0], one[1], rows))
+        if ranked[0][1] > 1:  # beside it the best of those that share nothing
+            ranked[1:] = [one for one in ranked if one[1] == 1]
+        ranked = ranked[:_ALTERNATIVES]
         if found and found[-1][1][0] == ranked[0]:
             found.pop()
         found.append((below, tuple(ranked)))
-    tiles = [_many(size, below, shape) for below, ranked in found for shape in ranked]
+    tiles = [_many(size, below, *one) for below, ranked in found for one in ranked]
     # Warps that load for others want a loop: with one step Triton's pass for it fails.
     if _kind(size) == "descriptors" and size.k > _SPECIAL.depth:
         tiles.append(_many(size, None, _SPECIAL))
     return tuple(tiles)
 
 
-def _many(size: Size, below: int | None, shape: _Shape) -> Many:
+def _many(size: Size, below: int | None, shape: _Shape, split: int = 1) -> Many:
     """A tile of a shape, its columns shared by the parts of the product."""
     is_special = shape is _SPECIAL
-    # Two products in one flat loop wait for each other.
-    is_flat = _kind(size) == "descriptors" and size.parts == 1 and not is_special
+    # Two products in one flat loop wait for each other, and so do those who share a tile.
+    is_alone = size.parts == 1 and split == 1
+    is_flat = _kind(size) == "descriptors" and is_alone and not is_special
     return Many(
         below,
         shape.rows,
@@ -203,6 +230,7 @@ def _many(size: Size, below: int | None, shape: _Shape) -> Many:
         shape.resident,
         is_flat,
         is_special,
+        split,
     )
 
 
@@ -250,11 +278,20 @@ def _kind(size: Size) -> str:
     return "descriptors" if size.in_blocks else "hopper"
 
 
-def _speed(size: Size, shape: _Shape, rows: int) -> float:
-    """What share of the tensor cores ``rows`` rows use: the last round of tiles is not full."""
+def _speed(size: Size, shape: _Shape, split: int, rows: int) -> float:
+    """What share of the tensor cores ``rows`` rows use: the last round of tiles is not full.
+
+    Sums that are shared are written and read once; they stay in the cache.
+    """
     columns = max(16, shape.columns // size.parts)
     tiles = -(-rows // shape.rows) * -(-size.width // columns)
     slots = size.processors * shape.resident
-    rounds = -(-tiles // slots)
+    rounds = -(-tiles * split // slots)
     useful = rows * size.width / (tiles * shape.rows * columns)
-    return shape.share * useful * tiles / (rounds * slots)
+    full = shape.share * useful * tiles * split / (rounds * slots)
+    if split == 1:
+        return full
+    side = shape.rows + columns * size.parts
+    sums = 8 * shape.rows * columns * size.parts * split
+    shared = 1.0 + _SUM_COST * sums / (side * size.k * size.dtype.nbytes)
+    return full * (1.0 - _SPLIT_COST * (split - 1)) / shared

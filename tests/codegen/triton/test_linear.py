@@ -84,6 +84,15 @@ def split_case(n: int, k: int, *, normed: bool = True) -> tuple[Graph, Region]:
     return graph, make_region(graph, range(len(graph.nodes)), family="linear")
 
 
+def summed_case(n: int, k: int) -> tuple[Graph, Region]:
+    """What a residual adds to a product."""
+    b = GraphBuilder("summed")
+    x, y = (b.input(name, TensorType(DType.BF16, (T, size))) for name, size in (("x", k), ("y", n)))
+    mapped = b.one("linear", [x, b.weight("w", TensorType(DType.BF16, (n, k)))])
+    graph = b.finish([b.one("add", [y, mapped])])
+    return graph, make_region(graph, range(len(graph.nodes)), family="linear")
+
+
 def made(case: tuple[Graph, Region] | None, arch: int = 90) -> TritonKernel:
     assert case is not None
     kernel = linear_kernel(*case, arch=arch)
@@ -233,6 +242,30 @@ class TestNumbers:
             case = split_case(72, 96, normed=normed)
             kernel = made(case, arch)
             check(*case, kernel, {"T": rows}, 1e-2)
+
+    @pytest.mark.parametrize("arch", [80, 90])
+    @pytest.mark.parametrize(("rows", "width", "k"), [(65, 72, 2048), (129, 24, 1100)])
+    def test_shared_tiles(self, rows: int, width: int, k: int, arch: int) -> None:
+        """Parts of K, the last of them ragged; twice with the same workspace."""
+        from .linear_runs import Launch, check, operands_of
+
+        for normed in (True, False):
+            case = split_case(width, k, normed=normed)
+            kernel, env = made(case, arch), {"T": rows}
+            variant = kernel.variant(env)
+            assert variant.launches[-1].constants["SPLIT"] > 1
+            check(*case, kernel, env, 1e-2)
+            launch, given = Launch(kernel, env), operands_of(case[0], env, 3)
+            first, again = (launch.results(*case, variant, given, env)[0] for _ in range(2))
+            assert first.equal(again)
+
+    def test_shared_tiles_of_one_product(self) -> None:
+        from .linear_runs import check
+
+        case, env = summed_case(48, 1152), {"T": 70}
+        kernel = made(case)
+        assert kernel.variant(env).launches[-1].constants["SPLIT"] > 1
+        check(*case, kernel, env, 1e-2)
 
     @pytest.mark.parametrize("name", [*SOME, *REST])
     def test_families(self, name: str) -> None:
