@@ -25,7 +25,8 @@ class Admission:
 
     Attributes:
         requests: that are being answered.
-        queued: samples that were handed to the engine and wait for their first token.
+        queued: samples that were handed to the engine and wait for their first token, and texts
+            that wait for their vector.
         draining: whether new requests are refused, since the server is about to stop.
     """
 
@@ -95,16 +96,17 @@ class Admission:
 
 
 class Place:
-    """A place in the queue, left once: when the first token came, or the request ended."""
+    """Places in the queue, left when the first token came, the vector, or the request's end."""
 
     def __init__(self, admission: Admission, samples: int) -> None:
         self._admission = admission
         self._samples = samples
 
-    def leave(self) -> None:
-        """The place is free again; may be called again."""
-        self._admission.queued -= self._samples
-        self._samples = 0
+    def leave(self, samples: int | None = None) -> None:
+        """So many places are free again, or all that are left; may be called again."""
+        leaving = self._samples if samples is None else min(samples, self._samples)
+        self._admission.queued -= leaving
+        self._samples -= leaving
 
 
 class Gate:

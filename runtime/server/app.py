@@ -10,6 +10,8 @@ from typing import Any
 
 from fastapi import FastAPI
 
+from graphopt.embedding import Embedding
+
 from ..words import Words
 from .admission import Gate
 from .auth import OPEN_PATHS, Auth
@@ -28,7 +30,13 @@ from .watch import Watch
 ROUTERS = (health, models, completions, chat, responses, embeddings, tokens)
 
 
-def create_app(settings: Settings, client: Client, words: Words, observer: Observer) -> FastAPI:
+def create_app(
+    settings: Settings,
+    client: Client,
+    words: Words,
+    observer: Observer,
+    embedding: Embedding | None = None,
+) -> FastAPI:
     """The server's routes over one engine.
 
     ``app.state.admission`` counts what is under way; its ``drain`` refuses what is new.
@@ -38,8 +46,9 @@ def create_app(settings: Settings, client: Client, words: Words, observer: Obser
         client: the engine, which may still be loading.
         words: tokenizer and sampling defaults of the artifact.
         observer: told of every request.
+        embedding: how the model embeds; None for one that generates.
     """
-    service = Service.of(settings, client, words)
+    service = Service.of(settings, client, words, embedding)
     app = FastAPI(
         title="graphopt",
         version=release(),

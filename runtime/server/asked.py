@@ -16,7 +16,7 @@ from ..sampling_params import SamplingParams
 from ..words import Words
 from .admission import Admission
 from .client import Answer, Client
-from .http_errors import RETRY_AFTER_S, SERVER, ApiError
+from .http_errors import queue_timeout
 from .observer import Generation, Record
 from .prompt_ids import PromptIds
 from .sampling import wire_params
@@ -134,13 +134,7 @@ class Asked:
             async with asyncio.timeout(self._max_queue_s):
                 batch = await anext(batches, None)
         except TimeoutError as error:
-            raise ApiError(
-                503,
-                f"the request waited for {self._max_queue_s:g} s and had not begun",
-                type=SERVER,
-                code="queue_timeout",
-                retry_after_s=RETRY_AFTER_S,
-            ) from error
+            raise queue_timeout(self._max_queue_s) from error
         self._place.leave()
         while batch is not None:
             found = self._pushed(*batch)

@@ -57,3 +57,10 @@ class Client(Protocol):
         Raises:
             EngineGoneError: no engine serves now.
         """
+
+    def embed(self, request_id: str, prompt_ids: Sequence[int], *, priority: int = 0) -> Answer:
+        """Ask for a text's vector, which comes with the end; parameters as in ``wire.Embed``.
+
+        Raises:
+            EngineGoneError: no engine serves now.
+        """

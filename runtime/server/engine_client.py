@@ -19,6 +19,7 @@ from .observer import Observer
 from .wire import (
     Abort,
     Close,
+    Embed,
     Ended,
     Failed,
     FromEngine,
@@ -211,18 +212,31 @@ class EngineClient:
             EngineGoneError: no engine serves now.
             RequestError: the id is in use, or something has no place in a message.
         """
+        return self._ask(Submit(request_id, list(prompt_ids), dict(params), priority, cache_salt))
+
+    def embed(
+        self, request_id: str, prompt_ids: Sequence[int], *, priority: int = 0
+    ) -> EngineAnswer:
+        """Ask for a vector; see ``client.Client``.
+
+        Raises:
+            EngineGoneError: no engine serves now.
+            RequestError: the id is in use, or something has no place in a message.
+        """
+        return self._ask(Embed(request_id, list(prompt_ids), priority))
+
+    def _ask(self, message: Submit | Embed) -> EngineAnswer:
         if self.model is None:
             raise EngineGoneError("no engine serves now", next="send it again in some seconds")
-        if request_id in self._answers:
-            raise RequestError("the request id is in use", got=request_id)
-        message = Submit(request_id, list(prompt_ids), dict(params), priority, cache_salt)
+        if message.id in self._answers:
+            raise RequestError("the request id is in use", got=message.id)
         try:
             self.send(message)
         except (TypeError, OverflowError) as error:
             raise RequestError("the request cannot be sent to the engine", got=error) from error
         if not self._answers:
             self._heard_s = self.loop.time()
-        answer = self._answers[request_id] = EngineAnswer(self, request_id)
+        answer = self._answers[message.id] = EngineAnswer(self, message.id)
         return answer
 
     def send(self, message: ToEngine) -> None:

@@ -93,6 +93,7 @@ def _load(sock: socket.socket, opening: Open) -> Loaded:
 
 
 def _opened(loaded: Loaded) -> Opened:
+    embedding = loaded.plan.embedding
     return Opened(
         vocab_size=loaded.plan.limits.vocab_size,
         max_model_len=loaded.engine.scheduler.context_limit,
@@ -100,6 +101,7 @@ def _opened(loaded: Loaded) -> Opened:
         block_size=loaded.plan.block_size,
         num_blocks=loaded.memory.num_blocks,
         memory=str(loaded.memory),
+        embedding_size=0 if embedding is None else embedding.dimensions,
     )
 
 

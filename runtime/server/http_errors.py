@@ -120,6 +120,17 @@ def refuse(message: str, param: str | None = None, code: str | None = None) -> A
     return ApiError(400, message, param=param, code=code)
 
 
+def queue_timeout(seconds: float) -> ApiError:
+    """A request that nothing came of in time."""
+    return ApiError(
+        503,
+        f"the request waited for {seconds:g} s and had not begun",
+        type=SERVER,
+        code="queue_timeout",
+        retry_after_s=RETRY_AFTER_S,
+    )
+
+
 def unsupported(param: str, why: str) -> ApiError:
     """A field that is known, and that this server does not do."""
     return ApiError(400, f"{param} is not supported: {why}", param=param, code="unsupported")

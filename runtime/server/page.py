@@ -68,13 +68,19 @@ def live_page() -> Page:
 
 
 def operator_routes(
-    metrics: Metrics, *, chat: bool = True, page: bool = True, exposition: bool = True
+    metrics: Metrics,
+    *,
+    chat: bool = True,
+    embeds: bool = False,
+    page: bool = True,
+    exposition: bool = True,
 ) -> APIRouter:
     """Routes that show what the server does.
 
     Args:
         metrics: the server's numbers.
         chat: whether the model has a chat template; else the page's chat continues text.
+        embeds: whether the model embeds: then the page has no chat.
         page: whether there are ``/`` and ``/stats``.
         exposition: whether there is ``/metrics``.
     """
@@ -108,7 +114,8 @@ def operator_routes(
             "/stats", response_class=Response, summary="What the page shows", responses=data
         )
         async def show_stats(history: bool = False) -> Response:
-            body = msgspec.json.encode({**metrics.stats(history=history), "chat": chat})
+            stats = metrics.stats(history=history)
+            body = msgspec.json.encode({**stats, "chat": chat, "embeds": embeds})
             return Response(body, media_type="application/json", headers=uncached)
 
     return router

@@ -7,7 +7,7 @@ at, and long text is tokenized in a few threads, so that short requests do not w
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -16,10 +16,13 @@ from graphopt.errors import CapacityError, RequestError
 
 from ..prompts import token_array
 from ..tokenizer import Tokenizer
+from .http_errors import refuse
 from .wire import Opened
 
 THREADS = 2
 SHORT_CHARS = 4096  # tokenized at once: that takes less than a millisecond
+GROUP_CHARS = 1 << 15  # of many texts, so much at a time: others have their turn in between
+TEXT_CHARS = 64  # what a text costs however short it is, as characters
 # Most characters of one token that are believed; a longer text than these times the context is
 # refused unseen. Runs of spaces are the longest tokens that vocabularies have.
 MAX_TOKEN_CHARS = 128
@@ -65,20 +68,49 @@ class PromptReader:
             )
         return self._tokenizer
 
-    async def prompt(
-        self, prompt: str | list[int], model: Opened, add_special_tokens: bool = True
-    ) -> PromptIds:
-        """One prompt, checked.
+    async def prompts(
+        self,
+        prompts: Sequence[str | list[int]],
+        model: Opened,
+        add_special_tokens: bool = True,
+        *,
+        most_tokens: int | None = None,
+    ) -> list[PromptIds]:
+        """Many prompts, checked, as fast as one of their length.
+
+        Args:
+            prompts: texts or token ids.
+            model: that is to take them.
+            add_special_tokens: whether texts get what the tokenizer puts around them.
+            most_tokens: that all of them may have together.
 
         Raises:
-            RequestError: it is empty, holds tokens the model does not have, or is text that the
-                model does not know.
-            CapacityError: it is longer than the model's context.
+            RequestError: one is empty, holds tokens that the model does not have, or is text that
+                the model does not know.
+            CapacityError: one is longer than the model's context.
+            ApiError: they have more tokens together.
         """
-        if isinstance(prompt, str):
-            ids = await self.encode(prompt, model, add_special_tokens)
-            return PromptIds(checked(ids, model), prompt)
-        return PromptIds(checked(prompt, model))
+        found: list[PromptIds] = []
+        tokens = 0
+        for group in _groups(prompts):
+
+            def read(group: Sequence[str | list[int]] = group) -> list[PromptIds]:
+                return [self._read(one, model, add_special_tokens) for one in group]
+
+            found += await self._run(_cost(group), read)
+            tokens += sum(len(one.ids) for one in found[-len(group) :])
+            if most_tokens is not None and tokens > most_tokens:
+                raise refuse(
+                    f"input may have at most {most_tokens} tokens in all", "input", "over_limit"
+                )
+        return found
+
+    def _read(self, prompt: str | list[int], model: Opened, special: bool) -> PromptIds:
+        if not isinstance(prompt, str):
+            return PromptIds(checked(prompt, model))
+        _demand_short(prompt, model)
+        ids = self.tokenizer.encode(prompt, add_special_tokens=special)
+        return PromptIds(checked(ids, model), prompt)
 
     async def encode(self, text: str, model: Opened, add_special_tokens: bool) -> list[int]:
         """The tokens of ``text``, however few the model's context holds.
@@ -88,13 +120,7 @@ class PromptReader:
             CapacityError: the text is longer than any context's.
         """
         tokenizer = self.tokenizer
-        most = model.max_model_len * MAX_TOKEN_CHARS
-        if len(text) > most:
-            raise CapacityError(
-                "the prompt is longer than the model's context can be",
-                got=f"{len(text)} characters",
-                expected=f"at most {model.max_model_len} tokens",
-            )
+        _demand_short(text, model)
         return await self._run(
             len(text), lambda: tokenizer.encode(text, add_special_tokens=add_special_tokens)
         )
@@ -158,6 +184,34 @@ class PromptReader:
         if chars <= SHORT_CHARS:
             return work()
         return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+
+
+def _cost(prompts: Sequence[str | list[int]]) -> int:
+    return sum(len(one) + TEXT_CHARS for one in prompts)
+
+
+def _groups(prompts: Sequence[str | list[int]]) -> Iterator[Sequence[str | list[int]]]:
+    """Prompts in order, about ``GROUP_CHARS`` at a time."""
+    start = size = 0
+    for place, one in enumerate(prompts, 1):
+        size += len(one) + TEXT_CHARS
+        if size >= GROUP_CHARS or place == len(prompts):
+            yield prompts[start:place]
+            start, size = place, 0
+
+
+def _demand_short(text: str, model: Opened) -> None:
+    """Refuse a text that is longer than any of the context's length.
+
+    Raises:
+        CapacityError: it is.
+    """
+    if len(text) > model.max_model_len * MAX_TOKEN_CHARS:
+        raise CapacityError(
+            "the prompt is longer than the model's context can be",
+            got=f"{len(text)} characters",
+            expected=f"at most {model.max_model_len} tokens",
+        )
 
 
 def checked(ids: list[int], model: Opened) -> list[int]:

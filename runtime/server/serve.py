@@ -18,6 +18,7 @@ import uvicorn
 import uvloop
 
 from graphopt.artifact import read_artifact
+from graphopt.embedding import Embedding
 
 from ..words import Words
 from .admission import Admission
@@ -57,17 +58,19 @@ def run(settings: Settings) -> int:
         asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner,
     ):
         seal = seal_of(artifact.manifest)
-        return runner.run(_serve(settings, words, seal, telemetry, sockets))
+        embedding = artifact.plan.embedding
+        return runner.run(_serve(settings, words, embedding, seal, telemetry, sockets))
 
 
 async def _serve(
     settings: Settings,
     words: Words,
+    embedding: Embedding | None,
     seal: str,
     telemetry: Telemetry,
     sockets: list[socket.socket],
 ) -> int:
-    return await _Server(settings, words, seal, telemetry, sockets).run()
+    return await _Server(settings, words, embedding, seal, telemetry, sockets).run()
 
 
 class _Server:
@@ -77,6 +80,7 @@ class _Server:
         self,
         settings: Settings,
         words: Words,
+        embedding: Embedding | None,
         seal: str,
         telemetry: Telemetry,
         sockets: list[socket.socket],
@@ -90,9 +94,9 @@ class _Server:
         self._supervisor = Supervisor(
             client, settings.artifact, options, seal=seal, on_opened=self._say_ready
         )
-        app = create_app(settings, client, words, telemetry.observer)
+        app = create_app(settings, client, words, telemetry.observer, embedding)
         has_chat = words.tokenizer is not None and words.tokenizer.has_chat_template
-        app.include_router(telemetry.routes(settings, chat=has_chat))
+        app.include_router(telemetry.routes(settings, chat=has_chat, embeds=embedding is not None))
         self._admission: Admission = app.state.admission
         self._http = HttpServer(_uvicorn_config(app, settings))
         self._signals: list[int] = []
@@ -166,6 +170,7 @@ class _Server:
             url=self._urls,
             model=self._settings.names[0],
             context=opened.max_model_len,
+            dimensions=opened.embedding_size or None,
             memory=opened.memory,
         )
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from fastapi import Request
 
+from graphopt.embedding import Embedding
 from graphopt.errors import EngineGoneError
 
 from ..words import Words
@@ -15,7 +16,7 @@ from .admission import Admission
 from .auth import key_of
 from .client import Client
 from .constraints import GrammarChecker
-from .http_errors import ApiError
+from .http_errors import ApiError, refuse
 from .prompt_ids import PromptReader
 from .settings import Settings
 from .token_texts import TokenTexts
@@ -36,6 +37,7 @@ class Service:
         texts: tokens as log-probabilities show them.
         grammars: looks at constraints before anything is queued.
         tool_style: how the model writes tool calls; None if that is not known.
+        embedding: how the model embeds; None for one that generates.
         created: when the server started, in seconds since 1970.
     """
 
@@ -47,10 +49,13 @@ class Service:
     texts: TokenTexts
     grammars: GrammarChecker
     tool_style: str | None = None
+    embedding: Embedding | None = None
     created: int = field(default_factory=lambda: int(time.time()))
 
     @classmethod
-    def of(cls, settings: Settings, client: Client, words: Words) -> Service:
+    def of(
+        cls, settings: Settings, client: Client, words: Words, embedding: Embedding | None = None
+    ) -> Service:
         """The parts that belong to these."""
         return cls(
             settings,
@@ -64,6 +69,7 @@ class Service:
                 None if words.tokenizer is None else words.tokenizer.tool_template,
                 settings.tool_call_parser,
             ),
+            embedding,
         )
 
     def opened(self) -> Opened:
@@ -76,6 +82,37 @@ class Service:
         if model is None:
             raise EngineGoneError("the model is being loaded", next="ask again in a few seconds")
         return model
+
+    def generator(self) -> Opened:
+        """The model that is loaded, if it generates.
+
+        Raises:
+            ApiError: it embeds; status 400.
+            EngineGoneError: none is loaded.
+        """
+        if self.embedding is not None:
+            raise refuse(
+                "this model embeds and generates no text: ask /v1/embeddings",
+                "model",
+                "model_embeds",
+            )
+        return self.opened()
+
+    def embedder(self) -> tuple[Opened, Embedding]:
+        """The model that is loaded, and how it embeds, if it does.
+
+        Raises:
+            ApiError: it generates; status 400.
+            EngineGoneError: none is loaded.
+        """
+        if self.embedding is None:
+            raise refuse(
+                "this model generates text and gives no embeddings: serve one that was compiled "
+                "with --task embed",
+                "model",
+                "model_generates",
+            )
+        return self.opened(), self.embedding
 
     def name(self, asked: str | None) -> str:
         """The name by which an answer calls the model.

@@ -33,6 +33,8 @@ class Limits:
     max_body_bytes: int = _limit(4 << 20, "Longest body of a request, in bytes; 413 beyond it.")
     max_json_depth: int = _limit(64, "Deepest nesting of lists and objects in a body.")
     max_prompts: int = _limit(256, "Most prompts in one request.")
+    max_inputs: int = _limit(2048, "Most texts in one request for embeddings.")
+    max_input_tokens: int = _limit(1 << 20, "Most tokens of all texts of such a request.")
     max_n: int = _limit(128, "Most samples of one prompt: n, and best_of.")
     max_stop_strings: int = _limit(16, "Most stop strings of a request.")
     max_stop_chars: int = _limit(256, "Longest stop string, in characters.")
@@ -40,8 +42,12 @@ class Limits:
     max_logprobs: int = _limit(20, "Most log-probabilities reported for one token.")
     max_tools_bytes: int = _limit(256 << 10, "Longest list of tools, in bytes of JSON.")
     max_requests: int = _limit(512, "Most requests that are answered at once; 429 beyond it.")
-    max_queued: int = _limit(1024, "Most samples that wait for their first token; 429 beyond it.")
-    max_queue_s: float = _limit(120.0, "Longest wait for a first token, in seconds; then 503.")
+    max_queued: int = _limit(
+        4096, "Most samples that wait for their first token, or texts for their vector; else 429."
+    )
+    max_queue_s: float = _limit(
+        120.0, "Longest wait for a first token, or a first vector, in seconds; then 503."
+    )
     max_body_s: float = _limit(30.0, "Longest time that a body may take to arrive, in seconds.")
     max_stall_s: float = _limit(
         30.0, "Longest time that a client may leave a stream unread, in seconds."

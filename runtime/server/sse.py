@@ -21,7 +21,11 @@ from .watch import Receive, Scope, Send, record_of
 DONE = b"data: [DONE]\n\n"
 ABORT_EXTENSION = "graphopt.abort"  # in a scope's extensions: closes the connection at once
 _PIECE_BYTES = 64 << 10
-_HEADERS = {"cache-control": "no-cache", "x-accel-buffering": "no"}
+_HEADERS = {
+    "content-type": "text/event-stream; charset=utf-8",
+    "cache-control": "no-cache",
+    "x-accel-buffering": "no",
+}
 
 encode = msgspec.json.Encoder().encode
 
@@ -32,16 +36,56 @@ def event(data: Any, name: str | None = None) -> bytes:
     return head + encode(data) + b"\n\n"
 
 
-class EventStream(Response):
+class Written(Response):
     """A response that is written piece by piece.
 
     Args:
         first: what is written at once.
         rest: what follows.
-        close: called when the stream ends, however it does.
+        close: called when the response ends, however it does.
         max_stall_s: how long the client may leave what was written unread.
-        headers: more headers.
+        headers: of the answer, its type among them.
     """
+
+    def __init__(
+        self,
+        first: bytes,
+        rest: AsyncIterator[bytes],
+        close: Callable[[], None],
+        max_stall_s: float,
+        headers: dict[str, str],
+    ) -> None:
+        super().__init__(headers=headers)
+        del self.headers["content-length"]
+        self._first = first
+        self._rest = rest
+        self._close = close
+        self._max_stall_s = max_stall_s
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Write the response."""
+        try:
+            await until_gone(receive, self._write(scope, send))
+        except ClientGoneError:
+            record_of(scope).disconnected()
+        finally:
+            self._close()
+
+    async def _write(self, scope: Scope, send: Send) -> None:
+        stall_s = self._max_stall_s
+        await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+        try:
+            await _send(send, self._first, True, stall_s)
+            async for chunk in self._rest:
+                await _send(send, chunk, True, stall_s)
+            await _send(send, b"", False, stall_s)
+        except TimeoutError as error:
+            drop(scope)
+            raise ClientGoneError from error
+
+
+class EventStream(Written):
+    """Events, written as they come; arguments are those of ``Written``, and more headers."""
 
     def __init__(
         self,
@@ -51,12 +95,7 @@ class EventStream(Response):
         max_stall_s: float,
         headers: dict[str, str] | None = None,
     ) -> None:
-        super().__init__(headers={**_HEADERS, **(headers or {})}, media_type="text/event-stream")
-        del self.headers["content-length"]
-        self._first = first
-        self._rest = rest
-        self._close = close
-        self._max_stall_s = max_stall_s
+        super().__init__(first, rest, close, max_stall_s, {**_HEADERS, **(headers or {})})
 
     @classmethod
     async def start(
@@ -79,27 +118,6 @@ class EventStream(Response):
             close()
             raise
         return cls(first, events, close, max_stall_s, headers)
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Write the response."""
-        try:
-            await until_gone(receive, self._write(scope, send))
-        except ClientGoneError:
-            record_of(scope).disconnected()
-        finally:
-            self._close()
-
-    async def _write(self, scope: Scope, send: Send) -> None:
-        stall_s = self._max_stall_s
-        await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
-        try:
-            await _send(send, self._first, True, stall_s)
-            async for chunk in self._rest:
-                await _send(send, chunk, True, stall_s)
-            await _send(send, b"", False, stall_s)
-        except TimeoutError as error:
-            drop(scope)
-            raise ClientGoneError from error
 
 
 async def _send(send: Send, body: bytes, more: bool, stall_s: float) -> None:

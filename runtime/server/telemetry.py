@@ -58,10 +58,20 @@ class Telemetry:
             listeners.append(tracing)
         return cls(lines, metrics, Observer(listeners, pulse=metrics), tracing)
 
-    def routes(self, settings: Settings, *, chat: bool) -> APIRouter:
-        """Routes that show it; ``chat`` tells whether the model has a chat template."""
+    def routes(self, settings: Settings, *, chat: bool, embeds: bool = False) -> APIRouter:
+        """Routes that show it.
+
+        Args:
+            settings: which of them there are.
+            chat: whether the model has a chat template.
+            embeds: whether it embeds, and nobody can talk to it.
+        """
         return operator_routes(
-            self.metrics, chat=chat, page=settings.page, exposition=settings.metrics
+            self.metrics,
+            chat=chat,
+            embeds=embeds,
+            page=settings.page,
+            exposition=settings.metrics,
         )
 
     def close(self) -> None:

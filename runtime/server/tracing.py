@@ -26,6 +26,7 @@ PROVIDER = "graphopt"
 EXPORT_S = (
     2.0  # how long spans are tried to be sent, so also how long the end may wait for a collector
 )
+MOST_SPANS = 32  # of requests to the engine that one HTTP request made; the first of them are told
 OPERATIONS: Mapping[str, str] = MappingProxyType(
     {
         "/v1/chat/completions": "chat",
@@ -125,6 +126,7 @@ class Tracing:
             "http.request.method": record.method,
             "http.route": record.route,
             "graphopt.request.id": record.id,
+            "graphopt.request.prompts": len(record.generations),
         }
         if record.status is not None:
             attributes["http.response.status_code"] = record.status
@@ -139,7 +141,7 @@ class Tracing:
             span.set_status(self._trace.StatusCode.ERROR, record.why)
         inside = self._trace.set_span_in_context(span)
         operation = OPERATIONS.get(record.route, "text_completion")
-        for generation in record.generations:
+        for generation in record.generations[:MOST_SPANS]:
             child = self._tracer.start_span(
                 f"{operation} {self._model_name}",
                 inside,

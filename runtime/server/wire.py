@@ -4,7 +4,7 @@ A message is a MessagePack map behind its length, four bytes, big endian. Nothin
 a message that is not of the types below is refused. The engine deals in token ids alone: text is
 the business of the HTTP process, stop strings included.
 
-    HTTP -> engine   Open, then Submit and Abort in any order, Close
+    HTTP -> engine   Open, then Submit, Embed and Abort in any order, Close
     engine -> HTTP   Loading ..., Opened or Failed, then a Progress for each step
 """
 
@@ -88,6 +88,20 @@ class Submit(Struct, frozen=True, tag="submit"):
     cache_salt: bytes = b""
 
 
+class Embed(Struct, frozen=True, tag="embed"):
+    """Take in a text that is to become a vector, which comes with its end.
+
+    Attributes:
+        id: unique among the unfinished.
+        prompt_ids: the text.
+        priority: smaller is more urgent.
+    """
+
+    id: str
+    prompt_ids: list[int]
+    priority: int = 0
+
+
 class Abort(Struct, frozen=True, tag="abort"):
     """End a request; it is no fault if it has ended."""
 
@@ -98,7 +112,7 @@ class Close(Struct, frozen=True, tag="close"):
     """Drop what is unfinished and leave."""
 
 
-ToEngine = Open | Submit | Abort | Close
+ToEngine = Open | Submit | Embed | Abort | Close
 
 
 class Loading(Struct, frozen=True, tag="loading"):
@@ -119,6 +133,7 @@ class Opened(Struct, frozen=True, tag="opened"):
         block_size: KV slots in a block.
         num_blocks: KV blocks.
         memory: what the memory is used for, in a sentence.
+        embedding_size: entries of a vector; 0 for a model that generates.
     """
 
     vocab_size: int
@@ -127,6 +142,7 @@ class Opened(Struct, frozen=True, tag="opened"):
     block_size: int
     num_blocks: int
     memory: str
+    embedding_size: int = 0
 
 
 class Failed(Struct, frozen=True, tag="failed"):
@@ -163,12 +179,14 @@ class Ended(Struct, frozen=True, array_like=True):
         metrics: times of the system's monotonic clock, and counts.
         prompt_logprobs: as in ``RequestOutput``.
         error: why it failed.
+        vector: of a text that was embedded, f32 with the least byte first.
     """
 
     id: str
     metrics: RequestMetrics
     prompt_logprobs: tuple[TokenLogprobs | None, ...] | None = None
     error: WireError | None = None
+    vector: bytes | None = None
 
 
 class State(Struct, frozen=True, array_like=True):

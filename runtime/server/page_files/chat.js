@@ -29,6 +29,7 @@ class Chat {
 
   show(stats) {
     this.model = stats.model;
+    this.element.hidden = stats.embeds;
     this.templated = stats.chat;
     this.hint.textContent = this.templated
       ? "Nothing said here is kept: it goes when the page goes."

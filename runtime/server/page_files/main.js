@@ -7,6 +7,7 @@ const board = new Board();
 const chat = new Chat(server, needKey);
 const state = h("span", { class: "state", role: "status" });
 const model = h("h1", {}, "graphopt");
+const jump = h("a", { class: "jump", href: "#chat" }, "Chat");
 const uptime = h("span", { class: "quiet" });
 const made = h("span", { class: "made" });
 const keyInput = h("input", { type: "password", autocomplete: "off", "aria-label": "API key", placeholder: "API key" });
@@ -48,6 +49,7 @@ async function poll() {
     keyNote.textContent = "";
     board.show(stats);
     chat.show(stats);
+    jump.hidden = stats.embeds;
     model.textContent = stats.model;
     document.title = `${stats.model} · graphopt`;
     made.textContent = `graphopt ${stats.version}`;
@@ -67,8 +69,7 @@ async function poll() {
 }
 
 document.getElementById("app").append(
-  h("header", {}, model, state, uptime,
-    h("a", { class: "jump", href: "#chat" }, "Chat"), made),
+  h("header", {}, model, state, uptime, jump, made),
   keyForm, h("main", {}, board.element, chat.element));
 document.addEventListener("visibilitychange", () => { if (!document.hidden && keyForm.hidden) poll(); });
 poll();

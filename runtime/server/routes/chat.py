@@ -44,7 +44,7 @@ def router(service: Service) -> APIRouter:
 
 async def _answer(service: Service, request: Request, body: ChatRequest) -> Response:
     name = service.name(body.model)
-    service.opened()
+    service.generator()
     tools = tools_of(body, service.tool_style)
     params = _params(service, body, tools)
     await service.grammars.check(params.language)

@@ -35,11 +35,11 @@ def router(service: Service) -> APIRouter:
 
 
 async def _answer(service: Service, request: Request, body: CompletionRequest) -> Response:
-    name, model = service.name(body.model), service.opened()
+    name, model = service.name(body.model), service.generator()
     params = _params(service, body)
     await service.grammars.check(params.language)
     special = body.add_special_tokens is not False
-    prompts = [await service.reader.prompt(one, model, special) for one in body.prompt]
+    prompts = await service.reader.prompts(body.prompt, model, special)
     echoes = await _echoes(service, prompts, params) if body.echo else [""] * len(prompts)
     asked = answering.ask(service, request, "cmpl", prompts, params, body)
     if body.stream:

@@ -47,7 +47,7 @@ def router(service: Service) -> APIRouter:
 
 async def _answer(service: Service, request: Request, body: ResponsesRequest) -> Response:
     name = service.name(body.model)
-    service.opened()
+    service.generator()
     _refuse(body)
     fields = SamplingFields(
         temperature=body.temperature,

@@ -9,8 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
+import numpy.typing as npt
 from fastapi import FastAPI
 
+from graphopt.embedding import Embedding
 from graphopt.errors import EngineGoneError, GraphoptError
 from graphopt.runtime.outputs import LENGTH, STOP, RequestMetrics, TokenLogprobs
 from graphopt.runtime.server.app import create_app
@@ -25,6 +28,15 @@ TOKENIZER = Tokenizer.load(DEMO)
 WORDS = Words(TOKENIZER, {"do_sample": False, "eos_token_id": [0, 3]}, frozenset((0, 3)))
 CONTEXT = 256
 OPENED = Opened(TOKENIZER.vocab_size, CONTEXT, 8, 16, 100, "little")
+
+EMBEDDING = Embedding(8, "mean", normalize=True, whole=True)
+
+
+def vector(ids: Sequence[int]) -> npt.NDArray[np.float32]:
+    """What the fake engine makes of a text, f32[8] of length 1."""
+    drawn = np.random.default_rng(list(ids)).standard_normal(EMBEDDING.dimensions)
+    made: npt.NDArray[np.float32] = (drawn / np.linalg.norm(drawn)).astype(np.float32)
+    return made
 
 
 def row(token: int, most: int) -> TokenLogprobs:
@@ -94,6 +106,12 @@ class FakeAnswer:
         most = self.params.get("logprobs")
         return None if most is None else tuple(row(token, most) for token in ids)
 
+    def embed(self) -> None:
+        """Answer with a vector."""
+        made = vector(self.prompt_ids).astype("<f4").tobytes()
+        self.ended = Ended(self.id, RequestMetrics(0.0, None, 1.0), vector=made)
+        self.queue.put_nowait(None)
+
     def end(self, cached: int = 0) -> None:
         """End it."""
         most = self.params.get("prompt_logprobs")
@@ -140,6 +158,18 @@ class FakeEngine:
             answer.play(ids_of(self.text), self.at_once)
         return answer
 
+    def embed(self, request_id: str, prompt_ids: Sequence[int], *, priority: int = 0) -> FakeAnswer:
+        """Take a text in; it is answered unless ``text`` is None."""
+        if self.model is None:
+            raise EngineGoneError("no engine serves")
+        answer = FakeAnswer(self, request_id, list(prompt_ids), {}, priority, b"")
+        self.asked.append(answer)
+        if self.error is not None:
+            answer.queue.put_nowait(self.error)
+        elif self.text is not None:
+            answer.embed()
+        return answer
+
 
 def ids_of(text: str) -> list[int]:
     """The tokens of a text, none in front."""
@@ -147,11 +177,15 @@ def ids_of(text: str) -> list[int]:
 
 
 def app_over(
-    engine: FakeEngine, words: Words = WORDS, limits: Limits | None = None, **settings: Any
+    engine: FakeEngine,
+    words: Words = WORDS,
+    limits: Limits | None = None,
+    embedding: Embedding | None = None,
+    **settings: Any,
 ) -> FastAPI:
     """The app."""
     chosen = Settings(Path("demo.gopt"), limits=limits or Limits(), **settings)
-    return create_app(chosen, engine, words, Observer())
+    return create_app(chosen, engine, words, Observer(), embedding)
 
 
 def client_of(app: FastAPI, **headers: str) -> httpx.AsyncClient:

@@ -18,6 +18,7 @@ from graphopt.runtime.server.observer import Observer
 from graphopt.runtime.server.wire import (
     Abort,
     Close,
+    Embed,
     Ended,
     Failed,
     FromEngine,
@@ -102,6 +103,24 @@ def test_as_the_protocols_have_it() -> None:
             assert client.num_unfinished == 0
             with pytest.raises(StopAsyncIteration):
                 await anext(answer)
+
+    asyncio.run(check())
+
+
+def test_a_vector_comes_with_the_end() -> None:
+    async def check() -> None:
+        async with connected() as (client, script, _):
+            known: Client = client
+            answer: Answer = known.embed("a", [1, 2], priority=-1)
+            assert await script.hear() == [Embed("a", [1, 2], -1)]
+            with pytest.raises(RequestError, match="in use"):
+                client.embed("a", [1])
+            await script.step(ended=(Ended("a", METRICS, vector=b"abcd"),))
+            assert [one async for one in answer] == []
+            assert answer.ended is not None
+            assert answer.ended.vector == b"abcd"
+            client.embed("b", [3]).abort()
+            assert await script.hear(2) == [Embed("b", [3]), Abort("b")]
 
     asyncio.run(check())
 

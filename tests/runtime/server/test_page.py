@@ -51,6 +51,8 @@ def test_stats(chat: bool) -> None:
     found = reply.json()
     assert (found["model"], found["chat"]) == ("tiny", chat)
     assert found["engine"]["num_blocks"] == 32
+    assert found["embeds"] is False
+    assert get("/stats", embeds=True).json()["embeds"] is True
 
 
 @pytest.mark.parametrize(

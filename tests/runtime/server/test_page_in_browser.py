@@ -51,6 +51,9 @@ class Fake:
         self.plain = FastAPI()
         self.plain.include_router(operator_routes(self.metrics, chat=False))
         self.templated = True
+        self.mute = FastAPI()
+        self.mute.include_router(operator_routes(self.metrics, chat=False, embeds=True))
+        self.embeds = False
 
         @app.middleware("http")
         async def keyed(request: Request, call_next: Callable[..., object]) -> Response:
@@ -76,7 +79,8 @@ class Fake:
         self.url = f"http://127.0.0.1:{port}/"
 
     async def operate(self, scope: Any, receive: Any, send: Any) -> None:
-        await (self.chatty if self.templated else self.plain)(scope, receive, send)
+        talks = self.chatty if self.templated else self.plain
+        await (self.mute if self.embeds else talks)(scope, receive, send)
 
     async def chat(self, request: Request) -> Response:
         self.asked.append(await request.json())
@@ -258,6 +262,19 @@ def test_without_a_template_it_continues_text(fake: Fake, open_page: Open) -> No
     expect(page.locator(".turn.assistant .words")).to_have_text("Hello there" + HOSTILE)
     assert fake.asked[0]["prompt"] == "def main("
     assert "messages" not in fake.asked[0]
+
+
+def test_nobody_talks_to_a_model_that_embeds(fake: Fake, open_page: Open) -> None:
+    loaded(fake)
+    fake.embeds = True
+    page = open_page()
+    expect(page.locator(".state")).to_have_text("serving")
+    expect(page.locator("#chat")).to_be_hidden()
+    expect(page.locator(".jump")).to_be_hidden()
+    board, whole = page.locator(".board").bounding_box(), page.viewport_size
+    assert board is not None
+    assert whole is not None
+    assert board["width"] > whole["width"] - 20
 
 
 def test_stop_lets_the_server_go(fake: Fake, open_page: Open) -> None:

@@ -9,7 +9,15 @@ from typing import Any
 import pytest
 
 from graphopt.errors import CapacityError, RequestError
-from graphopt.runtime.server.prompt_ids import MAX_TOKEN_CHARS, SHORT_CHARS, PromptReader, checked
+from graphopt.runtime.server.http_errors import ApiError
+from graphopt.runtime.server.prompt_ids import (
+    GROUP_CHARS,
+    MAX_TOKEN_CHARS,
+    SHORT_CHARS,
+    PromptIds,
+    PromptReader,
+    checked,
+)
 from graphopt.runtime.server.wire import Opened
 
 from .fake_engine import OPENED, TOKENIZER
@@ -19,13 +27,19 @@ LARGE = Opened(TOKENIZER.vocab_size, 100_000, 8, 16, 100, "much")
 TALK = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b "}]
 
 
+async def one(reader: PromptReader, *given: Any) -> PromptIds:
+    """A single prompt, read."""
+    (found,) = await reader.prompts([given[0]], *given[1:])
+    return found
+
+
 def test_text_and_ids_become_the_same() -> None:
     async def run() -> None:
         ids = TOKENIZER.encode("hello you")
-        found = await READER.prompt("hello you", OPENED)
+        found = await one(READER, "hello you", OPENED)
         assert (found.ids, found.text) == (ids, "hello you")
-        assert (await READER.prompt(ids, OPENED)).ids == ids
-        assert (await READER.prompt("hello you", OPENED, False)).ids == ids[1:]
+        assert (await one(READER, ids, OPENED)).ids == ids
+        assert (await one(READER, "hello you", OPENED, False)).ids == ids[1:]
 
     asyncio.run(run())
 
@@ -38,9 +52,9 @@ def test_what_does_not_fit_is_refused_before_it_is_tokenized() -> None:
     async def run() -> None:
         reader = PromptReader(Unused())  # type: ignore[arg-type]
         with pytest.raises(CapacityError, match="longer"):
-            await reader.prompt("x" * (OPENED.max_model_len * MAX_TOKEN_CHARS + 1), OPENED)
+            await one(reader, "x" * (OPENED.max_model_len * MAX_TOKEN_CHARS + 1), OPENED)
         with pytest.raises(CapacityError, match="context"):
-            await READER.prompt("x " * OPENED.max_model_len, OPENED)
+            await one(READER, "x " * OPENED.max_model_len, OPENED)
 
     asyncio.run(run())
 
@@ -73,6 +87,40 @@ def test_long_text_is_tokenized_beside_the_loop() -> None:
     asyncio.run(run())
 
 
+def test_many_texts_are_tokenized_beside_the_loop_some_at_a_time() -> None:
+    texts = ["hello you"] * 999 + ["", "x " * 3000, "end"]
+
+    class Spy:
+        def encode(self, text: str, **named: Any) -> list[int]:
+            seen.add(threading.current_thread().name.partition("_")[0])
+            return TOKENIZER.encode(text, **named)
+
+    async def run() -> None:
+        reader = PromptReader(Spy())  # type: ignore[arg-type]
+        turns, going = 0, asyncio.ensure_future(reader.prompts(texts, LARGE))
+        while not going.done():
+            turns += 1
+            await asyncio.sleep(0)
+        assert [found.ids for found in going.result()] == [TOKENIZER.encode(one) for one in texts]
+        assert [found.text for found in going.result()] == texts
+        assert turns > len("".join(texts)) // GROUP_CHARS
+
+    seen: set[str] = set()
+    asyncio.run(run())
+    assert seen == {"tokenize"}
+
+
+def test_all_texts_together_have_a_limit() -> None:
+    async def run() -> None:
+        ids = [[5] * 100] * 4
+        assert len(await READER.prompts(ids, OPENED, most_tokens=400)) == 4
+        with pytest.raises(ApiError) as caught:
+            await READER.prompts(ids, OPENED, most_tokens=399)
+        assert (caught.value.param, caught.value.code) == ("input", "over_limit")
+
+    asyncio.run(run())
+
+
 def test_a_conversation_ends_where_an_answer_starts_or_where_it_goes_on() -> None:
     async def run() -> None:
         text = await READER.conversation(TALK)
@@ -97,9 +145,9 @@ def test_only_a_text_of_the_assistant_goes_on(talk: list[dict[str, Any]]) -> Non
 def test_without_a_tokenizer_only_ids_are_known() -> None:
     async def run() -> None:
         reader = PromptReader(None)
-        assert (await reader.prompt([1, 2], OPENED)).ids == [1, 2]
+        assert (await one(reader, [1, 2], OPENED)).ids == [1, 2]
         with pytest.raises(RequestError, match="no tokenizer"):
-            await reader.prompt("a", OPENED)
+            await one(reader, "a", OPENED)
         with pytest.raises(RequestError, match="no tokenizer"):
             await reader.decode([1])
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,7 +14,7 @@ from graphopt.runtime.server.http_errors import ApiError
 from graphopt.runtime.server.service import Service
 from graphopt.runtime.server.settings import Settings
 
-from .fake_engine import OPENED, WORDS, FakeEngine
+from .fake_engine import EMBEDDING, OPENED, WORDS, FakeEngine
 
 
 def _service(**settings: Any) -> Service:
@@ -34,6 +35,17 @@ def test_no_model_is_there_while_it_loads() -> None:
     service.client.model = None  # type: ignore[misc]
     with pytest.raises(EngineGoneError):
         service.opened()
+
+
+def test_a_model_either_generates_or_embeds() -> None:
+    service = _service()
+    assert service.generator() == OPENED
+    with pytest.raises(ApiError, match="--task embed"):
+        service.embedder()
+    service = replace(service, embedding=EMBEDDING)
+    assert service.embedder() == (OPENED, EMBEDDING)
+    with pytest.raises(ApiError, match="/v1/embeddings"):
+        service.generator()
 
 
 def _request(key: bytes) -> Any:

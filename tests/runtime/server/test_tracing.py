@@ -17,7 +17,7 @@ from opentelemetry.trace import SpanKind, StatusCode
 from graphopt.errors import MachineError, UsageError
 from graphopt.runtime.outputs import RequestMetrics
 from graphopt.runtime.server.observer import Observer
-from graphopt.runtime.server.tracing import Tracing, otlp_exporter
+from graphopt.runtime.server.tracing import MOST_SPANS, Tracing, otlp_exporter
 from graphopt.runtime.server.wire import Ended, Part
 
 TRACE, PARENT = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
@@ -57,6 +57,7 @@ def test_a_request_is_a_span_with_its_generations_below() -> None:
     assert dict(server.attributes) == {
         "http.request.method": "POST", "http.route": "/v1/chat/completions",
         "http.response.status_code": 200, "graphopt.request.id": "mine",
+        "graphopt.request.prompts": 2,
     }  # fmt: skip
     assert server.resource.attributes["service.name"] == "graphopt"
     assert len(children) == 2
@@ -78,6 +79,20 @@ def test_a_request_is_a_span_with_its_generations_below() -> None:
         assert child.start_time <= event.timestamp <= child.end_time
     assert abs(server.end_time / 1e9 - time.time()) < 60
     assert "secret" not in str([span.to_json() for span in exporter.get_finished_spans()])
+
+
+def test_of_many_texts_the_first_have_a_span() -> None:
+    observer, tracing, exporter = make()
+    record = observer.arrived("POST")
+    record.route, record.status = "/v1/embeddings", 200
+    for _ in range(2048):
+        record.asked(7).finished(["stop"], Ended("r", RequestMetrics(10.0, None, 12.0)))
+    observer.ended(record)
+    tracing.close()
+    *children, server = exporter.get_finished_spans()
+    assert server.attributes["graphopt.request.prompts"] == 2048
+    assert {child.name for child in children} == {"embeddings tiny"}
+    assert len(children) == MOST_SPANS
 
 
 @pytest.mark.parametrize("parent", [None, "nonsense", "00-" + "0" * 32 + "-" + "0" * 16 + "-01"])

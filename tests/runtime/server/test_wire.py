@@ -18,16 +18,20 @@ ROW = TokenLogprobs(7, -0.25, 1, ((7, -0.25), (3, -math.inf)))
 TO_ENGINE = [
     wire.Open("model.gopt", {"max_num_seqs": 4, "weights": "mmap"}),
     wire.Submit("a", [1, 2, 3], {"logit_bias": {5: -math.inf}, "n": 2}, 1, b"\x00salt"),
+    wire.Embed("b", [4, 5], -1),
     wire.Abort("a"),
     wire.Close(),
 ]
 FROM_ENGINE = [
     wire.Loading("loading the weights", 1, 2),
-    wire.Opened(32000, 4096, 64, 16, 1000, "4 GiB of keys and values"),
+    wire.Opened(32000, 4096, 64, 16, 1000, "4 GiB of keys and values", 384),
     wire.Failed(wire.WireError.of(RequestError("no", got=3, expected="4", next="do so"))),
     wire.Progress(
         [wire.Part("a", 1, (5, 6), (ROW, ROW), "stop", 6), wire.Part("b", 0)],
-        [wire.Ended("a", RequestMetrics(1.0, None, 2.5, 16, 1), (None, ROW))],
+        [
+            wire.Ended("a", RequestMetrics(1.0, None, 2.5, 16, 1), (None, ROW)),
+            wire.Ended("c", RequestMetrics(1.0, None, 2.5), vector=b"\x00\xff\x80?"),
+        ],
         wire.State(running=3, used_blocks=17),
     ),
 ]
