@@ -16,7 +16,6 @@ from types import MappingProxyType
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from .sse import encode
 
@@ -34,21 +33,6 @@ def _base64(vector: bytes) -> bytes:
 FORMS: MappingProxyType[str, Callable[[bytes], bytes]] = MappingProxyType(
     {"float": _numbers, "base64": _base64}
 )
-
-
-def cut(vector: bytes, dimensions: int, normalize: bool) -> bytes:
-    """The first entries of a vector.
-
-    Args:
-        vector: f32 with the least byte first.
-        dimensions: entries to keep; all there are if there are fewer.
-        normalize: whether the vector had length 1, and shall have it again.
-    """
-    kept: npt.NDArray[np.float32] = np.frombuffer(vector, "<f4")[:dimensions]
-    if normalize:
-        length = float(np.sqrt(np.square(kept, dtype=np.float64).sum()))
-        kept = kept / np.float32(length) if length > 0 else kept
-    return kept.astype("<f4", copy=False).tobytes()
 
 
 async def written(

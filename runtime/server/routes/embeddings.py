@@ -5,9 +5,11 @@ from __future__ import annotations
 import uuid
 from collections.abc import Iterable
 
+import numpy as np
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
+from ...pooling import shortened
 from .. import answering
 from ..embedded import Embedded
 from ..gone import until_gone
@@ -18,7 +20,7 @@ from ..protocol.embeddings import EmbeddingList, EmbeddingRequest, EmbeddingUsag
 from ..sampling import at_most
 from ..service import Service
 from ..sse import Written
-from ..vector_json import cut, written
+from ..vector_json import written
 from ..watch import record_of
 from .documented import posted
 
@@ -51,7 +53,12 @@ async def _answer(service: Service, request: Request, body: EmbeddingRequest) ->
     usage = EmbeddingUsage(prompt_tokens=tokens, total_tokens=tokens)
     shown: Iterable[bytes] = vectors
     if dimensions is not None and dimensions < embedding.dimensions:
-        shown = (cut(one, dimensions, embedding.normalize) for one in vectors)
+        shown = (
+            shortened(np.frombuffer(one, "<f4"), dimensions, normalize=embedding.normalize)
+            .astype("<f4", copy=False)
+            .tobytes()
+            for one in vectors
+        )
     pieces = written(
         shown,
         body.encoding_format or "float",

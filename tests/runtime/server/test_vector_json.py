@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from graphopt.runtime.server.vector_json import PIECE_BYTES, cut, written
+from graphopt.runtime.server.vector_json import PIECE_BYTES, written
 
 VECTORS = arrays.arrays(
     np.float32, arrays.array_shapes(min_dims=2, max_dims=2, max_side=7),
@@ -42,24 +42,6 @@ def test_numbers_are_the_vectors_to_the_bit(rows: npt.NDArray[np.float32]) -> No
                 else np.frombuffer(base64.b64decode(value), "<f4")
             )
             np.testing.assert_array_equal(read, row)
-
-
-@given(VECTORS, st.integers(1, 9), st.booleans())
-def test_a_vector_that_is_cut_keeps_its_first_entries_and_its_length(
-    rows: npt.NDArray[np.float32], dimensions: int, normalize: bool
-) -> None:
-    row = rows[0]
-    found = np.frombuffer(cut(row.tobytes(), dimensions, normalize), "<f4")
-    expected = row[:dimensions].astype(np.float64)
-    length = np.linalg.norm(expected)
-    if normalize and 1e-30 < length < 1e30:
-        np.testing.assert_allclose(found, expected / length, rtol=1e-6, atol=1e-30)
-    elif not normalize:
-        np.testing.assert_array_equal(found, row[:dimensions])
-
-
-def test_nothing_becomes_of_nothing() -> None:
-    assert cut(np.zeros(4, np.float32).tobytes(), 2, True) == bytes(8)
 
 
 @pytest.mark.parametrize("form", ["float", "base64"])
