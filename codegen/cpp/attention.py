@@ -16,7 +16,7 @@ from graphopt.ir.dtype import DType
 from graphopt.ir.graph import Graph, Node, Value
 from graphopt.ir.ops_scores import MASK_NAMES, SCORE_NAMES
 from graphopt.ir.ops_spec import bool_of, float_of, int_of, str_of
-from graphopt.ir.ops_state import slopes_of
+from graphopt.ir.ops_state import reaches_of, slopes_of
 from graphopt.ir.types import LayerState, StateType, TensorType
 from graphopt.ledger import Verdict, refuse
 from graphopt.packing import Layout
@@ -78,8 +78,6 @@ def attention_kernel(
     )
     if region.outputs != (node.output,):
         return refuse("it gives something else than what is attended to", *region.outputs)
-    if bool_of(node.attrs, "reach"):
-        return refuse("tokens that see what comes after them have no kernel", node.output)
     layer = _layer(node)
     query = node.inputs[0]
     if layer.dtype not in _FLOATS or _dtype(query) not in _FLOATS:
@@ -94,7 +92,8 @@ def attention_kernel(
         views[value] = view
     if views[query].access.strides[-1] != 1 and layer.key_size != 1:
         return refuse("the entries of a query do not lie side by side", query)
-    for value in node.inputs[2:5]:
+    reaches = reaches_of(node)
+    for value in (*node.inputs[2:5], *([] if reaches is None else [reaches])):
         if views[value].operand != value:
             return refuse("sequences are told by a view of something else", value)
     return _kernel(graph, region, node, views)
@@ -116,7 +115,7 @@ def _kernel(graph: Graph, region: Region, node: Node, views: Mapping[Value, View
     buffers = {one: buffer_of(one, names) for one in given}
     known = {one.value: buffer.name for one, buffer in buffers.items()}
     query, state, *tables = node.inputs[:5]
-    layer, attrs = _layer(node), node.attrs
+    layer, attrs, reaches = _layer(node), node.attrs, reaches_of(node)
     rows = views[query].access
     per_head = _per_head(node, views)
     expressions = _expressions(node)
@@ -143,6 +142,7 @@ def _kernel(graph: Graph, region: Region, node: Node, views: Mapping[Value, View
         starts=known[tables[0]],
         lengths=known[tables[1]],
         tables=known[tables[2]],
+        reaches=known[reaches] if reaches is not None else "",
         out=known[node.output],
     )
     scratch = attention_scratch(layer.key_size, layer.value_size)

@@ -2,9 +2,9 @@
 //
 //   out[t, h] = sum_j softmax_j(scale * q[t, h] . k[j, h / group]) v[j, h / group]
 //
-// over the positions j that token t sees; see `ops_state.py` for what window, softcap, alibi and
-// sinks add. q: [T, Hq, D] with any strides, out: [T, Hq, DV]; keys and values are the layer's
-// memory, f32, bf16 or f16 (kv.h). Where the state is bf16 and there is dpbf16, queries and
+// over the positions j that token t sees; see `ops_state.py` for what window, reaches, softcap,
+// alibi and sinks add. q: [T, Hq, D] with any strides, out: [T, Hq, DV]; keys and values are the
+// layer's memory, f32, bf16 or f16 (kv.h). Where the state is bf16 and there is dpbf16, queries and
 // probabilities are rounded to bf16; the sum of the probabilities is that of the rounded ones, so
 // they still weigh to one. Everything else is float.
 //
@@ -158,7 +158,6 @@ struct AttentionThread {
     const int64_t whole = ATTENTION_CHUNK - (tile.panel + first) % ATTENTION_CHUNK;
     found.count = last - first < whole ? last - first : whole;
     const int64_t in_block = walk.panels_per_block(), block_size = walk.block_size;
-    const int64_t own = walk.first_position(tile.sequence) + tile.row / shape.group();
     for (int64_t i = 0; i < found.count; ++i) {
       const int64_t panel = tile.panel + first + i, block = panel / in_block;
       const int64_t inside = panel % in_block;
@@ -171,8 +170,8 @@ struct AttentionThread {
       p.first = int(low > 0 ? low : 0);
       p.last = int(high < held ? high : held);
       if (p.last > KV_PANEL) p.last = KV_PANEL;
-      p.whole = p.first == 0 && p.last == KV_PANEL && position + KV_PANEL - 1 <= own &&
-                (shape.window == 0 || position + shape.window >= tile.high);
+      p.whole = p.last == KV_PANEL && position >= tile.all_low &&
+                position + KV_PANEL <= tile.all_high;
       p.keys = keys + (base + tile.kv_head) * key_elements<T>(block_size, shape.key_size) +
                inside * KV_PANEL * key_padded;
       p.values = shape.latent ? p.keys
@@ -262,9 +261,9 @@ struct AttentionThread {
   }
 
   // The scores of the keys that a row sees, of a panel that not all rows see all of; -inf elsewhere.
-  GOPT_INLINE f32x16 seen(f32x16 score, const Panel<T>& p, int64_t own) const {
+  GOPT_INLINE f32x16 seen(f32x16 score, const Panel<T>& p, int64_t own, int64_t end) const {
     int64_t first = p.first, last = p.last;
-    if (own + 1 - p.position < last) last = own + 1 - p.position;
+    if (end - p.position < last) last = end - p.position;
     if (shape.window > 0 && own + 1 - shape.window - p.position > first)
       first = own + 1 - shape.window - p.position;
     const f32x16 lane = load(LANE_NUMBERS), hidden = splat(-INFINITY);
@@ -280,13 +279,14 @@ struct AttentionThread {
     const f32x16 scale = splat(shape.scale * LOG2_E);
     for_rows(tile, [&](int64_t r, int64_t token, int64_t head) {
       float* row = scores + r * CHUNK_KEYS;
+      const int64_t end = walk.end_of(tile.sequence, token);
       f32x16 greatest = splat(-INFINITY);
       for (int64_t i = 0; i < count; ++i) {
         const Panel<T>& p = chunk.panels[i];
         f32x16 score = load(row + i * KV_PANEL);
         score = simple ? score * scale
                        : shaped(score, p, position + token, head, tile.sequence);
-        if (!p.whole) score = seen(score, p, position + token);
+        if (!p.whole) score = seen(score, p, position + token, end);
         store(row + i * KV_PANEL, score);
         greatest = fast_max(greatest, score);
       }

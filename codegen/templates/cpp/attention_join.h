@@ -3,7 +3,7 @@
 // A sum's bits depend on the order of its terms. Here the segments of a sequence are the leaves of a
 // binary tree that begins at segment 0: 0 and 1 join, 2 and 3, then 0..1 with 2..3, and so on. A
 // segment that a row sees nothing of changes nothing: its weight is exactly zero. So what a row adds
-// up, in which order, follows from its position alone: from no tile, no window of other rows, no
+// up, in which order, follows from its position and reach: from no tile, no window of other rows, no
 // thread, and no other sequence.
 //
 // Segments come in order, and sums wait for their neighbours on a stack. Between two of them stands

@@ -6,10 +6,11 @@
 // long as its time: what reading it costs, and what each row costs. A share begins and ends between
 // any two segments of panels, so one long sequence keeps all threads busy; a tile that several
 // threads compute is put together after a barrier. Every thread walks the whole line,
-// O(S + tiles), and comes to the same answer.
+// O(S + tiles), and comes to the same answer; where rows reach ahead it looks at each, O(T).
 //
 // Segments and chunks are those of the sequence, counted from its first panel, wherever a tile or a
-// share begins: what a row adds up, and in which order, depends on its own position alone.
+// share begins: what a row adds up, and in which order, depends on its own position and
+// on how far it reaches.
 #pragma once
 
 #include "kv.h"
@@ -30,19 +31,21 @@ constexpr int ATTENTION_LEVELS = 17;
 // 64 it is 4 KiB, a quarter of a microsecond at 16 GB/s a thread, and a row takes 30 ns.
 constexpr int64_t READING_ROWS = 8;
 
-// Whose rows are whose; see the IR's `attention`.
+// Whose rows are whose, and how far they see; see the IR's `attention`.
 struct AttentionBatch {
-  const int32_t* starts;   // [S + 1]
-  const int32_t* lengths;  // [S]
-  const int32_t* tables;   // [S, P]
+  const int32_t* starts;             // [S + 1]
+  const int32_t* lengths;            // [S]
+  const int32_t* tables;             // [S, P]
+  const int32_t* reaches = nullptr;  // [T]; null: no row sees what comes after it
 };
 
 struct AttentionTile {
   int64_t sequence, kv_head;
-  int64_t row, rows;         // of the sequence's query rows, the first and how many
-  int64_t low, high;         // positions that any of the rows sees
-  int64_t panel, panels;     // the first of the sequence's panels, and how many
-  int64_t place;             // where it begins on the line
+  int64_t row, rows;          // of the sequence's query rows, the first and how many
+  int64_t low, high;          // positions that any of the rows sees
+  int64_t all_low, all_high;  // those that each of them sees
+  int64_t panel, panels;      // the first of the sequence's panels, and how many
+  int64_t place;              // where it begins on the line
 };
 
 struct AttentionWalk {
@@ -62,6 +65,16 @@ struct AttentionWalk {
     return batch.lengths[s] - (batch.starts[s + 1] - int64_t(batch.starts[s]));
   }
 
+  // The position after the last one that a sequence's new token sees.
+  int64_t end_of(int64_t s, int64_t token) const {
+    const int64_t own = first_position(s) + token;
+    if (batch.reaches == nullptr) return own + 1;
+    int64_t end = batch.reaches[batch.starts[s] + token];
+    if (end > batch.lengths[s]) end = batch.lengths[s];
+    if (window > 0 && end > own + window) end = own + window;
+    return end > own ? end : own + 1;
+  }
+
   // The panels of a segment: whole chunks.
   int64_t segment_panels() const {
     const int64_t held = block_size < KV_PANEL ? block_size : KV_PANEL;
@@ -70,11 +83,21 @@ struct AttentionWalk {
 
   // The tile of sequence s whose first row is `row`, of any KV head and place.
   AttentionTile tile_at(int64_t s, int64_t row) const {
-    AttentionTile tile{s, 0, row, query_rows(s) - row, 0, 0, 0, 0, 0};
+    AttentionTile tile{s, 0, row, query_rows(s) - row, 0, 0, 0, 0, 0, 0, 0};
     if (tile.rows > ATTENTION_ROWS) tile.rows = ATTENTION_ROWS;
-    const int64_t first = first_position(s) + row / group;
-    tile.high = first_position(s) + (row + tile.rows - 1) / group + 1;
+    const int64_t token = row / group, last_token = (row + tile.rows - 1) / group;
+    const int64_t first = first_position(s) + token, last = first_position(s) + last_token;
     if (window > 0 && first >= window) tile.low = first - window + 1;
+    if (window > 0 && last >= window) tile.all_low = last - window + 1;
+    tile.high = end_of(s, last_token);
+    tile.all_high = end_of(s, token);
+    if (batch.reaches != nullptr) {
+      for (int64_t t = token; t <= last_token; ++t) {
+        const int64_t end = end_of(s, t);
+        if (end > tile.high) tile.high = end;
+        if (end < tile.all_high) tile.all_high = end;
+      }
+    }
     tile.panel = panel_of(tile.low);
     tile.panels = panel_of(tile.high - 1) - tile.panel + 1;
     return tile;

@@ -59,6 +59,7 @@ class Case:
     softcap: float = 0.0
     sinks: bool = False
     alibi: bool = False
+    reach: bool = False
     score: str = ""
     mask: str = ""
 
@@ -68,7 +69,7 @@ class Case:
 
     @property
     def attrs(self) -> dict[str, Attr]:
-        names = ("scale", "window", "softcap", "sinks", "alibi", "score", "mask")
+        names = ("scale", "window", "softcap", "sinks", "alibi", "reach", "score", "mask")
         found: dict[str, Attr] = {"layer": 0, **{name: getattr(self, name) for name in names}}
         return {name: value for name, value in found.items() if value != ""}
 
@@ -93,6 +94,7 @@ class Batch:
     blocks: int
     sinks: Array = field(default_factory=lambda: np.zeros(0))
     slopes: Array = field(default_factory=lambda: np.zeros(0))
+    reaches: Array = field(default_factory=lambda: np.zeros(0, np.int32))
 
     def expected(self) -> Array:
         """What the reference computes in float64."""
@@ -107,7 +109,11 @@ class Batch:
             values[self.slots] = torch.from_numpy(self.values).double()
         extra = [
             torch.from_numpy(array)
-            for array, used in ((self.sinks, case.sinks), (self.slopes, case.alibi))
+            for array, used in (
+                (self.sinks, case.sinks),
+                (self.slopes, case.alibi),
+                (self.reaches, case.reach),
+            )
             if used
         ]
         arrays = (self.starts, self.lengths, self.tables)
@@ -130,6 +136,8 @@ def _node(case: Case, state: StateType) -> Any:
     for name in ("sinks", "alibi"):
         if getattr(case, name):
             inputs.append(b.input(name, TensorType(DType.F64, (case.heads,))))
+    if case.reach:
+        inputs.append(b.input("reaches", TensorType(DType.I32, (tokens,))))
     b.node("attention", inputs, case.attrs)
     return b.nodes[-1]
 
@@ -164,7 +172,22 @@ def make_batch(case: Case, lengths: list[int], counts: list[int], seed: int) -> 
         (needed and sum(needed) + 2) or 2,
         random.normal(size=case.heads).astype(np.float32).astype(np.float64),
         (random.random(case.heads) / 4).astype(np.float32).astype(np.float64),
+        _reaches(rng, lengths, counts, tokens),
     )
+
+
+def _reaches(rng: Random, lengths: list[int], counts: list[int], tokens: int) -> Array:
+    """Sequences that see all of themselves, some of what comes, spans, or nothing ahead."""
+    found: list[int] = []
+    for length, count in zip(lengths, counts, strict=True):
+        kind = rng.choice(("all", "any", "spans", "none"))
+        end = 0
+        for own in range(length - count, length):
+            if kind == "spans" and own >= end:
+                end = min(length, own + rng.randint(1, 50))
+            some = rng.choice((-(2**31), own, rng.randint(0, length + 2), 2**31 - 1))
+            found.append({"all": length, "any": some, "spans": end, "none": 0}[kind])
+    return np.array(found + [77] * (tokens - len(found)), np.int32)
 
 
 def _numbers(random: np.random.Generator, shape: tuple[int, ...], dtype: DType) -> Array:

@@ -47,6 +47,8 @@ def region_of(case: Case, form: str = "plain") -> tuple[Graph, Region]:
     for name in ("sinks", "alibi"):
         if getattr(case, name):
             inputs.append(b.weight(name, TensorType(dtype, (case.heads,))))
+    if case.reach:
+        inputs.append(b.input("reaches", TensorType(DType.I32, (T,))))
     (out,) = b.node("attention", inputs, case.attrs)
     graph = b.finish([out])
     return graph, make_region(graph, range(views + 1), family="attention")
@@ -90,6 +92,7 @@ def run(isa: str, batch: Batch, form: str = "plain", threads: int = 2) -> Array:
             batch.lengths,
             batch.tables,
             *(encoded(array, case.query) for array, used in extra if used),
+            *([batch.reaches] if case.reach else []),
             out,
         ],
         sizes=(tokens, 1, len(batch.lengths), batch.tables.shape[1]),
@@ -113,6 +116,31 @@ def test_sinks_and_alibi(isa: str) -> None:
     case = Case(LayerState(2, 16, 24, DType.F32), 6, 5, DType.F32, sinks=True, alibi=True)
     batch = make_batch(case, [40, 7], [3, 1], 1)
     assert relative_error(run(isa, batch), batch.expected()) < 2e-6
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("dtype", [DType.F32, DType.BF16])
+@pytest.mark.parametrize("window", [0, 9])
+def test_rows_that_reach_ahead(isa: str, dtype: DType, window: int) -> None:
+    layer = LayerState(2, 16, 24, dtype)
+    mask = "(k + head) * 5 > q"
+    case = Case(layer, 6, 19, dtype, window=window, sinks=True, alibi=True, reach=True, mask=mask)
+    batch = make_batch(case, [150, 1, 33, 30], [150, 1, 20, 30], 3)
+    batch.reaches[:150], batch.reaches[-30:] = 150, 2**31 - 1
+    out, expected = run(isa, batch, "select", threads=3), batch.expected()
+    assert relative_error(out, expected) < (5e-6 if dtype is DType.F32 else 8e-3)
+    batch.reaches[:] = 0
+    assert relative_error(batch.expected(), expected) > 0.1
+
+
+@pytest.mark.parametrize("latent", [False, True])
+def test_rows_that_reach_nothing_are_as_without(latent: bool) -> None:
+    layer = LayerState(1, 40, 24, DType.BF16)
+    plain, reaching = (Case(layer, 3, 16, DType.BF16, latent, reach=one) for one in (False, True))
+    batch = make_batch(plain, [400, 70], [100, 1], 5)
+    out = run(ISAS[0], batch)
+    batch.case, batch.reaches = reaching, np.full_like(batch.reaches, -1)
+    assert (run(ISAS[0], batch) == out).all()
 
 
 # Every function and operator of expressions; scores stay small.
@@ -156,6 +184,7 @@ def test_layers_that_are_alike_share_a_kernel() -> None:
     assert isinstance(other, Kernel)
     assert one.name == other.name
     assert "layer" not in one.text
+    assert "reaches" not in one.text
 
 
 def _refusal(case: Case, form: str = "plain") -> str:

@@ -36,7 +36,7 @@ struct Full : PlainAttention {
 };
 
 // a: sizes, factors, queries, slots, keys, values, memory of both, starts, lengths, tables, sinks,
-// slopes, out
+// slopes, reaches, out
 template <class Q, class E>
 static void attend(const Step& step, Team& team, void* const* a) {
   const int64_t* n = static_cast<const int64_t*>(a[0]);
@@ -58,14 +58,15 @@ static void attend(const Step& step, Team& team, void* const* a) {
     }
   }
   team.barrier();
-  const AttentionBatch batch{(const int32_t*)a[8], (const int32_t*)a[9], (const int32_t*)a[10]};
+  const AttentionBatch batch{(const int32_t*)a[8], (const int32_t*)a[9], (const int32_t*)a[10],
+                             n[10] ? (const int32_t*)a[13] : nullptr};
   if (n[9] == 0) {
-    attention<E>(step, team, shape, queries, layer, batch, static_cast<Q*>(a[13]));
+    attention<E>(step, team, shape, queries, layer, batch, static_cast<Q*>(a[14]));
   } else {
     Full full;
     full.sinks = static_cast<const float*>(a[11]);
     full.slopes = static_cast<const float*>(a[12]);
-    attention<E>(step, team, shape, queries, layer, batch, static_cast<Q*>(a[13]), full);
+    attention<E>(step, team, shape, queries, layer, batch, static_cast<Q*>(a[14]), full);
   }
 }
 static void scratch(const Step&, Team&, void* const* a) {
@@ -100,7 +101,7 @@ def run(isa: str, batch: Batch, threads: int, *, gap: int = 0, flag: str = "-O1"
     out = encoded(np.full((tokens, case.heads, layer.value_size), np.nan), case.query)
     plain = not (case.sinks or case.alibi)
     sizes = [case.heads, layer.heads, layer.key_size, layer.value_size, case.window, case.latent]
-    sizes += [wide * layer.key_size, layer.key_size, len(batch.slots), not plain]
+    sizes += [wide * layer.key_size, layer.key_size, len(batch.slots), not plain, case.reach]
     sinks = batch.sinks if case.sinks else np.full(case.heads, -np.inf)
     slopes = batch.slopes if case.alibi else np.zeros(case.heads)
     library = compile_source(_SOURCE + _ENTRIES, isa, kernels=(*_KERNELS, "scratch"), flags=(flag,))
@@ -122,6 +123,7 @@ def run(isa: str, batch: Batch, threads: int, *, gap: int = 0, flag: str = "-O1"
             batch.tables,
             sinks.astype(np.float32),
             slopes.astype(np.float32),
+            batch.reaches,
             out,
         ],
         sizes=(tokens, 1, len(batch.lengths), batch.tables.shape[1]),
@@ -164,6 +166,7 @@ def batches(draw: st.DrawFn) -> Batch:
         softcap=draw(st.sampled_from((0.0, 1.5))),
         sinks=draw(st.booleans()),
         alibi=draw(st.booleans()),
+        reach=draw(st.booleans()),
     )
     seed = draw(st.integers(0, 2**32 - 1))
     rng = Random(seed)

@@ -147,6 +147,7 @@ def _only(batch: Batch, sequence: int, first: int, count: int) -> Batch:
         batch.blocks,
         batch.sinks,
         batch.slopes,
+        batch.reaches[start + first : start + first + count],
     )
 
 
@@ -185,3 +186,32 @@ def test_a_row_has_the_same_bits_in_any_step(
         some = rng.randint(1, count - first)
         alone = run(isa, _only(batch, sequence, first, some), rng.choice((1, 3)))
         assert (alone == whole[start + first : start + first + some]).all()
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@settings(max_examples=12, deadline=None)
+@given(
+    dtype=st.sampled_from((DType.F32, DType.BF16, DType.F16)),
+    block=st.sampled_from((3, 16, 19, 64)),
+    window=st.sampled_from((0, 40, 300)),
+    group=st.sampled_from((1, 3, 7)),
+    latent=st.booleans(),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_a_row_that_reaches_ahead_has_the_same_bits_in_any_step(
+    isa: str, dtype: DType, block: int, window: int, group: int, latent: bool, seed: int
+) -> None:
+    query = DType.F32 if dtype is DType.BF16 else dtype
+    case = Case(
+        LayerState(2, 16, 16, dtype), 2 * group, block, query, latent, window=window, reach=True
+    )
+    rng = Random(seed)
+    counts = [rng.randint(200, 700), 30, rng.randint(1, 90), 1]
+    batch = make_batch(case, [counts[0], 30, 400, 9], counts, seed)
+    batch.reaches[: counts[0] + 30] = 10_000
+    whole = run(isa, batch, rng.choice((1, 2, 5)))
+    for sequence, count in enumerate(counts):
+        start = int(batch.starts[sequence])
+        first = rng.randrange(count)  # to the end: what they reach has to be there
+        alone = run(isa, _only(batch, sequence, first, count - first), rng.choice((1, 3)))
+        assert (alone == whole[start + first : start + count]).all()
