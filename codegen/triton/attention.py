@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from graphopt.ir.dtype import DType
 from graphopt.ir.graph import Graph, Node, Value
 from graphopt.ir.ops_spec import bool_of, float_of, int_of, str_of
-from graphopt.ir.ops_state import slopes_of
+from graphopt.ir.ops_state import reaches_of, slopes_of
 from graphopt.ir.shape import Dim, evaluate
 from graphopt.ir.types import LayerState, StateType, TensorType
 from graphopt.ledger import Verdict, refuse
@@ -47,14 +47,14 @@ _SEARCH = 256
 # What the template calls things.
 _TAKEN = (
     "acc0 acc1 add_up all_steps arrived at attend base begin below block column compute count "
-    "counter counters d0 d1 e e0 e1 end exists factor first found full_first full_last head "
-    "head_at higher highest inside is_part is_row is_value item items j k0 k0_at k1 k1_at k_at "
-    "key keys kv_head last leader least length less lower lowest made member middle once out_at "
-    "own owned p pace pace_of part parts parts_of passed pivot place position q0 q0_at q1 q1_at "
-    "q_at record records row rows s score seen sequence sequence_at share shares sink slope slot "
-    "spot start stat_at state stats steps stride sum_at summed sums table taken tile tiles token "
-    "top tops total totals unit units upper v0 v0_at v1 v1_at values weight weights whole "
-    "work_of workspace "
+    "counter counters d0 d1 e e0 e1 end ends ends_of exists factor first found full_first "
+    "full_last furthest head head_at higher highest inside is_part is_row is_value item items j "
+    "k0 k0_at k1 k1_at k_at key keys kv_head last leader least length less lower lowest made "
+    "member middle once out_at own owned p pace pace_of part parts parts_of passed pivot place "
+    "position q0 q0_at q1 q1_at q_at reach record records row rows s score seen sequence "
+    "sequence_at share shares sink slope slot spot start stat_at state stats steps stride sum_at "
+    "summed sums table taken tile tiles token top tops total totals unit units upper v0 v0_at v1 "
+    "v1_at values weight weights whole work_of workspace "
 )
 
 
@@ -114,11 +114,12 @@ def attention_kernel(
         views[value] = view
     if views[query].access.strides[-1] != 1 and layer.key_size != 1:
         return refuse("the entries of a query do not lie side by side", query)
-    for value in node.inputs[2:5]:
-        if views[value].operand != value:
+    reaches = reaches_of(node)
+    told = node.inputs[2:5] if reaches is None else (*node.inputs[2:5], reaches)
+    for value in node.inputs[2:]:
+        if value in told and views[value].operand != value:
             return refuse("sequences are told by a view of something else", value)
-    for value in node.inputs[5:]:
-        if _dtype(value) not in _FLOATS:
+        if value not in told and _dtype(value) not in _FLOATS:
             return refuse(f"no attention with {_dtype(value)} for each head is computed", value)
     heads = _heads(node)
     variants = variants_of(heads, block_size, arch, deterministic=deterministic)
@@ -193,7 +194,7 @@ def _operands(
     node, views = made.node, made.views
     query, _, starts, lengths, tables = node.inputs[:5]
     rows = views[query].access
-    sinks, slopes = bool_of(node.attrs, "sinks"), slopes_of(node)
+    sinks, slopes, reaches = bool_of(node.attrs, "sinks"), slopes_of(node), reaches_of(node)
     return {
         "query": _start(known, views[query]),
         "row_stride": _factor(rows, 0),
@@ -210,6 +211,7 @@ def _operands(
         "sinks": _per_head(known, views[node.inputs[5]]) if sinks else "",
         "slopes": _per_head(known, views[slopes]) if slopes is not None else "",
         "has_slopes": slopes is not None,
+        "reaches": known[reaches] if reaches is not None else "",
     }
 
 

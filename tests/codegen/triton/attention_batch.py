@@ -37,6 +37,7 @@ class Case:
     softcap: float = 0.0
     sinks: bool = False
     alibi: bool = False
+    reach: bool = False
     score: str = ""
     mask: str = ""
     form: str = "plain"
@@ -47,7 +48,7 @@ class Case:
 
     @property
     def attrs(self) -> dict[str, Attr]:
-        names = ("scale", "window", "softcap", "sinks", "alibi", "score", "mask")
+        names = ("scale", "window", "softcap", "sinks", "alibi", "reach", "score", "mask")
         found: dict[str, Attr] = {"layer": 0, **{name: getattr(self, name) for name in names}}
         return {name: value for name, value in found.items() if value != ""}
 
@@ -68,6 +69,7 @@ class Batch:
     tables: torch.Tensor
     sinks: torch.Tensor
     slopes: torch.Tensor
+    reaches: torch.Tensor
     sizes: dict[str, int] = field(default_factory=dict)
 
     def expected(self) -> torch.Tensor:
@@ -80,15 +82,17 @@ class Batch:
         if not case.latent:
             values = tuple(one.double() for one in self.memory.values)
         memory = PagedState(keys, values, case.block, case.latent)
-        extra = [one.double() for one in self.extra()]
-        operands = [self.queries.double(), memory, self.starts, self.lengths, self.tables, *extra]
+        given = [self.starts, self.lengths, self.tables]
+        extra = [one.double() if one.is_floating_point() else one for one in self.extra()]
+        operands = [self.queries.double(), memory, *given, *extra]
         (out,) = prepare(_reference(case, state))(operands, {})
         assert isinstance(out, torch.Tensor)
         return out
 
     def extra(self) -> list[torch.Tensor]:
-        """One number for each head, as far as the case has them."""
-        pairs = ((self.sinks, self.case.sinks), (self.slopes, self.case.alibi))
+        """Numbers for each head, and for each row, as far as the case has them."""
+        case = self.case
+        pairs = ((self.sinks, case.sinks), (self.slopes, case.alibi), (self.reaches, case.reach))
         return [tensor for tensor, used in pairs if used]
 
     @property
@@ -118,6 +122,8 @@ def _attention(b: GraphBuilder, case: Case, state: StateType, query: Value, dtyp
     for name in ("sinks", "alibi"):
         if getattr(case, name):
             inputs.append(b.weight(name, TensorType(dtype, (case.heads,))))
+    if case.reach:
+        inputs.append(b.input("reaches", TensorType(DType.I32, (T,))))
     return b.node("attention", inputs, case.attrs)[0]
 
 
@@ -140,9 +146,10 @@ def region_of(case: Case) -> tuple[Graph, Region]:
     return graph, make_region(graph, range(len(graph.nodes)), family="attention")
 
 
-def kernel_of(case: Case, arch: int = 80) -> TritonKernel:
+def kernel_of(case: Case, arch: int = 80, *, deterministic: bool = False) -> TritonKernel:
     """The kernel for a case."""
-    kernel = attention_kernel(*region_of(case), case.block, arch=arch)
+    found = region_of(case)
+    kernel = attention_kernel(*found, case.block, arch=arch, deterministic=deterministic)
     assert isinstance(kernel, TritonKernel), kernel
     return kernel
 
@@ -179,8 +186,20 @@ def make_batch(
         tables,
         torch.randn(case.heads, generator=random).to(torch_dtype(case.query)),
         (torch.rand(case.heads, generator=random) / 4).to(torch_dtype(case.query)),
+        _some_reaches(rng, lengths, counts, padding),
         {"T": tokens, "S": len(lengths), "P": width},
     )
+
+
+def _some_reaches(
+    rng: Random, lengths: Sequence[int], counts: Sequence[int], padding: int
+) -> torch.Tensor:
+    """For each row: nothing after it, all of its sequence, or any number; of padding, rubbish."""
+    found: list[int] = []
+    for length, count in zip(lengths, counts, strict=True):
+        choices = (0, length, length, rng.randint(0, length), 1 << 30)
+        found += (rng.choice(choices) for _ in range(count))
+    return torch.tensor(found + [1 << 30] * padding, dtype=torch.int32)
 
 
 def _numbers(random: torch.Generator, shape: tuple[int, ...], dtype: DType) -> torch.Tensor:

@@ -31,6 +31,7 @@ CASES = {
     "grouped": Case(LayerState(2, 16, 24, F32), 6),
     "windowed, with sinks": Case(LayerState(2, 64, 64, BF16), 8, BF16, sinks=True, window=9),
     "latent": Case(LayerState(1, 40, 24, BF16), 20, BF16, latent=True),
+    "seeing ahead, windowed": Case(LayerState(2, 16, 16, F32), 4, reach=True, window=9),
     "masked by an expression": Case(LayerState(1, 16, 16, F32), 4, mask="remainder(k, 3) < 2"),
 }
 
@@ -47,6 +48,8 @@ def padded(batch: Batch, tokens: int, sequences: int, blocks: int) -> Batch:
     queries = torch.full((tokens, *batch.queries.shape[1:]), float("nan"))
     queries = queries.to(batch.queries.dtype)
     queries[:real] = batch.queries[:real]
+    reaches = torch.full((tokens,), RUBBISH, dtype=torch.int32)
+    reaches[:real] = batch.reaches[:real]
     starts = torch.full((sequences + 1,), real, dtype=torch.int32)
     starts[: count + 1] = batch.starts
     lengths = torch.zeros(sequences, dtype=torch.int32)
@@ -64,6 +67,7 @@ def padded(batch: Batch, tokens: int, sequences: int, blocks: int) -> Batch:
         tables,
         batch.sinks,
         batch.slopes,
+        reaches,
         sizes,
     )
 
