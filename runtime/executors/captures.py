@@ -16,12 +16,12 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
-from graphopt.errors import DisagreementError, GraphoptError
+from graphopt.errors import DeviceLostError, DisagreementError, GraphoptError, MachineError
 from graphopt.progress import ProgressFn
 
 from ..capture_plan import CapturePlan
 from ..dispatch import BatchShape, Choice, Mode, dispatch
-from .device import Device, DeviceHangError, DeviceMemoryError, Graph
+from .device import Device, DeviceMemoryError, Graph
 
 Launches = Callable[[], None]
 Addresses = Callable[[], Mapping[str, int]]
@@ -52,6 +52,7 @@ class Captures:
         plan: what is to be captured.
         record: launches what is captured.
         addresses: where everything is now, by what it is.
+        simplify: called where a whole step is refused; whether less is recorded of it from now on.
 
     Attributes:
         plan: what is captured or still may be; each size that was given up has its reason.
@@ -59,13 +60,19 @@ class Captures:
     """
 
     def __init__(
-        self, device: Device, plan: CapturePlan, record: Record, addresses: Addresses
+        self,
+        device: Device,
+        plan: CapturePlan,
+        record: Record,
+        addresses: Addresses,
+        simplify: Callable[[], bool] = lambda: False,
     ) -> None:
         self.plan = plan
         self.took_s = 0.0
         self._device = device
         self._record = record
         self._addresses = addresses
+        self._simplify = simplify
         self._made: dict[tuple[Mode, int], _Captured] = {}
 
     @property
@@ -138,20 +145,37 @@ class Captures:
 
     def _capture(self, mode: Mode, size: int, like: Mapping[str, int]) -> None:
         sizes = self._sizes_at(mode, size, like)
-        graphs: dict[str, Graph] = {}
         try:
             self._demand_memory(mode, size)
+            graphs = self._graphs(mode, sizes)
+        except DeviceLostError:
+            raise
+        except GraphoptError as error:
+            self._give_up(mode, size, error)
+        else:
+            self._made[mode, size] = _Captured(graphs, dict(self._addresses()))
+
+    def _graphs(self, mode: Mode, sizes: Mapping[str, int]) -> Mapping[str, Graph]:
+        """All graphs of a size, or none.
+
+        Raises:
+            MachineError: the device refuses one, also where less is recorded.
+        """
+        graphs: dict[str, Graph] = {}
+        try:
             for name, launch in self._record(mode, sizes):
                 with self._device.capture() as graph:
                     launch()
                 graphs[name] = graph()
-        except DeviceHangError:
+        except DeviceLostError:
             raise
         except GraphoptError as error:
             self._release(graphs)
-            self._give_up(mode, size, error)
-        else:
-            self._made[mode, size] = _Captured(graphs, dict(self._addresses()))
+            refused = isinstance(error, MachineError) and not isinstance(error, DeviceMemoryError)
+            if refused and mode is Mode.WHOLE and self._simplify():
+                return self._graphs(mode, sizes)
+            raise
+        return graphs
 
     def _demand_memory(self, mode: Mode, size: int) -> None:
         """Demand that there is as much memory as a size is expected to take.

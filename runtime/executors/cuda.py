@@ -50,7 +50,7 @@ from .device_weights import place_on, weights_read
 from .padding import padded
 from .plan_numbers import PlanNumbers
 from .slots import as_f32
-from .watchdog import Started, Watchdog
+from .watchdog import AFTER, Started, Watchdog
 
 if TYPE_CHECKING:
     from .cpp import Observe
@@ -58,6 +58,8 @@ if TYPE_CHECKING:
 
 # The graph of a whole step; others have the names of their pieces.
 WHOLE = "the step"
+# What comes after the pieces.
+SAMPLING = "sampling"
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +99,8 @@ class CudaExecutor(PlanNumbers):
         captured: which steps are captured; none if left out.
         lazy_captures: whether each size is captured when a step needs it, not before all steps.
         watchdog_seconds: how long a step may take from when it is waited for; 0 for ever.
+        unmarked_captures: whether captured decodes are left without marks that tell which piece of
+            one hangs.
         report: told how far capturing is.
 
     Raises:
@@ -114,6 +118,7 @@ class CudaExecutor(PlanNumbers):
         *,
         lazy_captures: bool = False,
         watchdog_seconds: float = 0.0,
+        unmarked_captures: bool = False,
         report: ProgressFn = silent,
     ) -> None:
         plan = artifact.plan
@@ -126,7 +131,7 @@ class CudaExecutor(PlanNumbers):
         self._device = device
         self._lazy, self._report = lazy_captures, report
         device.attach()
-        self._watchdog = Watchdog(device, watchdog_seconds)
+        self._watchdog = Watchdog(device, watchdog_seconds, not unmarked_captures)
         self._graph = parse_graph(artifact.graph_text())
         verify(self._graph)
         check_plan(plan, self._graph)
@@ -157,7 +162,8 @@ class CudaExecutor(PlanNumbers):
         self._torch: TorchOnDevice | None = None
         self._pointers: dict[int, dict[int, list[int]]] = {}
         self._latest: Captured | None = None
-        self.captures = Captures(device, captured, self._record, self.addresses)
+        simplify = self._watchdog.leave_captures_alone
+        self.captures = Captures(device, captured, self._record, self.addresses, simplify)
 
     def allocate(self, num_blocks: int) -> None:
         """Take memory for ``num_blocks`` KV blocks.
@@ -196,7 +202,7 @@ class CudaExecutor(PlanNumbers):
             if started.is_captured:
                 answer = self._sampler.fetch(sampling, sizes["R"])
             else:
-                self._watchdog.piece(started, "sampling")
+                self._watchdog.piece(started, SAMPLING)
                 answer = self._sampler.start(self._logits_at(sizes), sampling)
         return lambda: self._watchdog.land(started, answer)
 
@@ -265,7 +271,7 @@ class CudaExecutor(PlanNumbers):
         graphs = self.captures.graphs(choice)
         sizes = choice.sizes if graphs else shape.sizes
         if WHOLE in graphs:
-            started.is_captured = True
+            self._watchdog.replayed(started, sizes["S"])
             self._decode(graphs[WHOLE], inputs, sampling, sources, sizes)
             return sizes
         self._write(inputs, sources, sizes)
@@ -332,11 +338,17 @@ class CudaExecutor(PlanNumbers):
 
     def _launch_decode(self, sizes: Sizes) -> None:
         """A decode from the tokens of the step before to its own."""
+        begins = self._watchdog.capturing(sizes["S"])
         counters = self._sampler.counters(sizes["R"])
         pointers = self._decodes.pointers(sizes, self._sampler.results, counters)
+        begins("making the inputs")
         self._between.launch(ADVANCE, pointers, sizes)
-        self._launch(tuple(self._steps()), sizes)
+        for piece, steps in self._bound:
+            begins(self._said[piece.name])
+            self._launch(steps, sizes)
+        begins(SAMPLING)
         self._sampler.launch(self._logits_at(sizes), sizes["R"])
+        begins(AFTER)
 
     def _launch(self, steps: Sequence[_Bound], sizes: Sizes) -> None:
         places = self._places.at(sizes["T"])
@@ -456,9 +468,10 @@ def _bound(artifact: Artifact, graph: Graph) -> tuple[tuple[Piece, tuple[_Bound,
 
 
 def _said(piece: Piece) -> str:
-    """A piece's name, and what it begins with."""
-    first = piece.steps[0]
-    return f"{piece.name} ({first.name or first.kernel} of {first.scope or 'the model'})"
+    """A piece's name, and its first step and its last."""
+    ends = piece.steps[:1] if len(piece.steps) == 1 else (piece.steps[0], piece.steps[-1])
+    names = (f"{one.name or one.kernel} of {one.scope or 'the model'}" for one in ends)
+    return f"{piece.name} ({' to '.join(names)})"
 
 
 def _tensor_type(type_: object) -> TensorType:

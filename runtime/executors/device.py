@@ -21,6 +21,8 @@ from graphopt.launch import LaunchKernel
 Bytes = npt.NDArray[np.uint8]
 # Where memory begins: a multiple of this, which is more than any kernel asks for.
 DEVICE_ALIGNMENT = 256
+# The largest number of a mark.
+MOST_MARKS = (1 << 32) - 1
 
 
 class DeviceMemoryError(MachineError):
@@ -31,7 +33,7 @@ class DeviceHangError(DeviceLostError):
     """A device did not do in time what it was given.
 
     Args:
-        reached: the last mark that it came to; 0 for none.
+        reached: the mark that it came to last; 0 for none.
         got: what was waited for.
     """
 
@@ -138,7 +140,7 @@ class Device(Protocol):
         """
 
     def capture(self) -> AbstractContextManager[Callable[[], Graph]]:
-        """Within it launches are recorded and not run, and nothing else may be asked for.
+        """Within it launches and marks are recorded; nothing runs, or may be asked for else.
 
         What it gives answers with the graph, once the context is left.
 
@@ -162,8 +164,13 @@ class Device(Protocol):
     def mark(self, number: int) -> None:
         """Let it be known when all before this is finished: such an error tells the last mark.
 
+        Within a capture each replay does so, and no launch waits for it.
+
         Args:
-            number: larger than those before, and not 0.
+            number: at least 1, at most ``MOST_MARKS``.
+
+        Raises:
+            MachineError: this device leaves no marks; everything else goes on.
         """
 
     def synchronize(self) -> None:

@@ -7,7 +7,6 @@ the same memory. Everything goes to one stream that does not wait for the defaul
 from __future__ import annotations
 
 import threading
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,13 +18,11 @@ import numpy.typing as npt
 from graphopt.errors import MachineError, UsageError
 from graphopt.launch import LaunchKernel
 
-from .cubins import KernelSet, check_arch, checked, device_arch, open_driver
+from .cubins import KernelSet, Order, check_arch, checked, device_arch, open_driver
 from .device import Bytes, DeviceMemoryError, Graph
+from .device_marks import Marks
 from .patience import Patience
 from .pinned import Pinned
-
-# Marks that are looked after at once: two steps have fewer pieces.
-_MARKS = 512
 
 
 @dataclass(slots=True)
@@ -65,10 +62,10 @@ class DriverDevice:
         flags = int(self._driver.CUstream_flags.CU_STREAM_NON_BLOCKING)
         self._stream = self._call("cuStreamCreate", flags)
         self._patience = Patience(self._driver)
-        self._patience.reached = self._reached
+        self._marks = Marks(self._driver, self._context, self._stream)
+        self._patience.reached = lambda: self._marks.reached
         self._pinned = Pinned(self._driver, self._stream, self._patience)
-        self._marks: list[Any] = []
-        self._marked: deque[int] = deque(maxlen=_MARKS)
+        self._order = Order()
         self._closed = False
 
     @property
@@ -129,26 +126,31 @@ class DriverDevice:
     def write(self, address: int, array: npt.NDArray[Any]) -> None:
         """Put an array's bytes there; it may change afterwards."""
         self._demand_no_capture("write")
+        self._order.other()
         self._pinned.write(address, array)
 
     def read(self, address: int, nbytes: int) -> Bytes:
         """A copy of bytes, once everything before is finished."""
         self._demand_no_capture("read")
+        self._order.other()
         return self._pinned.read(address, nbytes)
 
     def fetch(self, address: int, nbytes: int) -> Callable[[], Bytes]:
         """A copy of bytes as they are after everything before; calling the answer waits."""
         self._demand_no_capture("read")
+        self._order.other()
         return self._pinned.fetch(address, nbytes)
 
     def fill(self, address: int, nbytes: int, byte: int) -> None:
         """Put one byte everywhere."""
         self._demand_no_capture("fill memory")
+        self._order.other()
         if nbytes:
             self._call("cuMemsetD8Async", address, byte, nbytes, self._stream)
 
     def view(self, address: int, nbytes: int) -> Any:
         """Bytes as what ``torch.as_tensor`` takes without copying them."""
+        self._order.other()  # what PyTorch launches
         # Version 2 names no stream: PyTorch works on this device's own, so nobody has to wait.
         place = (address, False)
         interface = {"shape": (nbytes,), "typestr": "|u1", "data": place, "version": 2}
@@ -176,8 +178,10 @@ class DriverDevice:
         found: list[_Graph] = []
         # Of this thread alone: another one may take memory meanwhile.
         mode = self._driver.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_THREAD_LOCAL
+        self._order.other()
         self._call("cuStreamBeginCapture", self._stream, mode)
         self._capturing = True
+        self._marks.begin_capture()
         try:
             yield lambda: found[0]
         except BaseException:
@@ -186,6 +190,8 @@ class DriverDevice:
             if status == self._driver.CUresult.CUDA_SUCCESS:
                 self._driver.cuGraphDestroy(graph)
             raise
+        finally:
+            self._order.other()
         self._capturing = False
         found.append(self._instantiated(self._call("cuStreamEndCapture", self._stream)))
 
@@ -208,6 +214,7 @@ class DriverDevice:
 
     def replay(self, graph: Graph) -> None:
         """Run a graph's launches."""
+        self._order.other()
         self._call("cuGraphLaunch", _mine(graph).handle, self._stream)
 
     def graph_bytes(self, graph: Graph) -> int:
@@ -226,21 +233,12 @@ class DriverDevice:
         self._patience.seconds = seconds
 
     def mark(self, number: int) -> None:
-        """Let it be known when all before this is finished."""
-        self._demand_no_capture("mark where it is")
-        if not self._marks:
-            untimed = int(self._driver.CUevent_flags.CU_EVENT_DISABLE_TIMING)
-            self._marks = [self._call("cuEventCreate", untimed) for _ in range(_MARKS)]
-        self._call("cuEventRecord", self._marks[number % _MARKS], self._stream)
-        self._marked.append(number)
-
-    def _reached(self) -> int:
-        """The last mark that the stream came to; 0 for none."""
-        done = self._driver.CUresult.CUDA_SUCCESS
-        for number in reversed(self._marked):
-            if self._driver.cuEventQuery(self._marks[number % _MARKS])[0] == done:
-                return number
-        return 0
+        """Let it be known when all before this is finished; in a capture, at each replay."""
+        if self._capturing:
+            self._marks.leave_captured(number)
+        else:
+            self._order.other()
+            self._marks.leave(number)
 
     def synchronize(self) -> None:
         """Wait until everything is finished."""
@@ -267,10 +265,9 @@ class DriverDevice:
             kernels.close()
         for address in self._taken:
             driver.cuMemFree(address)
-        for event in self._marks:
-            driver.cuEventDestroy(event)
         self._graphs, self._kernels, self._taken = [], [], set()
         self._pinned.close()
+        self._marks.close()
         driver.cuStreamDestroy(self._stream)
         driver.cuDevicePrimaryCtxRelease(self._handle)
 
@@ -294,6 +291,10 @@ class _Memory:
 
     def __init__(self, device: DriverDevice) -> None:
         self._device = device
+
+    @property
+    def order(self) -> Order:
+        return self._device._order
 
     def zeros(self, nbytes: int) -> int:
         address = self._device.allocate(nbytes, "what kernels share")

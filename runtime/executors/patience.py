@@ -26,7 +26,7 @@ class Patience:
 
     Attributes:
         seconds: how long; 0 for ever.
-        reached: tells the last mark that the device has come to.
+        reached: tells the mark that the device came to last.
         is_lost: whether the device was waited for in vain.
     """
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -27,6 +28,9 @@ class MemoryDriver(FakeDriver):
         node_bytes: what a launch takes in a graph.
         queue: what the stream has not done.
         blocks: memory that was taken, by its address.
+        hanging: the number of the launch that does not end in a graph; -1 if all do.
+        marks: writes of each graph that no launch waits for, with what comes before them: launches
+            by their number, then other writes by theirs.
     """
 
     total: int = 1 << 30
@@ -37,10 +41,15 @@ class MemoryDriver(FakeDriver):
     graphs: dict[int, list[Any]] = field(default_factory=dict)
     execs: dict[str, int] = field(default_factory=dict)
     capturing: list[Any] | None = None
+    hanging: int = -1
+    marks: dict[int, list[tuple[list[tuple[str, int]], Any]]] = field(default_factory=dict)
 
     CUresult = SimpleNamespace(CUDA_SUCCESS=0, CUDA_ERROR_OUT_OF_MEMORY=2, CUDA_ERROR_NOT_READY=600)
     CUstream_flags = SimpleNamespace(CU_STREAM_NON_BLOCKING=1)
     CUevent_flags = SimpleNamespace(CU_EVENT_DISABLE_TIMING=2)
+    CU_MEMHOSTALLOC_DEVICEMAP = 2
+    CUstreamBatchMemOpType = SimpleNamespace(CU_STREAM_MEM_OP_WRITE_VALUE_32="write 4 bytes")
+    CUDA_BATCH_MEM_OP_NODE_PARAMS = SimpleNamespace
     CUstreamCaptureMode = SimpleNamespace(CU_STREAM_CAPTURE_MODE_THREAD_LOCAL="this thread's")
 
     @property
@@ -124,6 +133,45 @@ class MemoryDriver(FakeDriver):
         self.host[block.ctypes.data] = block
         return self._answer("cuMemHostAlloc", block.ctypes.data, given=(nbytes,))
 
+    def cuMemHostGetDevicePointer(self, address: int, flags: int) -> tuple[Any, ...]:  # noqa: N802
+        assert address in self.host
+        assert flags == 0
+        return self._answer("cuMemHostGetDevicePointer", address)
+
+    def cuStreamWriteValue32(self, stream: int, to: int, value: int, flags: int) -> tuple[Any, ...]:  # noqa: N802
+        assert self.capturing is None
+        self.queue.append(lambda: self._put(to, value))
+        return self._answer("cuStreamWriteValue32", given=(stream, value))
+
+    @staticmethod
+    def _put(to: int, value: int) -> None:
+        ctypes.c_uint32.from_address(to).value = value
+
+    def CUstreamBatchMemOpParams(self) -> SimpleNamespace:  # noqa: N802
+        return SimpleNamespace(writeValue=SimpleNamespace())
+
+    def cuStreamGetCaptureInfo(self, stream: int) -> tuple[Any, ...]:  # noqa: N802
+        assert self.capturing is not None
+        before = [("launch", len(self.capturing) - 1)] if self.capturing else []
+        number = len(self.graphs)
+        return self._answer("cuStreamGetCaptureInfo", "active", 1, number, before, [], len(before))
+
+    def cuGraphAddBatchMemOpNode(  # noqa: N802
+        self, graph: int, before: list[tuple[str, int]], count: int, node: Any
+    ) -> tuple[Any, ...]:
+        assert graph == len(self.graphs), "the graph that is being captured"
+        assert count == len(before) == len(set(before))
+        assert node.ctx == "context"
+        assert node.count == len(node.paramArray) == 1
+        made = self.marks.setdefault(graph, [])
+        answer = self._answer("cuGraphAddBatchMemOpNode", ("mark", len(made)))
+        if answer[0] == 0:
+            assert all(n < len(made) for kind, n in before if kind == "mark")
+            assert node.paramArray[0].operation == node.paramArray[0].writeValue.operation
+            assert node.paramArray[0].operation == "write 4 bytes"
+            made.append((before, node.paramArray[0].writeValue))
+        return answer
+
     def cuMemFreeHost(self, address: int) -> tuple[Any, ...]:  # noqa: N802
         del self.host[address]
         return self._answer("cuMemFreeHost")
@@ -172,8 +220,23 @@ class MemoryDriver(FakeDriver):
         return self._answer("cuGraphUpload", given=(handle, stream))
 
     def cuGraphLaunch(self, handle: str, stream: int) -> tuple[Any, ...]:  # noqa: N802
-        self.launched += self.graphs[int(handle.split()[1])]
+        number = int(handle.split()[1])
+        self.launched += self.graphs[number]
+        self._run(number)
         return self._answer("cuGraphLaunch", given=(handle, stream))
+
+    def _run(self, number: int) -> None:
+        """Launches in their order, and each write as soon as what is before it has ended."""
+        left, ended = list(enumerate(self.marks.get(number, []))), set()
+        for place in range(-1, len(self.graphs[number])):
+            if place == self.hanging >= 0:
+                self.queue.append(hang)
+            ended.add(("launch", place))
+            while left and ended.issuperset(left[0][1][0]):
+                mark, (_, write) = left.pop(0)
+                self.queue.append(partial(self._put, write.address, write.value))
+                ended.add(("mark", mark))
+        assert left == [], "a write that waits for nothing that there is"
 
     def cuGraphExecDestroy(self, handle: str) -> tuple[Any, ...]:  # noqa: N802
         del self.execs[handle]

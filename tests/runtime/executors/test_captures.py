@@ -134,6 +134,31 @@ def test_a_stale_address_is_named_before_the_first_replay(
     assert one.replay(decodes(8)) == ["step at 8"]
 
 
+@pytest.mark.parametrize(
+    ("refused", "tries", "kept"), [((1,), 2, (1, 4, 8)), ((1, 2), 2, (1, 4)), ((3,), 4, (1, 4, 8))]
+)
+def test_a_whole_step_that_is_refused_is_tried_once_more_with_less_in_it(
+    refused: tuple[int, ...], tries: int, kept: tuple[int, ...]
+) -> None:
+    one = Recorder(refuse_capture=lambda n: MachineError("no") if n in refused else None)
+    left = ["marks"]
+    one.captures._simplify = lambda: bool(left) and left.pop() == "marks"
+    for count in (8, 3, 1) if max(refused) > 2 else (8,):
+        one.replay(decodes(count))
+    assert one.device.captures == tries
+    assert one.captures.plan.decode_sizes == kept
+    assert left == []
+
+
+def test_where_memory_lacks_or_pieces_are_refused_nothing_is_left_out() -> None:
+    errors = {1: DeviceMemoryError("full", got="2"), 2: MachineError("no")}
+    for number, error in errors.items():
+        one = Recorder(refuse_capture=lambda n, number=number: errors[number])
+        one.captures._simplify = lambda: pytest.fail("less would not help")
+        one.replay(decodes(3) if number == 1 else mixed(10))
+        assert error.what in one.captures.plan.reasons[-1]
+
+
 class Told:
     """What was reported."""
 

@@ -190,7 +190,16 @@ def test_a_graph_whose_sampling_lies_elsewhere_is_refused_or_captured_again(open
             "p1 (attention of model.layers.0.self_attn) of a step of 8 tokens in 3 sequences",
         ),
         (NOTHING_CAPTURED, "sample", "sampling of a step of 8 tokens in 3 sequences"),
-        (CapturePlan((4,), (), 3, (0,), ()), "glu", "the captured decode of 2 sequences"),
+        (
+            CapturePlan((4,), (), 3, (0,), ()),
+            "attention",
+            "p1 (attention of model.layers.0.self_attn) of the captured decode of 2 sequences",
+        ),
+        (
+            CapturePlan((4,), (), 3, (0,), ()),
+            "sample",
+            "sampling of the captured decode of 2 sequences",
+        ),
     ],
 )
 def test_a_step_that_hangs_is_named(captured: CapturePlan, kernel: str, where: str) -> None:

@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from graphopt.errors import DeviceLostError
 from graphopt.runtime.capture_choice import choose_captures, launches_of
-from graphopt.runtime.capture_cost import whole_launches
+from graphopt.runtime.capture_cost import launched, whole_launches
 from graphopt.runtime.capture_plan import CapturePlan
 from graphopt.runtime.executor import SamplingInputs, StepInputs
 from graphopt.runtime.executors.cuda import CudaExecutor
@@ -96,6 +97,81 @@ def test_a_steady_decode_is_one_launch_and_copies_nothing_there(
             assert found == steady
             assert waits == 0, "nothing is waited for before the step is under way"
     one.close()
+
+
+def piece_of_each_launch(one: CudaExecutor, size: int) -> list[str]:
+    """What is named where each launch of a captured decode hangs."""
+    sizes = one.captures.plan.decode_sizes_at(size)
+    found = ["making the inputs"]
+    for piece, steps in one._bound:
+        first, last = (f"{at.step.name} of {at.step.scope}" for at in (steps[0], steps[-1]))
+        said = first if len(steps) == 1 else f"{first} to {last}"
+        for step in steps:
+            assert step.kernel is not None
+            found += [f"{piece.name} ({said})"] * launched(step.kernel, sizes)
+    launches = whole_launches(one._plan, launches_of(tiny()), sizes)
+    return [*found, *["sampling"] * (launches - len(found))]
+
+
+@pytest.mark.parametrize(("size", "count"), [(4, 3), (1, 1)])
+def test_whatever_hangs_in_a_captured_decode_its_piece_is_named(size: int, count: int) -> None:
+    """Decodes of two sizes alternate, and another step is under way when one hangs."""
+    plan, places = CapturePlan((1, 4), (), 3, (0, 0), ()), 1
+    place = 0
+    while place < places:
+        driver = CountingDriver()
+        one = executor(driver, plan, watchdog_seconds=0.01)
+        one.allocate(12)
+        named = piece_of_each_launch(one, size)
+        places = len(named)
+        for sequences in (3, 1, 3, 1):
+            one.run(*decode(sequences, 10, {}))
+        driver.hanging = place
+        for sequences in (count, 4 - count):
+            one.start(*decode(sequences, 11, {}), np.full(sequences, -1))
+        with pytest.raises(DeviceLostError, match="does not end") as caught:
+            one.finish()
+        assert caught.value.where == f"{named[place]} of the captured decode of {count} sequences"
+        place += 1
+    assert len(set(named)) > 4
+
+
+def test_marks_cost_two_calls_each_at_the_start_and_launches_stay_what_they_are() -> None:
+    plan, counts, graphs = CapturePlan((1, 4), (), 3, (0, 0), ()), [], []
+    for options in ({"unmarked_captures": True}, {}):
+        driver = CountingDriver()
+        one = executor(driver, plan, watchdog_seconds=60.0, **options)
+        before = len(driver.calls)
+        one.allocate(12)
+        counts.append(driver.since(before))
+        graphs.append((driver.graphs, driver.marks))
+        pieces = len(one._bound)
+        one.close()
+    (plain, none), (marked, marks) = graphs
+    assert marked == plain
+    assert none == {}
+    # Before what makes inputs, each piece, and sampling, and after it.
+    assert [len(found) for found in marks.values()] == [pieces + 3] * 2
+    edges = [sum(len(before) for before, _ in found) for found in marks.values()]
+    assert edges == [2 * (pieces + 2)] * 2
+    nodes = 2 * (pieces + 3)
+    more = Counter(cuStreamGetCaptureInfo=nodes, cuGraphAddBatchMemOpNode=nodes)
+    assert counts[1] - counts[0] == more
+    assert counts[0] - counts[1] == Counter()
+
+
+@pytest.mark.parametrize("call", ["cuGraphAddBatchMemOpNode", "cuStreamGetCaptureInfo"])
+def test_a_driver_that_refuses_marks_captures_without(call: str) -> None:
+    driver = CountingDriver(failing=frozenset({call}))
+    plan = CapturePlan((1, 4), (), 3, (0, 0), ())
+    one = executor(driver, plan, watchdog_seconds=0.01)
+    one.allocate(12)
+    assert one.captures.plan == plan
+    assert driver.since(0)[call] == 1, "it is not asked again"
+    driver.hanging = 5
+    with pytest.raises(DeviceLostError) as caught:
+        one.run(*decode(3, 10, {}))
+    assert caught.value.where == "the captured decode of 3 sequences"
 
 
 def test_capturing_asks_for_little_besides_the_launches() -> None:

@@ -219,12 +219,31 @@ def test_what_does_not_end_is_given_up_with_the_last_mark() -> None:
     assert len(fake.calls) == before, "nothing is asked of a device that hangs"
 
 
-def test_without_marks_none_is_reached_and_nothing_waits_while_capturing() -> None:
+@pytest.mark.parametrize(("hanging", "reached"), [(0, 1), (1, 2)])
+def test_a_graph_that_hangs_tells_its_last_mark(hanging: int, reached: int) -> None:
+    fake = driver(hanging=hanging)
+    device = DriverDevice(fake)
+    device.watch(0.01)
+    kernels = load(device)
+    kernels.reserve({"T": 8})
+    with device.capture() as graph:
+        for number in (1, 2):
+            device.mark(number)
+            kernels.launch("copy", [256, 512], {"T": 8})
+        device.mark(3)
+    assert device.graph_bytes(graph()) == 2 * fake.node_bytes, "no launch was added"
+    before = len(fake.calls)
+    device.replay(graph())
+    assert called(fake)[before:] == ["cuGraphLaunch"]
+    with pytest.raises(DeviceHangError) as caught:
+        device.synchronize()
+    assert caught.value.reached == reached
+
+
+def test_without_marks_none_is_reached() -> None:
     fake = driver()
     device = DriverDevice(fake)
     device.watch(0.01)
-    with device.capture(), pytest.raises(UsageError, match="cannot mark"):
-        device.mark(1)
     fake.queue.append(hang)
     with pytest.raises(DeviceHangError) as caught:
         device.synchronize()

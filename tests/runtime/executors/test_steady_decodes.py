@@ -221,7 +221,8 @@ def test_a_device_that_hangs_ends_all_requests_and_says_where() -> None:
         found |= {one.request_id: one.error for one in engine.step().finished}
         engine.check()
     assert found.keys() == {"one", "two"}
-    assert {error.where for error in found.values()} == {"the captured decode of 2 sequences"}
+    where = "p1 (attention of model.layers.0.self_attn) of the captured decode of 2 sequences"
+    assert {error.where for error in found.values()} == {where}
     engine.add_request("three", [5], params)
     found = {one.request_id: one.error for one in engine.step().finished}
     assert "has not answered since" in str(found["three"])
