@@ -20,7 +20,7 @@ from graphopt.errors import UsageError
 from ..constraint import Constraint
 from .http_errors import refuse, unsupported
 from .protocol.chat import ChatRequest
-from .tool_styles.events import Call, Event, Parser
+from .tool_styles.events import Begin, Event, Parser
 from .tool_styles.hermes import BEGIN, END, HermesParser
 from .tool_styles.llama_json import TAG, LlamaJsonParser
 from .tool_styles.pythonic import PythonicParser
@@ -195,10 +195,11 @@ class CallReader:
     def __init__(self, parser: Parser, *, is_single: bool) -> None:
         self._parser = parser
         self._is_single = is_single
+        self._leaves_out = False  # the call that goes on
         self.calls: list[dict[str, Any]] = []
 
     def push(self, text: str) -> list[dict[str, Any]]:
-        """The deltas that ``text`` completes."""
+        """The deltas that ``text`` adds."""
         return self._deltas(self._parser.push(text))
 
     def finish(self) -> list[dict[str, Any]]:
@@ -214,16 +215,23 @@ class CallReader:
         for event in events:
             if isinstance(event, str):
                 found.append({"content": event})
-            elif not (self._is_single and self.calls):
-                found += self._call(event)
+            elif isinstance(event, Begin):
+                self._leaves_out = self._is_single and bool(self.calls)
+                if not self._leaves_out:
+                    found.append(self._begin(event.name))
+            elif not self._leaves_out:
+                self.calls[-1]["function"]["arguments"] += event.text
+                more = {"index": len(self.calls) - 1, "function": {"arguments": event.text}}
+                found.append({"tool_calls": [more]})
         return found
 
-    def _call(self, call: Call) -> list[dict[str, Any]]:
-        """Two deltas: who is called, then with what."""
-        index, name = len(self.calls), f"call_{uuid.uuid4().hex[:24]}"
-        function = {"name": call.name, "arguments": call.arguments}
-        self.calls.append({"id": name, "type": "function", "function": function})
-        begin = {"name": call.name, "arguments": ""}
-        head = {"index": index, "id": name, "type": "function", "function": begin}
-        rest = {"index": index, "function": {"arguments": call.arguments}}
-        return [{"tool_calls": [head]}, {"tool_calls": [rest]}]
+    def _begin(self, name: str) -> dict[str, Any]:
+        """The delta that says who is called; with what, the next ones say."""
+        call = {
+            "id": f"call_{uuid.uuid4().hex[:24]}",
+            "type": "function",
+            "function": {"name": name, "arguments": ""},
+        }
+        self.calls.append(call)
+        function = {"name": name, "arguments": ""}
+        return {"tool_calls": [{"index": len(self.calls) - 1, **call, "function": function}]}

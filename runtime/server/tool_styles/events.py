@@ -1,15 +1,41 @@
 """What a parser of tool calls gives, and what all of them share.
 
-A call is given when it is complete, so that nothing is taken back: what looks like a call and is
-none stays text. However the text is cut into pieces, the events add up to the same.
+A call begins when it is known whose it is, and its arguments follow as they are written. Nothing is
+taken back: what looks like a call and is none stays text, and what has begun is a call, even if the
+answer breaks off within. However the text is cut into pieces, the events add up to the same.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn, Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class Begin:
+    """A call begins.
+
+    Attributes:
+        name: of the function.
+    """
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Arguments:
+    """More of the arguments of the call that began last.
+
+    Attributes:
+        text: what follows; a JSON object in the end, as the model wrote it where it wrote JSON.
+    """
+
+    text: str
+
+
+Event = str | Begin | Arguments
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,31 +44,44 @@ class Call:
 
     Attributes:
         name: of the function.
-        arguments: a JSON object, as the model wrote it where it wrote JSON.
+        arguments: all of them.
     """
 
     name: str
     arguments: str
 
-
-Event = str | Call
+    @property
+    def events(self) -> list[Event]:
+        """The call as events."""
+        return [Begin(self.name), Arguments(self.arguments)]
 
 
 class Parser(Protocol):
     """Reads one answer."""
 
     def push(self, text: str) -> list[Event]:
-        """What ``text`` completes: pieces of content, and calls."""
+        """What ``text`` completes: pieces of content, and of calls."""
 
     def finish(self) -> list[Event]:
         """What is left, now that nothing follows."""
 
 
+def joined(events: Iterable[Event]) -> tuple[str, list[Call]]:
+    """The content and the calls that events add up to."""
+    content, calls = "", list[Call]()
+    for one in events:
+        if isinstance(one, str):
+            content += one
+        elif isinstance(one, Begin):
+            calls.append(Call(one.name, ""))
+        else:
+            calls[-1] = Call(calls[-1].name, calls[-1].arguments + one.text)
+    return content, calls
+
+
 def parse(parser: Parser, text: str) -> tuple[str, list[Call]]:
     """A whole answer's content and calls."""
-    events = [*parser.push(text), *parser.finish()]
-    content = "".join(one for one in events if isinstance(one, str))
-    return content, [one for one in events if isinstance(one, Call)]
+    return joined([*parser.push(text), *parser.finish()])
 
 
 def call_of(text: str, arguments: Sequence[str], names: frozenset[str]) -> Call | None:
@@ -93,6 +132,39 @@ def members_of(text: str) -> dict[str, tuple[Any, str]] | None:
         return None
     ends = text.startswith("}", place) and _skip(text, place + 1) == len(text)
     return found if ends else None
+
+
+def head_of(text: str, arguments: Sequence[str], names: frozenset[str]) -> tuple[str, int] | None:
+    """Whom a JSON object calls, and where its arguments begin, before they have been written.
+
+    Args:
+        text: the object, as far as it is there.
+        arguments: what its member with the arguments may be called.
+        names: functions that can be called.
+
+    Returns:
+        The name and the place of the brace; None if that is not known, or never will be.
+    """
+    decoder = json.JSONDecoder(parse_constant=_no_constant)
+    place, name = _skip(text, 0), ""
+    separator = "{"
+    try:
+        while text.startswith(separator, place):
+            key, place = decoder.raw_decode(text, _skip(text, place + 1))
+            place = _skip(text, place)
+            if not isinstance(key, str) or not text.startswith(":", place):
+                return None
+            start = _skip(text, place + 1)
+            if key in arguments:
+                known = name in names and text.startswith("{", start)
+                return (name, start) if known else None
+            value, place = decoder.raw_decode(text, start)
+            if key == "name":
+                name = value if isinstance(value, str) else ""
+            place, separator = _skip(text, place), ","
+    except (ValueError, RecursionError):
+        pass
+    return None
 
 
 def loads(text: str) -> Any:

@@ -7,7 +7,8 @@
 
 from __future__ import annotations
 
-from .events import Event, call_of, held_back
+from .events import Event, held_back
+from .json_call import MARKED, JsonCall
 
 BEGIN, END = "<tool_call>", "</tool_call>"
 _SPACE = " \t\r\n"
@@ -22,37 +23,52 @@ class HermesParser:
 
     def __init__(self, names: frozenset[str]) -> None:
         self._names = names
-        self._text = ""  # not given yet: outside of tags, or after an open one
-        self._inside = False
+        self._text = ""  # outside of tags, and not given yet
+        self._call: JsonCall | None = None  # behind an open tag
         self._after_call = False
-        self._searched = 0  # how much of what is inside holds no end
+        self._may_end = False  # whether the tag that ends the last call is still to come
 
     def push(self, text: str) -> list[Event]:
         """What ``text`` completes."""
         self._text += text
         found: list[Event] = []
-        while self._take_call(found) if self._inside else self._take_content(found):
-            pass
+        goes_on = True
+        while goes_on:
+            call = self._call
+            goes_on = self._take_content(found) if call is None else self._take_call(call, found)
         return found
 
     def finish(self) -> list[Event]:
         """What is left; an open call that is complete counts as one."""
         found: list[Event] = []
-        if self._inside:
-            self._close(found, self._text, "")
-        elif self._text.strip(_SPACE) or not self._after_call:
+        if self._call is not None:
+            found += self._call.finish()
+            if not self._call.is_call:
+                found.append(BEGIN + self._call.text)
+        elif not (self._after_call and self._is_nothing(self._text.strip(_SPACE))):
             found.append(self._text)
-        self._text = ""
+        self._text, self._call = "", None
         return [one for one in found if one != ""]
+
+    def _is_nothing(self, text: str) -> bool:
+        return text == "" or (self._may_end and END.startswith(text))
 
     def _take_content(self, found: list[Event]) -> bool:
         """Give what comes before the next call; whether one begins."""
         if self._after_call:
             self._text = self._text.lstrip(_SPACE)
+        if self._may_end and self._text:
+            if len(self._text) < len(END) and END.startswith(self._text):
+                return False
+            self._may_end = False
+            if self._text.startswith(END):
+                self._text = self._text[len(END) :]
+                return True
         place = self._text.find(BEGIN)
         if place >= 0:
             content = self._text[:place].rstrip(_SPACE)
-            self._text, self._inside, self._searched = self._text[place + len(BEGIN) :], True, 0
+            self._text = self._text[place + len(BEGIN) :]
+            self._call = JsonCall(("arguments", "parameters"), self._names, END)
         else:
             sure = len(self._text) - held_back(self._text, BEGIN)
             content = self._text[:sure].rstrip(_SPACE)  # space before a call is none of the text
@@ -62,35 +78,15 @@ class HermesParser:
             found.append(content)
         return place >= 0
 
-    def _take_call(self, found: list[Event]) -> bool:
-        """Give the call if its end is there; whether it is."""
-        place = self._text.find(END, self._searched)
-        if place < 0:
-            self._searched = max(0, len(self._text) - len(END) + 1)
+    def _take_call(self, call: JsonCall, found: list[Event]) -> bool:
+        """Give what is there of the call; whether it ends."""
+        found += call.push(self._text)
+        self._text = ""
+        if call.end is None:
             return False
-        body, rest = self._text[:place], self._text[place + len(END) :]
-        if _in_string(body):
-            self._searched = place + 1
-            return True
-        self._close(found, body, END)
-        self._text, self._inside = rest, False
+        if not call.is_call:
+            found.append(BEGIN + call.text + END)
+        self._after_call = call.is_call
+        self._may_end = call.end != MARKED
+        self._text, self._call = call.rest, None
         return True
-
-    def _close(self, found: list[Event], body: str, end: str) -> None:
-        """Take what is inside for a call, or for text if it is none."""
-        call = call_of(body, ("arguments", "parameters"), self._names)
-        self._after_call = call is not None
-        found.append(call or BEGIN + body + end)
-
-
-def _in_string(text: str) -> bool:
-    """Whether JSON breaks off within a string."""
-    inside = escaped = False
-    for character in text:
-        if escaped:
-            escaped = False
-        elif character == "\\":
-            escaped = inside
-        elif character == '"':
-            inside = not inside
-    return inside

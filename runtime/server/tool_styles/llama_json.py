@@ -7,7 +7,8 @@ The tag may be missing. What does not begin so is text, and so is what follows t
 
 from __future__ import annotations
 
-from .events import Event, call_of
+from .events import Event
+from .json_call import JsonCall
 
 TAG = "<|python_tag|>"
 _SPACE = " \t\r\n"
@@ -25,13 +26,9 @@ class LlamaJsonParser:
         self._names = names
         self._text = ""
         self._head = ""  # what stood before the first object
+        self._call: JsonCall | None = None
         self._calls = 0
         self._is_content = False
-        self._reset()
-
-    def _reset(self) -> None:
-        self._place = self._depth = 0
-        self._quoted = self._escaped = False
 
     def push(self, text: str) -> list[Event]:
         """What ``text`` completes."""
@@ -44,25 +41,33 @@ class LlamaJsonParser:
         return found + self.finish() if self._is_content else found
 
     def finish(self) -> list[Event]:
-        """What is left is text."""
-        left, self._head, self._text = self._head + self._text, "", ""
-        return [left] if left else []
+        """What is left is text, but for a call that has begun."""
+        found: list[Event] = []
+        left = self._text
+        if self._call is not None:
+            found += self._call.finish()
+            left = "" if self._call.is_call else self._call.text + self._call.rest
+        left, self._head, self._text, self._call = self._head + left, "", "", None
+        return [*found, left] if left else found
 
     def _take(self, found: list[Event]) -> bool:
-        """Give the next object if it is complete; whether there may be one more."""
-        if self._depth == 0 and not self._at_object():
+        """Give what is there of the next object; whether there may be one more."""
+        if self._call is None:
+            if not self._at_object():
+                return False
+            self._call = JsonCall(("parameters", "arguments"), self._names)
+        call = self._call
+        found += call.push(self._text)
+        self._text = ""
+        if call.is_call:
+            self._head = ""
+        if call.end is None:
             return False
-        end = self._end()
-        if end is None:
+        self._is_content = not call.is_call
+        if self._is_content:
             return False
-        call = call_of(self._text[:end], ("parameters", "arguments"), self._names)
-        if call is None:
-            self._is_content = True
-            return False
-        found.append(call)
+        self._text, self._call = call.rest, None
         self._calls += 1
-        self._head, self._text = "", self._text[end:]
-        self._reset()
         return True
 
     def _at_object(self) -> bool:
@@ -81,23 +86,3 @@ class LlamaJsonParser:
         may_be_tag = not self._calls and not self._head and TAG.startswith(rest)
         self._is_content = rest != "" and not may_be_tag
         return False
-
-    def _end(self) -> int | None:
-        """Where the object at the beginning ends; None if it does not yet."""
-        for place in range(self._place, len(self._text)):
-            character = self._text[place]
-            if self._escaped:
-                self._escaped = False
-            elif self._quoted:
-                self._escaped = character == "\\"
-                self._quoted = character != '"'
-            elif character == '"':
-                self._quoted = True
-            elif character in "{[":
-                self._depth += 1
-            elif character in "}]":
-                self._depth -= 1
-                if self._depth == 0:
-                    return place + 1
-        self._place = len(self._text)
-        return None

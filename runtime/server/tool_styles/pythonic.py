@@ -49,7 +49,7 @@ class PythonicParser:
         if self._is_content or not self._text:
             return []
         calls = calls_of(self._text.strip().removeprefix(TAG), self._names)
-        return [*calls] if calls else [self._text]
+        return [event for call in calls for event in call.events] or [self._text]
 
     def _may_be_calls(self) -> bool:
         if len(self._text) > MAX_CHARS:

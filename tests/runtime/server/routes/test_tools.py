@@ -49,10 +49,12 @@ def test_calls_of_a_whole_answer_and_of_a_stream_are_the_same(at_once: int) -> N
         content = "".join(one["delta"].get("content") or "" for one in choices)
         assert content == "So:"
         deltas = [call for one in choices for call in one["delta"].get("tool_calls", ())]
-        assert [one["index"] for one in deltas] == [0, 0]
+        assert {one["index"] for one in deltas} == {0}
+        assert len(deltas) > (8 if at_once == 1 else 1)
         assert deltas[0]["function"] == {"name": "now", "arguments": ""}
         assert deltas[0]["id"].startswith("call_")
-        assert deltas[1]["function"] == {"arguments": '{"zone": "CET"}'}
+        arguments = "".join(one["function"]["arguments"] for one in deltas)
+        assert arguments == '{"zone": "CET"}'
         reasons = [one["finish_reason"] for one in choices]
         assert reasons[-1] == "tool_calls"
         assert set(reasons[:-1]) == {None}

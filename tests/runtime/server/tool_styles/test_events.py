@@ -8,7 +8,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from graphopt.runtime.server.tool_styles.events import Call, call_of, held_back, loads, members_of
+from graphopt.runtime.server.tool_styles.events import (
+    Arguments,
+    Begin,
+    Call,
+    call_of,
+    head_of,
+    held_back,
+    joined,
+    loads,
+    members_of,
+)
 
 NAMES = frozenset(("f", "g"))
 VALUES = st.recursive(
@@ -71,3 +81,31 @@ def test_the_beginning_of_a_mark_is_held_back() -> None:
     assert held_back("ab<tool>", "<tool>") == 0
     assert held_back("<<", "<tool>") == 1
     assert held_back("", "<tool>") == 0
+
+
+def test_events_add_up() -> None:
+    events = ["a", Begin("f"), Arguments("{"), "b", Arguments("}"), Begin("g"), "c"]
+    assert joined(events) == ("abc", [Call("f", "{}"), Call("g", "")])
+    assert joined(Call("f", "{}").events) == ("", [Call("f", "{}")])
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        (' {"name": "f", "arguments" :\n{', ("f", 29)),
+        ('{"id": 1, "a": {"name": "h"}, "name": "g", "arguments": {"b', ("g", 56)),
+        ('{"name": "f", "arguments": ', None),
+        ('{"name": "f", "arguments": "', None),
+        ('{"name": "h", "arguments": {', None),
+        ('{"name": ["f"], "arguments": {', None),
+        ('{"arguments": {', None),
+        ('{"arguments": {}, "name": "f", "arguments": {', None),
+        ('{"name": "f" "arguments": {', None),
+        ('{"name" "f", "arguments": {', None),
+        ('["name", "f", "arguments", {', None),
+        ('{"a": ' + "[" * 900, None),
+        ("", None),
+    ],
+)
+def test_the_head_of_a_call(text: str, found: tuple[str, int] | None) -> None:
+    assert head_of(text, ("arguments",), NAMES) == found
