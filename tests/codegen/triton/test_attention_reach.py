@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from graphopt.codegen.triton.attention import attention_kernel
-from graphopt.codegen.triton.interpreter import run
+from graphopt.codegen.triton.interpreter import repair, run
 from graphopt.codegen.triton.kernel import TritonKernel
 from graphopt.ir.builder import GraphBuilder
 from graphopt.ir.dtype import DType
@@ -159,6 +159,7 @@ def _loads(monkeypatch: pytest.MonkeyPatch, batch: Batch) -> int:
     kernel, ranks = kernel_of(batch.case, deterministic=True), []
 
     def counting(*args: Any) -> None:
+        repair()
         from triton.runtime.interpreter import InterpreterBuilder
 
         plain = InterpreterBuilder.create_masked_load
