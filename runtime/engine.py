@@ -1,9 +1,10 @@
 """The engine: schedule, run, emit, again and again.
 
 It has no input or output, no threads and no clock of its own. A request enters through
-``add_request`` and leaves in the ``finished`` of a step's output, whatever becomes of it: an error
-inside a step ends the requests of that step, and no others, with the error in their output.
-``check`` states what holds between steps.
+``add_request``, a text that is to become a vector through ``add_embedding``, and both leave in the
+``finished`` of a step's output, whatever becomes of them: an error inside a step ends the requests
+of that step, and no others, with the error in their output. ``check`` states what holds between
+steps.
 
 With an executor that computes by itself a step sets out before the one ahead of it has landed: the
 host schedules and emits while the device computes. A sequence that turns out to have ended then has
@@ -28,16 +29,15 @@ from graphopt.errors import (
     UsageError,
 )
 
-from .completion_stream import CompletionStream
 from .detokenizer import Decoder
 from .dispatch import BatchShape
-from .executor import Executor, RowStatus, Sampled
+from .executor import F32, Executor, RowStatus, Sampled
 from .kv_cache import BlockPool
+from .live_request import Live
 from .model_runner import Flight, ModelRunner
 from .outputs import (
     ABORT,
     Delta,
-    RequestMetrics,
     RequestOutput,
     StepOutput,
     TokenLogprobs,
@@ -45,14 +45,20 @@ from .outputs import (
 )
 from .philox import derive_seed
 from .policies import Policy
+from .pooling import Pool, Pooling
 from .prefix_cache import PrefixCache, Scope
 from .prompts import token_array
 from .sampling_params import SamplingParams
 from .scheduler import Batch, Scheduled, Scheduler, SchedulerLimits
 from .sequence import Request, Sequence, Status
+from .task import demand_embeds, demand_generates
 
 if TYPE_CHECKING:
     from .matcher import Matcher, Matchers
+
+
+# What a text is computed with whose rows are all that is wanted.
+_NO_SAMPLING = SamplingParams(temperature=0.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,45 +80,6 @@ class EngineConfig:
     prefix_scope: Scope = Scope.ALL
 
 
-class _Live:
-    """A request that is not finished, and what came of it so far."""
-
-    def __init__(self, request: Request, decoder: Decoder | None, now_s: float) -> None:
-        self.request = request
-        self.streams = [CompletionStream(one, decoder) for one in request.sequences]
-        self.arrival_s = now_s
-        self.first_token_s: float | None = None
-        self.prompt_logprobs: list[TokenLogprobs | None] | None = (
-            None if request.params.prompt_logprobs is None else [None]
-        )
-        self.error: GraphoptError | None = None
-
-    @property
-    def done(self) -> bool:
-        """Whether every sample has ended."""
-        return all(stream.finish_reason is not None for stream in self.streams)
-
-    def output(self, now_s: float) -> RequestOutput:
-        """The request as it ends."""
-        request = self.request
-        return RequestOutput(
-            request.id,
-            request.prompt,
-            tuple(request.prompt_ids.tolist()),
-            tuple(stream.completion() for stream in self.streams),
-            None if self.prompt_logprobs is None else tuple(self.prompt_logprobs),
-            RequestMetrics(
-                self.arrival_s,
-                self.first_token_s,
-                now_s,
-                request.sequences[0].cached,
-                sum(one.preemptions for one in request.sequences),
-                None if request.started_ms is None else request.started_ms / 1000.0,
-            ),
-            self.error,
-        )
-
-
 class Engine:
     """Continuous batching over one executor.
 
@@ -124,9 +91,11 @@ class Engine:
         clock: seconds, for metrics and the policy.
         observe: told the shape of each step before it sets out.
         matchers: follows constrained samples; None for a model whose requests cannot be.
+        pooling: makes vectors of rows, for a model that embeds; if None one without dense layers.
 
     Raises:
-        UsageError: the limits exceed what the executor can do.
+        UsageError: the limits exceed what the executor can do, or a model that embeds needs more.
+        ArtifactError: the model embeds through dense layers, and there is no ``pooling``.
         MachineError: KV memory could not be allocated.
     """
 
@@ -140,6 +109,7 @@ class Engine:
         clock: Callable[[], float] = time.monotonic,
         observe: Callable[[BatchShape], None] | None = None,
         matchers: Matchers | None = None,
+        pooling: Pooling | None = None,
     ) -> None:
         if config.limits.max_rows > executor.max_rows:
             raise UsageError(
@@ -157,10 +127,13 @@ class Engine:
         self._requests_seen = 0
         self._tickets = 0
         self._prompt_tokens = self._generated_tokens = self._steps = 0
-        self._live: dict[str, _Live] = {}
+        self._live: dict[str, Live] = {}
         self._pool = BlockPool(config.num_blocks, executor.block_size)
-        self._cache = PrefixCache(self._pool, config.prefix_scope)
-        self.scheduler = Scheduler(config.limits, self._pool, policy, self._cache)
+        embedding = executor.embedding
+        self._pooling = pooling if pooling or embedding is None else Pooling(embedding)
+        scope = config.prefix_scope if embedding is None else Scope.NONE
+        self._cache = PrefixCache(self._pool, scope)
+        self.scheduler = Scheduler(config.limits, self._pool, policy, self._cache, embedding)
         self._runner = ModelRunner(executor, config.limits, self.scheduler.context_limit, observe)
         self._last_batch: Batch = ()
         self._flights: deque[Flight] = deque()
@@ -223,6 +196,7 @@ class Engine:
             RequestError: the prompt or a parameter does not make sense for this model.
             CapacityError: the request can never fit.
         """
+        demand_generates(self._executor.embedding)
         tokens = self._check_prompt(request_id, prompt_ids)
         self._check_params(params)
         longest = self.scheduler.max_output(len(tokens), params.max_tokens)
@@ -240,12 +214,45 @@ class Engine:
             for index in range(params.n)
         )
         self._tickets += params.n
-        self._live[request_id] = _Live(request, self._decoder, now_s)
+        self._live[request_id] = Live(request, self._decoder, now_s)
         if params.language is not None and self._matchers is not None:
             for sequence in request.sequences:
                 self._hold(sequence, self._matchers.matcher(params.language, stop_ids))
         for sequence in request.sequences:
             self.scheduler.add(sequence)
+
+    def add_embedding(
+        self,
+        request_id: str,
+        prompt_ids: abc.Sequence[int],
+        *,
+        prompt: str | None = None,
+        priority: int = 0,
+    ) -> None:
+        """Take a text in that is to become a vector, which stands in its ``RequestOutput``.
+
+        Args:
+            request_id: unique among the unfinished.
+            prompt_ids: the text, at least one token.
+            prompt: the text as text, only to be given back.
+            priority: smaller is more urgent, for the ``priority`` policy.
+
+        Raises:
+            RequestError: the model generates, or does not know a token.
+            CapacityError: the text can never fit.
+        """
+        embedding = demand_embeds(self._executor.embedding)
+        tokens = self._check_prompt(request_id, prompt_ids)
+        longest = self.scheduler.max_output(len(tokens), 0)
+        now_s, root = self._clock(), self._cache.root(b"")
+        now_ms = now_s * 1000.0
+        request = Request(request_id, tokens, prompt, _NO_SAMPLING, 0, now_ms, priority, root)
+        request.pooling = embedding.pooling
+        sequence = Sequence(request, 0, self._tickets, longest)
+        request.sequences = (sequence,)
+        self._tickets += 1
+        self._live[request_id] = Live(request, None, now_s, self._pooling)
+        self.scheduler.add(sequence)
 
     def _hold(self, sequence: Sequence, matcher: Matcher) -> None:
         """Keep a sample out of steps until its matcher is ready."""
@@ -323,7 +330,7 @@ class Engine:
             return StepOutput()
         self._matchers.wait(_matchers_of(held))
         deltas: list[Delta] = []
-        ended: dict[str, _Live] = {}
+        ended: dict[str, Live] = {}
         for sequence in held:
             matcher, live = sequence.matcher, self._live[sequence.request.id]
             if matcher is None or sequence.status is Status.FINISHED:
@@ -365,7 +372,7 @@ class Engine:
     def _emit(self, batch: Batch, sampled: Sampled) -> StepOutput:
         now_s = self._clock()
         deltas: list[Delta] = []
-        touched: dict[str, _Live] = {}
+        touched: dict[str, Live] = {}
         self._steps += 1
         row = 0
         for part in batch:
@@ -391,12 +398,15 @@ class Engine:
             self._matchers.advance(moves)
 
     def _emit_part(
-        self, part: Scheduled, live: _Live, sampled: Sampled, rows: range, now_s: float
+        self, part: Scheduled, live: Live, sampled: Sampled, rows: range, now_s: float
     ) -> abc.Iterator[Delta]:
         sequence = part.sequence
         error = _fault(sequence, sampled, rows)
         if error is not None:
             yield from self._abort(live, error)
+            return
+        if live.pool is not None and sampled.vectors is not None:
+            self._pool_part(part, live, live.pool, sampled.vectors[rows.start : rows.stop])
             return
         token = int(sampled.token_ids[rows[-1]]) if part.samples else None
         sequence.land(token)
@@ -420,6 +430,22 @@ class Engine:
         if stream.finish_reason is not None:
             self.scheduler.remove(sequence)
 
+    def _pool_part(self, part: Scheduled, live: Live, pool: Pool, rows: F32) -> None:
+        """Take in the rows of a text; with the last of them it ends, and has its vector."""
+        sequence = part.sequence
+        sequence.land()
+        self._prompt_tokens += part.count
+        pool.add(rows)
+        if part.stop < sequence.target:
+            return
+        vector = pool.finish()
+        if not np.isfinite(vector).all():
+            self._abort(live, _not_finite(sequence, "vector's entries"))
+            return
+        live.embedding = vector
+        live.streams[0].end()
+        self.scheduler.remove(sequence)
+
     def _fail(self, batch: Batch, error: Exception) -> StepOutput:
         """End all requests of a step that could not be run."""
         if not isinstance(error, GraphoptError):
@@ -438,7 +464,7 @@ class Engine:
             deltas.extend(self._abort(live, error))
         return StepOutput(tuple(deltas), tuple(self._retire(live) for live in lives))
 
-    def _abort(self, live: _Live, error: GraphoptError | None) -> list[Delta]:
+    def _abort(self, live: Live, error: GraphoptError | None) -> list[Delta]:
         """End all samples of a request that go on."""
         live.error = error
         deltas = []
@@ -448,9 +474,9 @@ class Engine:
                     self._cache.forget(sequence)
                 self.scheduler.remove(sequence)
                 deltas.append(stream.abort().ended(ABORT, error))
-        return deltas
+        return deltas if live.pool is None else []
 
-    def _retire(self, live: _Live) -> RequestOutput:
+    def _retire(self, live: Live) -> RequestOutput:
         del self._live[live.request.id]
         return live.output(self._clock())
 
@@ -502,20 +528,27 @@ def _fault(sequence: Sequence, sampled: Sampled, rows: range) -> GraphoptError |
     worst = int(sampled.status[rows.start : rows.stop].max())
     if worst == RowStatus.OK:
         return None
-    where = f"request {sequence.request.id}, token {sequence.num_prompt + sequence.num_output}"
     if worst == RowStatus.NOTHING_LEFT:
         return RequestError(
             "no token is left to choose",
-            where=where,
+            where=_where(sequence),
             got="allowed_token_ids, logit_bias, min_tokens and the constraint together exclude "
             "every token",
             next="allow a token that is neither banned nor a stop token",
         )
+    return _not_finite(sequence, "rows" if sequence.request.pooling else "logits")
+
+
+def _not_finite(sequence: Sequence, what: str) -> DisagreementError:
     return DisagreementError(
-        "the model's logits are not finite numbers",
-        where=where,
+        f"the model's {what} are not finite numbers",
+        where=_where(sequence),
         next="run `graphopt verify` on the artifact; float16 overflows where bfloat16 does not",
     )
+
+
+def _where(sequence: Sequence) -> str:
+    return f"request {sequence.request.id}, token {sequence.num_prompt + sequence.num_output}"
 
 
 def _logprobs(sampled: Sampled, row: int, most: int) -> TokenLogprobs:

@@ -17,6 +17,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 import numpy.typing as npt
 
+from graphopt.embedding import Embedding
 from graphopt.errors import UsageError
 
 I32 = npt.NDArray[np.int32]
@@ -198,7 +199,7 @@ class RowStatus(enum.IntEnum):
     """What came of a row."""
 
     OK = 0
-    NOT_FINITE = 1  # a logit is NaN, or infinitely likely
+    NOT_FINITE = 1  # a logit is NaN, or infinitely likely; or a row that embeds has such an entry
     NOTHING_LEFT = 2  # every token is masked
 
 
@@ -214,6 +215,8 @@ class Sampled:
         top_ids: i64[R, K], the most likely tokens, most likely first, equal ones by id.
         top_logprobs: f32[R, K], theirs.
         vectors: f32[R, H], the rows themselves, of a plan that embeds; no token is chosen then.
+            They may lie in the executor's memory, and are overwritten by the next step but one of
+            an executor that overlaps, by the next one of any other.
     """
 
     token_ids: I64
@@ -225,6 +228,23 @@ class Sampled:
     vectors: F32 | None = None
 
 
+def embedded(vectors: F32) -> Sampled:
+    """What a step gives of a plan that embeds.
+
+    Args:
+        vectors: f32[R, H], its rows; not copied.
+    """
+    tokens = np.zeros(len(vectors), dtype=np.int64)
+    # The extremes of a row are NaN if an entry is, and take no second array of R x H.
+    with np.errstate(invalid="ignore"):
+        low, high = vectors.min(axis=1), vectors.max(axis=1)
+    finite = np.isfinite(low) & np.isfinite(high)
+    if finite.all():
+        return Sampled(tokens, vectors=vectors)
+    status = np.where(finite, RowStatus.OK, RowStatus.NOT_FINITE).astype(np.uint8)
+    return Sampled(tokens, status, vectors=vectors)
+
+
 class Executor(Protocol):
     """Runs a model's steps. Knows tensors and devices, never requests.
 
@@ -233,6 +253,7 @@ class Executor(Protocol):
         bytes_per_block: bytes of a block over all layers.
         vocab_size: tokens that the model knows, and columns of its logits.
         max_rows: most rows of the output in one step.
+        embedding: how rows become vectors; None for a model that generates.
     """
 
     @property
@@ -251,6 +272,10 @@ class Executor(Protocol):
     def max_rows(self) -> int:
         """Most rows of logits in one step."""
 
+    @property
+    def embedding(self) -> Embedding | None:
+        """How rows become vectors; None for a model that generates."""
+
     def allocate(self, num_blocks: int) -> None:
         """Take memory for ``num_blocks`` KV blocks, in place of any taken before.
 
@@ -260,6 +285,8 @@ class Executor(Protocol):
 
     def run(self, inputs: StepInputs, sampling: SamplingInputs) -> Sampled:
         """Compute a step: write keys and values, and choose or score a token per row.
+
+        An executor of a plan that embeds gives the rows themselves, and ignores ``sampling``.
 
         Raises:
             GraphoptError: the step could not be computed. The KV memory of its tokens is undefined,

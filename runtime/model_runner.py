@@ -2,6 +2,7 @@
 
 A part of a batch covers positions ``start`` to ``stop`` of its sequence; the last ``rows`` of them
 want logits. A row at position p scores token p + 1 of the prompt, except a last row that samples.
+Of a model that embeds the rows go into vectors, and a row may see its whole sequence.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from graphopt.errors import GraphoptError
 from .dispatch import BatchShape
 from .executor import I64, Executor, OverlappingExecutor, Sampled, SamplingInputs, StepInputs
 from .kv_cache import blocks_for
+from .pooling import FIRST
 from .sampling_batch import sampling_inputs
 from .scheduler import Batch, SchedulerLimits
 
@@ -65,6 +67,11 @@ class ModelRunner:
         self._lengths = np.empty(sequences, dtype=np.int32)
         self._tables = np.empty(sequences * longest, dtype=np.int32)
         self._numbers = np.arange(max(context_limit, tokens), dtype=np.int64)
+        embedding = executor.embedding
+        self._embeds = embedding is not None
+        self._reaches = None
+        if embedding is not None and embedding.whole:
+            self._reaches = np.empty(tokens, dtype=np.int32)
 
     @property
     def overlaps(self) -> bool:
@@ -109,6 +116,8 @@ class ModelRunner:
                 got=None if sampled is None else len(sampled.token_ids),
                 expected=rows,
             )
+        if self._embeds and (sampled.vectors is None or len(sampled.vectors) != rows):
+            raise GraphoptError("the executor returned no rows to embed", expected=rows)
         return sampled
 
     def _sources_of(self, batch: Batch, ahead: Batch) -> I64:
@@ -137,9 +146,12 @@ class ModelRunner:
             self._positions[token:end] = positions
             owners = blocks[positions // self._block_size].astype(np.int64)
             self._slots[token:end] = owners * self._block_size + positions % self._block_size
-            self._rows[row : row + part.rows] = self._numbers[end - part.rows : end]
+            first = token if sequence.request.pooling == FIRST else end - part.rows
+            self._rows[row : row + part.rows] = self._numbers[first : first + part.rows]
             self._starts[place + 1] = end
             self._lengths[place] = part.stop
+            if self._reaches is not None:
+                self._reaches[token:end] = part.stop
             tables[place, : len(blocks)] = blocks
             tables[place, len(blocks) :] = 0
             token, row = end, row + part.rows
@@ -151,5 +163,6 @@ class ModelRunner:
             starts=self._starts[: len(batch) + 1],
             lengths=self._lengths[: len(batch)],
             tables=tables,
+            reaches=None if self._reaches is None else self._reaches[:token],
         )
         return inputs, sampling_inputs(batch)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import numpy.typing as npt
 
 from graphopt.errors import GraphoptError
 
@@ -83,6 +86,8 @@ class RequestOutput:
             than the prompt if the request was aborted.
         metrics: times and counts.
         error: why it was aborted, if it failed.
+        embedding: f32[D], the prompt's vector, if it was to be embedded; then the only completion
+            is empty, and nothing of the request stands in deltas.
     """
 
     request_id: str
@@ -92,6 +97,7 @@ class RequestOutput:
     prompt_logprobs: tuple[TokenLogprobs | None, ...] | None
     metrics: RequestMetrics
     error: GraphoptError | None = None
+    embedding: npt.NDArray[np.float32] | None = field(default=None, compare=False)
 
     @property
     def text(self) -> str:
@@ -112,6 +118,21 @@ class RequestOutput:
     def finish_reason(self) -> FinishReason | None:
         """Why the first sample ended."""
         return self.completions[0].finish_reason
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class EmbeddingOutput:
+    """What a text became.
+
+    Attributes:
+        embedding: f32[D].
+        prompt_token_ids: the text, with the tokens that the tokenizer put around it.
+        metrics: times and counts.
+    """
+
+    embedding: npt.NDArray[np.float32]
+    prompt_token_ids: tuple[int, ...]
+    metrics: RequestMetrics
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,19 +33,23 @@ LEAST_LENGTH = 1e-12
 _ROWS = 64
 
 
+def wants_all_rows(embedding: Embedding) -> bool:
+    """Whether a vector is made of the rows of all tokens of its text, not of one."""
+    return embedding.pooling not in (FIRST, LAST)
+
+
 class Pool:
     """What came of a text's rows so far.
 
     Args:
-        pooling: one of ``graphopt.embedding.POOLINGS``.
-        size: H.
+        model: makes the vector of them.
     """
 
-    def __init__(self, pooling: str, size: int) -> None:
-        self._pooling = pooling
-        self._size = size
+    def __init__(self, model: Pooling) -> None:
+        self._model = model
+        self._pooling, self._size = model.embedding.pooling, model.embedding.size
         # Of a single column numpy makes a sum of pairs, in which the order is another.
-        self._total: F64 = np.zeros(max(2, size))
+        self._total: F64 = np.zeros(max(2, self._size))
         self._kept: F32 | None = None  # the row that is wanted, or the greatest of each entry
         self._count = 0
 
@@ -77,8 +81,15 @@ class Pool:
             summands[1:] *= first + np.arange(1.0, 1 + len(rows))[:, None]
         self._total = np.add.reduce(summands, axis=0)
 
-    def vector(self) -> F32:
-        """The pooled rows, f32[H]; zeros if there were none."""
+    def finish(self) -> F32:
+        """The text's vector, f32[D], now that all its rows were added.
+
+        It may hold what is no finite number, if a dense layer overflows.
+        """
+        return self._model.vector(self._pooled())
+
+    def _pooled(self) -> F32:
+        """The rows as one, f32[H]; zeros if there were none."""
         if self._pooling in (FIRST, LAST, "max"):
             return np.zeros(self._size, np.float32) if self._kept is None else self._kept
         count = max(1, self._count)
@@ -114,7 +125,7 @@ class Pooling:
         ArtifactError: a weight is missing, or has another shape.
 
     Usage: ``pooling = Pooling(plan.embedding); pool = pooling.begin(); pool.add(rows);
-    pooling.finish(pool)``.
+    pool.finish()``.
     """
 
     def __init__(self, embedding: Embedding, read: Read | None = None) -> None:
@@ -123,18 +134,15 @@ class Pooling:
 
     def begin(self) -> Pool:
         """For the rows of one more text."""
-        return Pool(self.embedding.pooling, self.embedding.size)
+        return Pool(self)
 
-    def finish(self, pool: Pool) -> F32:
-        """The vector of a text whose rows are all in ``pool``, f32[D].
-
-        It may hold what is no finite number, if a dense layer overflows.
-        """
-        vector = pool.vector()
+    def vector(self, pooled: F32) -> F32:
+        """What becomes of a text's rows as one, f32[H], through the model's layers: f32[D]."""
+        found = pooled
         with np.errstate(over="ignore", invalid="ignore"):
             for layer in self._layers:
-                vector = layer(vector)
-            return normalized(vector) if self.embedding.normalize else vector
+                found = layer(found)
+            return normalized(found) if self.embedding.normalize else found
 
 
 def normalized(vector: F32) -> F32:

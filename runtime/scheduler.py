@@ -13,6 +13,9 @@ it live:
   policy's order that decides, and the order of arrival is fixed, everyone becomes that one.
 
 Admission leaves one free block per running sequence, so that it does not cause the next preemption.
+A model that embeds never asks for another block, so it keeps none back. Where tokens see what comes
+after them a sequence gets all its tokens in one step or none. Nobody overtakes the one that does
+not fit what is left of a step: it is the first of the next step, which has room for a full context.
 Whoever waits for blocks that a running sequence is computing waits for one that comes before it in
 the policy's order, so that one's progress is its own.
 """
@@ -25,10 +28,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from graphopt.embedding import Embedding
 from graphopt.errors import CapacityError, GraphoptError, UsageError
 
 from .kv_cache import BlockPool, blocks_for
 from .policies import Fcfs, Policy
+from .pooling import wants_all_rows
 from .prefix_cache import PrefixCache, Scope
 from .sequence import Sequence, Status
 
@@ -80,7 +85,8 @@ class Scheduled:
         sequence: whose part it is.
         start: its first position.
         count: how many positions.
-        rows: how many of them, the last ones, want logits.
+        rows: how many of them, the last ones, want logits; or, for a vector that is made of the
+            first row alone, the first one.
         samples: whether the last of these yields a new token.
     """
 
@@ -107,16 +113,18 @@ Batch = tuple[Scheduled, ...]
 
 
 class _Step:
-    """A step while it is being filled."""
+    """A step while it is being filled, where ``whole`` with all tokens of a sequence or none."""
 
-    def __init__(self, limits: SchedulerLimits) -> None:
+    def __init__(self, limits: SchedulerLimits, *, whole: bool) -> None:
         self.tokens = limits.max_num_batched_tokens
         self.rows = limits.max_rows
         self.parts: list[Scheduled] = []
+        self._whole = whole
 
     def fit(self, sequence: Sequence) -> int:
         """Tokens of ``sequence`` that still fit."""
-        return sequence.fit_rows(min(sequence.pending, self.tokens), self.rows)
+        count = sequence.fit_rows(min(sequence.pending, self.tokens), self.rows)
+        return 0 if self._whole and count < sequence.pending else count
 
     def add(self, sequence: Sequence, count: int) -> None:
         """Give ``sequence`` ``count`` tokens of the budget."""
@@ -134,6 +142,10 @@ class Scheduler:
         pool: the KV blocks.
         policy: who comes first.
         cache: finds blocks; a new one if None.
+        embedding: how rows become vectors; None for a model that generates.
+
+    Raises:
+        UsageError: texts have to be computed in one step, and a full context does not fit one.
 
     Attributes:
         waiting: sequences that wait for a place, in order of arrival.
@@ -149,7 +161,12 @@ class Scheduler:
         pool: BlockPool,
         policy: Policy | None = None,
         cache: PrefixCache | None = None,
+        embedding: Embedding | None = None,
     ) -> None:
+        self._grows = embedding is None  # whether a sequence needs blocks after it is admitted
+        self._whole = embedding is not None and embedding.whole
+        if embedding is not None and embedding.whole:
+            _demand_whole_contexts(limits, wants_all_rows(embedding))
         self.limits = limits
         self.pool = pool
         self.policy: Policy = policy or Fcfs()
@@ -174,7 +191,8 @@ class Scheduler:
         if least > self.limits.max_model_len:
             raise CapacityError(
                 "the prompt does not fit the model's context",
-                got=f"{prompt_tokens} prompt tokens and {least - prompt_tokens} to generate",
+                got=f"{prompt_tokens} prompt tokens"
+                + (f" and {least - prompt_tokens} to generate" if wanted else ""),
                 expected=f"at most {self.limits.max_model_len} tokens (max_model_len)",
                 next="shorten the prompt, or raise max_model_len if the model allows it",
             )
@@ -211,7 +229,7 @@ class Scheduler:
         Args:
             now_ms: time of the engine's clock, for the policy.
         """
-        step = _Step(self.limits)
+        step = _Step(self.limits, whole=self._whole)
         ranked, arrivals = self._rank(now_ms)
         preempted: list[Sequence] = []
         paused = False
@@ -297,7 +315,7 @@ class Scheduler:
         """Start waiting sequences for as long as the budget, the places and the blocks last."""
         admitted: list[Sequence] = []
         for sequence, before in arrivals:
-            spare = self.pool.num_free - len(self.running)
+            spare = self.pool.num_free - (len(self.running) if self._grows else 0)
             if len(self.running) >= self.limits.max_num_seqs or step.tokens < 1 or spare < 1:
                 break
             if sequence.held:
@@ -363,6 +381,8 @@ class Scheduler:
                 raise GraphoptError("a sequence holds more blocks than it needs", got=sequence)
             if len(sequence.table) < blocks_for(sequence.computed, size):
                 raise GraphoptError("a sequence holds fewer blocks than it computed", got=sequence)
+            if self._whole and sequence.pending:
+                raise GraphoptError("a text was computed in part", got=sequence)
         self.cache.check(self.running)
         self._check_sharing()
 
@@ -391,3 +411,19 @@ class Scheduler:
 
 def _ticket(sequence: Sequence) -> int:
     return sequence.ticket
+
+
+def _demand_whole_contexts(limits: SchedulerLimits, wants_all_rows: bool) -> None:
+    """Demand that a sequence of any length that is allowed fits a step, with its rows.
+
+    Raises:
+        UsageError: it does not.
+    """
+    for name in ("max_num_batched_tokens", *(["max_rows"] if wants_all_rows else [])):
+        if getattr(limits, name) < limits.max_model_len:
+            raise UsageError(
+                "this model computes a text in one step, and a full context does not fit one",
+                got=f"{name} {getattr(limits, name)}",
+                expected=f"at least max_model_len, {limits.max_model_len}",
+                next=f"lower max_model_len, or raise {name}",
+            )

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .kv_cache import BlockTable
+from .pooling import FIRST, LAST
 from .sampling_params import SamplingParams
 
 if TYPE_CHECKING:
@@ -47,6 +48,8 @@ class Request:
         root: what the names of its blocks begin with; blocks are shared where it is the same.
         sequences: one per sample.
         started_ms: when the first of them was given blocks; None while all wait.
+        pooling: how the rows of the prompt become a vector, one of ``graphopt.embedding.POOLINGS``;
+            empty for a request that generates.
     """
 
     id: str
@@ -59,6 +62,7 @@ class Request:
     root: bytes = b""
     sequences: tuple[Sequence, ...] = field(default=())
     started_ms: float | None = None
+    pooling: str = ""
 
 
 class TokenCounts:
@@ -269,8 +273,10 @@ class Sequence:
         """Tokens to compute before the next token can be sampled.
 
         The last token of all does not need to be computed, only to be drawn, or scored, by those
-        before it (but at least one is, so that every request runs).
+        before it (but at least one is, so that every request runs). A vector needs them all.
         """
+        if self.request.pooling:
+            return self._num_tokens
         last = self.num_drawn >= self.max_output
         return max(1, self._num_tokens - 1) if last else self._num_tokens
 
@@ -285,8 +291,11 @@ class Sequence:
         return self.index == 0 and self.params.prompt_logprobs is not None
 
     def rows(self, count: int) -> int:
-        """Rows of logits that computing ``count`` more tokens needs."""
+        """Rows of the output that computing ``count`` more tokens needs."""
         stop = self.computed + count
+        if self.request.pooling:
+            one = {FIRST: self.computed == 0 < count, LAST: stop == self._num_tokens}
+            return int(one.get(self.request.pooling, count))
         sampled = int(self.max_output > 0 and stop == self._num_tokens)
         if not self.scores_prompt:
             return sampled
@@ -294,7 +303,7 @@ class Sequence:
         return max(0, min(stop, self.num_prompt - 1) - first) + sampled
 
     def fit_rows(self, count: int, rows: int) -> int:
-        """The most tokens, up to ``count``, that need no more than ``rows`` rows of logits."""
+        """The most tokens, up to ``count``, that need no more than ``rows`` rows."""
         if self.rows(count) <= rows:
             return count
         if self.rows(count - 1) <= rows:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from graphopt.embedding import Embedding
 from graphopt.plan import Plan
 
 
@@ -27,10 +28,15 @@ class PlanNumbers:
 
     @property
     def vocab_size(self) -> int:
-        """Columns of the logits."""
+        """Tokens that the model knows; columns of the logits, if it generates."""
         return self._plan.limits.vocab_size
 
     @property
     def max_rows(self) -> int:
-        """Most rows of logits in one step."""
+        """Most rows of the output in one step."""
         return self._plan.limits.max_rows
+
+    @property
+    def embedding(self) -> Embedding | None:
+        """How rows become vectors; None for a plan that generates."""
+        return self._plan.embedding

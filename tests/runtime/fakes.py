@@ -10,17 +10,20 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
+from graphopt.embedding import Embedding
 from graphopt.errors import MachineError
 from graphopt.ir.dtype import DType
 from graphopt.ir.shape import sym
 from graphopt.ir.types import LayerState, StateType
 from graphopt.plan import BufferSlot, Limits, Piece, Plan, Step
+from graphopt.runtime.dispatch import BatchShape
 from graphopt.runtime.engine import Engine, EngineConfig
-from graphopt.runtime.executor import Sampled, SamplingInputs, StepInputs
+from graphopt.runtime.executor import Sampled, SamplingInputs, StepInputs, embedded
 from graphopt.runtime.prefix_cache import Scope
 from graphopt.runtime.sampler import sample
 from graphopt.runtime.sampling_params import SamplingParams
@@ -54,6 +57,11 @@ def logits_of(context: np.ndarray, vocab: int) -> np.ndarray:
     return ((words >> np.uint64(40)).astype(np.float32) / np.float32(1 << 24)) * np.float32(8.0)
 
 
+def row_of(context: np.ndarray, position: int, size: int) -> np.ndarray:
+    """The row f32[size] of a token at ``position`` that sees ``context``."""
+    return logits_of(context, size + position)[position:] - np.float32(4.0)
+
+
 def model(tokens: Sequence[int], vocab: int) -> np.ndarray:
     """The logits that follow ``tokens``, without any engine."""
     ids = np.array(tokens, dtype=np.int64)
@@ -68,6 +76,7 @@ class HashExecutor:
         self.block_size = block_size
         self.bytes_per_block = 8 * block_size
         self.max_rows = max_rows
+        self.embedding: Embedding | None = None
         self.memory = np.zeros(0, dtype=np.uint64)
         self.steps = 0
         self.closed = False
@@ -116,6 +125,7 @@ class HashExecutor:
         return sample(logits, sampling)
 
     def _check(self, inputs: StepInputs, sampling: SamplingInputs) -> None:
+        assert inputs.reaches is None
         tokens, sequences = len(inputs.token_ids), len(inputs.lengths)
         assert tokens > 0
         assert len(inputs.positions) == len(inputs.slots) == tokens
@@ -147,6 +157,47 @@ class HashExecutor:
         self.memory = np.zeros(0, dtype=np.uint64)
 
 
+class HashRows(HashExecutor):
+    """The hash model as one that embeds; a row is a hash of what it sees.
+
+    Args:
+        embedding: how; where it is ``whole``, a row sees what ``reaches`` says.
+    """
+
+    def __init__(
+        self, embedding: Embedding, vocab_size: int = 13, block_size: int = 2, max_rows: int = 64
+    ) -> None:
+        super().__init__(vocab_size, block_size, max_rows)
+        self.embedding = embedding
+        self.shapes: list[BatchShape] = []
+
+    def _run(self, inputs: StepInputs, sampling: SamplingInputs) -> Sampled:
+        self.steps += 1
+        self.shapes.append(BatchShape.of(inputs))
+        embedding, reaches = self.embedding, inputs.reaches
+        assert embedding is not None
+        assert (reaches is not None) == embedding.whole
+        if reaches is not None:
+            assert reaches.dtype == np.int32
+            assert reaches.tolist() == np.repeat(inputs.lengths, np.diff(inputs.starts)).tolist()
+        self._check(replace(inputs, reaches=None), sampling)
+        self.memory[inputs.slots] = content(inputs.token_ids, inputs.positions)
+        if self.fail_next is not None:
+            error, self.fail_next = self.fail_next, None
+            self.memory[inputs.slots] = 0
+            raise error
+        vectors = np.empty((len(inputs.rows), embedding.size), dtype=np.float32)
+        for place, row in enumerate(inputs.rows):
+            owner = int(np.searchsorted(inputs.starts, row, side="right")) - 1
+            places = np.arange(inputs.positions[row] + 1 if reaches is None else reaches[row])
+            blocks = inputs.tables[owner, places // self.block_size].astype(np.int64)
+            slots = blocks * self.block_size + places % self.block_size
+            vectors[place] = row_of(self.memory[slots], int(inputs.positions[row]), embedding.size)
+            if inputs.token_ids[row] == self.poison_token:
+                vectors[place, -1] = np.nan
+        return embedded(vectors)
+
+
 class OverlappingHash(HashExecutor):
     """The hash model as on a device: a step is computed when its turn comes, after the host has
     gone on and changed its arrays."""
@@ -170,6 +221,22 @@ class OverlappingHash(HashExecutor):
         inputs.token_ids[fed] = self.drawn[sources[fed]]
         sampled = self._run(inputs, sampling)
         self.drawn = sampled.token_ids
+        return sampled
+
+
+class OverlappingRows(HashRows, OverlappingHash):
+    """The hash model that embeds, as on a device; its rows lie in one of two places, in turn."""
+
+    def __init__(self, embedding: Embedding, *sizes: int) -> None:
+        super().__init__(embedding, *sizes)
+        self.places = deque([np.zeros(0, np.float32)] * 2)
+
+    def finish(self) -> Sampled:
+        sampled = super().finish()
+        self.places[-1][:] = np.nan  # the rows of the last step but one
+        self.places.rotate(1)
+        assert sampled.vectors is not None
+        self.places[0] = sampled.vectors
         return sampled
 
 

@@ -1,8 +1,9 @@
-"""Slices of sampling inputs."""
+"""Slices of sampling inputs, and rows that embed."""
 
 import numpy as np
+import pytest
 
-from graphopt.runtime.executor import Masks, Penalties, Ragged, SamplingInputs
+from graphopt.runtime.executor import Masks, Penalties, Ragged, RowStatus, SamplingInputs, embedded
 
 
 def test_ragged_lists_are_cut_by_rows():
@@ -45,3 +46,20 @@ def test_masks_are_cut_to_those_that_rows_have():
     assert masks.slice(1, 2).words.shape == (0, 2)
     assert masks.rows.tolist() == [2, -1, 0, 1]
     assert SamplingInputs(4, masks=masks).slice(0, 1).masks.words.tolist() == [[4, 5]]
+
+
+def test_rows_that_embed_are_given_as_they_are():
+    vectors = np.array([[3e38, -3e38], [0.0, -1.0]], np.float32)
+    found = embedded(vectors)
+    assert found.vectors is vectors
+    assert found.status is None
+    assert found.token_ids.tolist() == [0, 0]
+    assert embedded(vectors[:0]).token_ids.shape == (0,)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_rows_that_are_not_finite_are_told(bad):
+    vectors = np.ones((3, 5), np.float32)
+    vectors[1, 3] = bad
+    ok, wrong = RowStatus.OK, RowStatus.NOT_FINITE
+    assert embedded(vectors).status.tolist() == [ok, wrong, ok]

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from graphopt.embedding import Embedding
 from graphopt.errors import GraphoptError
 from graphopt.runtime.dispatch import BatchShape
 from graphopt.runtime.executor import Sampled
@@ -11,7 +12,7 @@ from graphopt.runtime.sampling_params import SamplingParams
 from graphopt.runtime.scheduler import Scheduled, SchedulerLimits
 from graphopt.runtime.sequence import Request, Sequence
 
-from .fakes import HashExecutor, OverlappingHash, append
+from .fakes import HashExecutor, HashRows, OverlappingHash, append
 
 
 def part(tokens, computed, count, blocks, prompt=None, **params) -> Scheduled:
@@ -105,3 +106,47 @@ def test_the_shape_of_each_step_is_told():
     made.executor.run = lambda inputs, sampling: Sampled(np.zeros(1, dtype=np.int64))
     made.start((part([5, 6, 7, 8, 9, 10], 0, 6, [3, 1]), part([1, 2, 3, 4], 0, 3, [0])))
     assert shapes == [BatchShape(tokens=9, rows=1, sequences=2, blocks=2, longest_query=6)]
+
+
+def text(tokens, computed, count, blocks, pooling) -> Scheduled:
+    request = Request("r", np.array(tokens), None, SamplingParams(), 0, 0.0, pooling=pooling)
+    one = Sequence(request, 0, 0, 0)
+    one.computed = computed
+    one.table.extend(blocks)
+    return Scheduled.of(one, count)
+
+
+def test_texts_that_see_what_comes_are_told_how_far():
+    made = ModelRunner(
+        HashRows(Embedding(2, "mean", True, True), block_size=4), SchedulerLimits(4, 16, 16, 16), 16
+    )
+    batch = (
+        text([1, 2, 3, 4, 5], 0, 5, [7, 2], "mean"),
+        text([6], 0, 1, [1], "cls"),
+        text([8, 9], 0, 2, [0], "last"),
+    )
+    inputs, sampling = made.prepare(batch)
+    assert inputs.reaches.tolist() == [5, 5, 5, 5, 5, 1, 2, 2]
+    assert inputs.reaches.dtype == np.int32
+    assert inputs.rows.tolist() == [0, 1, 2, 3, 4, 5, 7]
+    assert sampling.num_rows == 7
+
+
+def test_others_are_not():
+    executor = HashRows(Embedding(2, "cls", True, False), block_size=4)
+    made = ModelRunner(executor, SchedulerLimits(4, 16, 16, 32), 32)
+    first = text([1, 2, 3, 4, 5], 0, 3, [7, 2], "cls")
+    behind = text([1, 2, 3, 4, 5], 2, 3, [7, 2], "cls")
+    inputs, _ = made.prepare((behind, first))
+    assert inputs.reaches is None
+    assert inputs.rows.tolist() == [3]
+
+
+def test_an_executor_that_gives_no_vectors_is_noticed():
+    made = ModelRunner(
+        HashRows(Embedding(2, "mean", True, True), block_size=4), SchedulerLimits(4, 16, 16, 16), 16
+    )
+    made.executor.run = lambda inputs, sampling: Sampled(np.zeros(2, dtype=np.int64))
+    flight = made.start((text([1, 2], 0, 2, [0], "mean"),))
+    with pytest.raises(GraphoptError, match="no rows to embed"):
+        made.land(flight)

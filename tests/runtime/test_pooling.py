@@ -35,7 +35,7 @@ def pooled(pooling, *chunks):
     pool = pooling.begin()
     for rows in chunks:
         pool.add(rows)
-    return pooling.finish(pool)
+    return pool.finish()
 
 
 @pytest.mark.parametrize("name", POOLINGS)
@@ -68,7 +68,7 @@ def test_rows_are_not_held_on_to(name):
     pool.add(rows)
     expected = pooled(pooling, rows.copy())
     rows[:] = np.nan
-    np.testing.assert_array_equal(pooling.finish(pool), expected)
+    np.testing.assert_array_equal(pool.finish(), expected)
 
 
 @pytest.mark.parametrize("name", ["cls", "last"])

@@ -129,3 +129,24 @@ def test_preempting_and_finishing_give_the_blocks_back():
     assert one.finish() == [6]
     assert one.status is Status.FINISHED
     assert "finished" in repr(one)
+
+
+def embedded(pooling: str, count: int = 5) -> Sequence:
+    request = Request("r", np.arange(count), None, SamplingParams(), 0, 0.0, pooling=pooling)
+    return Sequence(request, 0, 0, 0)
+
+
+def test_a_vector_needs_all_tokens_and_the_rows_of_its_pooling():
+    assert embedded("mean").pending == 5
+    assert [embedded("mean").rows(count) for count in (0, 1, 5)] == [0, 1, 5]
+    assert [embedded("cls").rows(count) for count in (0, 1, 5)] == [0, 1, 1]
+    assert [embedded("last").rows(count) for count in (0, 4, 5)] == [0, 0, 1]
+    later = embedded("cls")
+    later.launch(3, draws=False)
+    assert (later.pending, later.rows(2)) == (2, 0)
+
+
+def test_as_many_tokens_of_a_text_as_there_are_rows():
+    assert [embedded("mean").fit_rows(5, rows) for rows in (0, 1, 4, 5, 9)] == [0, 1, 4, 5, 5]
+    assert [embedded("cls").fit_rows(5, rows) for rows in (0, 1)] == [0, 5]
+    assert [embedded("last").fit_rows(5, rows) for rows in (0, 1)] == [4, 5]
