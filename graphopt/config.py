@@ -7,7 +7,12 @@ from dataclasses import dataclass, field, fields
 from graphopt.errors import UnsupportedError, UsageError
 from graphopt.target import GPU_ARCHS, Target
 
-QUANTIZE = ("int8", "int4")
+# What a model is compiled for: to say what comes next, or to turn a text into a vector.
+GENERATE, EMBED = "generate", "embed"
+TASKS = ("auto", GENERATE, EMBED)
+QUANTIZE = ("int8", "int4", "w8a8", "fp8", "fp8-tensor")
+# The first GPUs whose tensor cores multiply fp8.
+_FP8_ARCH = 89
 COMPUTE_DTYPES = ("bfloat16", "float16", "float32")
 
 
@@ -21,7 +26,9 @@ class CompileOptions:
         max_model_len: longest context in tokens; None for the model's own limit.
         block_size: KV slots in a block, a positive number.
         quantize: ``int8`` or ``int4`` to round weights to nearest, in groups with a scale each;
-            None to keep them.
+            ``w8a8`` to multiply rows of 8 bits with weights of 8 bits on a GPU too, which a CPU
+            does anyway; ``fp8`` for weights and rows of f8e4m3 with a scale for 128 by 128 of a
+            weight, ``fp8-tensor`` with one for all of it; None to keep them.
         isa: ``host`` for the best instruction set that this CPU has, or the target's; ``all`` to
             ship to other machines.
         allow_unproven: compile a model whose agreement with transformers could not be tested.
@@ -34,6 +41,7 @@ class CompileOptions:
             CPU always do.
         dependent_launch: make kernels that begin while the one before them ends, on GPUs from
             sm_90 on.
+        task: ``generate``, ``embed``, or ``auto`` for what the checkpoint is made for.
     """
 
     target: Target = field(default_factory=lambda: Target("cpu"))
@@ -49,6 +57,7 @@ class CompileOptions:
     pass_fuel: int | None = None
     deterministic: bool = False
     dependent_launch: bool = False
+    task: str = "auto"
 
     def factors(self) -> dict[str, str]:
         """Every field as text, by name."""
@@ -61,6 +70,8 @@ class CompileOptions:
             UsageError: a value is out of range.
             UnsupportedError: a value is sensible but not supported.
         """
+        if self.task not in TASKS:
+            raise UsageError("unknown task", got=self.task, expected=", ".join(TASKS))
         if self.dtype not in ("auto", *COMPUTE_DTYPES):
             raise UsageError(
                 "unknown dtype", got=self.dtype, expected=", ".join(("auto", *COMPUTE_DTYPES))
@@ -84,6 +95,8 @@ class CompileOptions:
             )
         if self.target.kind == "cuda":
             self._check_gpu()
+        if self.quantize is not None and self.quantize.startswith("fp8"):
+            self._check_fp8()
         if self.dependent_launch and not self._has_dependent_launch():
             raise UsageError(
                 "kernels begin while the one before them ends from sm_90 on",
@@ -91,8 +104,26 @@ class CompileOptions:
                 next="leave it out",
             )
 
+    def _check_fp8(self) -> None:
+        if self.target.kind != "cuda":
+            raise UnsupportedError(
+                "products in fp8 are computed on a GPU only",
+                got=f"{self.quantize} for {self.target}",
+                next="int8 has as many bits, and a CPU multiplies it",
+            )
+        if self._gpu() < _FP8_ARCH:
+            raise UnsupportedError(
+                f"sm_{self._gpu()} has no tensor cores for fp8, which begin with sm_{_FP8_ARCH}",
+                got=self.quantize,
+                next="w8a8 has as many bits, and they multiply it",
+            )
+
     def _has_dependent_launch(self) -> bool:
-        return self.target.kind == "cuda" and int(self.target.arch.removeprefix("sm_")) >= 90
+        return self.target.kind == "cuda" and self._gpu() >= 90
+
+    def _gpu(self) -> int:
+        """The number of a GPU's architecture, such as 90."""
+        return int(self.target.arch.removeprefix("sm_"))
 
     def _check_gpu(self) -> None:
         archs = ", ".join(GPU_ARCHS)

@@ -24,6 +24,9 @@ from .manager import place_of
 # A constant of at most this size may take more memory than what it is made from.
 SMALL_BYTES = 1 << 20
 
+# What rounding a weight gives, as names of weights end.
+_PARTS = {"quantize_weight": ("integers", "scales"), "fp8_weight": ("numbers", "scales")}
+
 
 @dataclass(frozen=True, slots=True)
 class Hoisted:
@@ -187,8 +190,8 @@ def _names(
     for value in wanted:
         base = joined([weight.name for weight in sources[value]])
         maker = graph.producers[value]
-        if maker.op == "quantize_weight":
-            part = ("integers", "scales")[maker.outputs.index(value)]
+        if maker.op in _PARTS:
+            part = _PARTS[maker.op][maker.outputs.index(value)]
             base = f"{base.removesuffix('.folded')}.{part}"
         name, number = base, 2
         while name in taken:

@@ -37,8 +37,8 @@ def decoder_pipeline(
 
     Args:
         scalars: values of weights without dimensions that are known when compiling, by name.
-        quantize: how to round weights, ``int8`` or ``int4``; None to keep them.
-        weight_only: whether rounding is for weights only, not for the rows that they meet.
+        quantize: how to round weights, as ``quantize_schemes`` names it; None to keep them.
+        weight_only: whether ``int8`` and ``int4`` round weights only, not the rows that they meet.
 
     Raises:
         UsageError: there is no such way to round weights.

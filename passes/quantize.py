@@ -1,4 +1,4 @@
-"""Give the weights of linear maps, embeddings and experts eight or four bits.
+"""Give the weights of linear maps, embeddings and experts eight or four bits, or fp8.
 
 before:  %e = embed(%ids, @table);  %y = linear(%x, @w, @b)
 after:   %q, %s = quantize_weight(@w);  %y = quantized_linear(%x, %q, %s, @b)
@@ -9,43 +9,41 @@ after:   %t = permute(@first);  %u = permute(@second)
          %q, %s = quantize_weight(%t);  %p, %r = quantize_weight(%u)
          %y = quantized_experts(%x, %ids, %shares, %q, %s, %p, %r)
 
+before:  %y = linear(%x, @w, @b)
+after:   %q, %s = fp8_weight(@w);  %y = fp8_linear(%x, %q, %s, @b)
+
 A weight is rounded once, when compiling, since all that makes it is constant; one that an embedding
 and a linear map share is rounded once for both. Numbers change: by what rounding the weights, and
 the rows that they meet, takes away. A CPU multiplies integers, so there the rows are rounded too; a
-GPU is bound by reading weights and keeps the rows.
+GPU is bound by reading weights and keeps the rows, unless ``w8a8`` or fp8 is asked for, with which
+its tensor cores are twice as fast.
 
 What stays as it is: norms and biases, which are small and reach every number; routers, where a
-rounding error sends a token to another expert; weights per head; experts where only weights are to
-be rounded. ``kept_notes`` says which they were, and why.
+rounding error sends a token to another expert; weights per head; experts on a GPU. ``kept_notes``
+says which they were, and why.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-from graphopt.errors import UsageError
 from graphopt.ir.builder import Rewriter
 from graphopt.ir.graph import Graph, Node, Value
 from graphopt.ir.ops import is_pointwise, is_view
-from graphopt.ir.ops_spec import bool_of
 from graphopt.ir.types import TensorType, nbytes
 from graphopt.ledger import Entry, Verdict, accept, refuse
 from graphopt.packing import PANEL
-from graphopt.quantization import quant_of
 
 from .constants import constant_values, constants_first
 from .hoist import why_not_folded
 from .manager import PassContext, PassResult, place_of
+from .quantize_schemes import Rounded, is_transposed, scheme_of
 
-# What a user may ask for, and the bits it means.
-BITS = {"int8": 8, "int4": 4}
 RULE = "quantize"
-# What reads a weight that may be rounded, and where among its operands.
-WEIGHTS = {"linear": (1,), "embed": (1,), "moe_experts": (3, 4)}
 ROUTING = frozenset({"moe_router", "topk", "argmax", "sort"})
 PER_HEAD = "weights of a batched product are kept as they are: no kernel reads them in few bits"
-EXPERTS = "weights of experts are kept as they are: no kernel reads them in few bits and whole rows"
+EXPERTS = "weights of experts are kept as they are: no kernel of a GPU reads them in few bits"
 _NAMED = 3  # weights that a note names
 _NUMBER = re.compile(r"(?<=\.)\d+(?=\.)")
 
@@ -54,8 +52,9 @@ class Quantize:
     """The pass.
 
     Args:
-        kind: ``int8`` or ``int4``.
-        weight_only: whether the rows that meet a weight are kept as they are.
+        kind: ``int8``, ``int4``, ``w8a8``, ``fp8`` or ``fp8-tensor``.
+        weight_only: whether the first two keep the rows that meet a weight as they are, as suits
+            a GPU.
 
     Raises:
         UsageError: there is no such kind.
@@ -66,68 +65,34 @@ class Quantize:
     ensures: frozenset[str] = frozenset()
 
     def __init__(self, kind: str, *, weight_only: bool = False) -> None:
-        if kind not in BITS:
-            raise UsageError("no such quantization", got=kind, expected=", ".join(BITS))
-        self.quant = quant_of(BITS[kind])
-        self.weight_only = weight_only
+        self.scheme = scheme_of(kind, weight_only=weight_only)
 
     def __call__(self, graph: Graph, context: PassContext) -> PassResult:
         """The graph with quantized weights."""
         ordered = constants_first(graph)
         constants = constant_values(ordered)
         chosen: set[Value] = set()
-        for weight, readers in _weights(ordered, constants):
+        readers_of = self.scheme.readers
+        for weight, readers in _weights(ordered, constants, readers_of):
             verdict = self._check(ordered, weight, readers, constants)
             if context.decide(self.name, f"{place_of(readers[0])} {weight}", verdict):
                 chosen.add(weight)
         if not chosen:
             return PassResult(graph, False)
         rewriter = Rewriter(ordered)
-        rounded: dict[tuple[Value, bool], tuple[Value, Value]] = {}
+        rounded: dict[tuple[Value, bool], Rounded] = {}
         for node in ordered.nodes:
-            weights = [node.inputs[place] for place in WEIGHTS.get(node.op, ())]
+            weights = [node.inputs[place] for place in readers_of.get(node.op, ())]
             if not weights or not chosen.issuperset(weights):
                 rewriter.copy(node)
                 continue
             for weight in weights:
-                key = weight, _is_transposed(node)
+                key = weight, is_transposed(node)
                 if key not in rounded:
-                    rounded[key] = self._rounded(rewriter, weight, node)
-            self._rewrite(rewriter, node, [rounded[one, _is_transposed(node)] for one in weights])
+                    rounded[key] = self.scheme.rounded(rewriter, weight, node)
+            found = [rounded[one, is_transposed(node)] for one in weights]
+            rewriter.replace(node.output, self.scheme.layer(rewriter, node, found))
         return PassResult(rewriter.finish(), True)
-
-    def _rounded(self, rewriter: Rewriter, weight: Value, node: Node) -> tuple[Value, Value]:
-        """Integers and scales of a weight, whose rows are what ``node`` gives."""
-        given = weight
-        if _is_transposed(node):
-            given = rewriter.one("permute", [weight], {"dims": (0, 2, 1)}, loc=node.loc)
-        made = rewriter.node("quantize_weight", [given], self._attrs(), loc=node.loc)
-        return made[0], made[1]
-
-    def _attrs(self) -> dict[str, int]:
-        return {"bits": self.quant.bits, "group": self.quant.group}
-
-    def _rewrite(
-        self, rewriter: Rewriter, node: Node, weights: Sequence[tuple[Value, Value]]
-    ) -> None:
-        first, weight = node.inputs[0], weights[0]
-        attrs = self._attrs()
-        if node.op == "linear":
-            given = {**attrs, "weight_only": self.weight_only}
-            operands = [first, *weight, *node.inputs[2:]]
-            now = rewriter.one("quantized_linear", operands, given, loc=node.loc)
-        elif node.op == "moe_experts":
-            kept = {name: attr for name, attr in node.attrs.items() if name != "transposed"}
-            operands = [*node.inputs[:3], *weight, *weights[1], *node.inputs[5:]]
-            now = rewriter.one("quantized_experts", operands, {**kept, **attrs}, loc=node.loc)
-        else:
-            type_ = node.output.type
-            dtype = {"dtype": type_.dtype} if isinstance(type_, TensorType) else {}
-            scale = {"scale": node.attrs["scale"]}
-            now = rewriter.one(
-                "quantized_embed", [first, *weight], {**attrs, **dtype, **scale}, loc=node.loc
-            )
-        rewriter.replace(node.output, now)
 
     def _check(
         self, graph: Graph, weight: Value, readers: Sequence[Node], constants: frozenset[Value]
@@ -153,9 +118,14 @@ class Quantize:
             return refuse("it is made in the step", weight)
         if any(node.op == "matmul" for node in readers):
             return refuse(PER_HEAD, weight)
-        if self.weight_only and any(node.op == "moe_experts" for node in readers):
+        if not self.scheme.experts and any(node.op == "moe_experts" for node in readers):
             return refuse(EXPERTS, weight)
-        odd = [node for node in readers if node.op not in WEIGHTS or _misplaced(node, weight)]
+        known = self.scheme.readers
+        odd = [
+            node
+            for node in readers
+            if node.op not in known or _misplaced(node, weight, known[node.op])
+        ]
         if odd or weight in graph.outputs:
             return refuse("something else reads it too, and it would be kept twice", weight, *odd)
         if all(node.inputs[0] in constants for node in readers):
@@ -166,15 +136,14 @@ class Quantize:
         if sizes is None:
             return refuse("it is no matrix", weight)
         matrices, rows, columns, before = *sizes, _bytes(weight)
-        panels = matrices * -(-rows // PANEL)
-        after = panels * self.quant.panel_bytes(columns)
-        if after >= panels * PANEL * (before // (matrices * rows)):
+        after = self.scheme.nbytes(matrices, rows, columns)
+        if after >= before // rows * -(-rows // PANEL) * PANEL:  # rows of padding in both
             return refuse("its rows are too short to become smaller", weight)
-        made = matrices * rows * (columns + 2 * self.quant.groups(columns))
+        made = self.scheme.made_bytes(matrices, rows, columns)
         if reason := why_not_folded(graph, [weight], readers, made_bytes=made):
             return refuse(f"it would be rounded in every step: {reason}", weight)
         return accept(
-            f"{self.quant.bits} bits in groups of {self.quant.group}",
+            self.scheme.words,
             saves_bytes=max(0, before - after),
         )
 
@@ -201,11 +170,6 @@ def _name(entry: Entry) -> str:
     return _NUMBER.sub("*", name)
 
 
-def _is_transposed(node: Node) -> bool:
-    """Whether a node has its weights as columns by rows."""
-    return node.op == "moe_experts" and bool_of(node.attrs, "transposed")
-
-
 def _sizes(weight: Value, readers: Sequence[Node]) -> tuple[int, int, int] | None:
     """How many matrices of known size a weight is, and their rows and columns."""
     match weight.type:
@@ -214,7 +178,7 @@ def _sizes(weight: Value, readers: Sequence[Node]) -> tuple[int, int, int] | Non
         case TensorType(shape=(int(matrices), int(rows), int(columns))) if (
             matrices and rows and columns
         ):
-            turned = {_is_transposed(node) for node in readers}
+            turned = {is_transposed(node) for node in readers}
             if len(turned) == 1:
                 return (matrices, columns, rows) if True in turned else (matrices, rows, columns)
     return None
@@ -226,11 +190,13 @@ def _bytes(weight: Value) -> int:
     return size if isinstance(size, int) else 0
 
 
-def _weights(graph: Graph, constants: frozenset[Value]) -> Iterator[tuple[Value, tuple[Node, ...]]]:
+def _weights(
+    graph: Graph, constants: frozenset[Value], known: Mapping[str, tuple[int, ...]]
+) -> Iterator[tuple[Value, tuple[Node, ...]]]:
     """The constants that stand where a weight does, in running order, and all that reads each."""
     seen: set[Value] = set()
     for node in graph.nodes:
-        places = WEIGHTS.get(node.op, (1,) if node.op == "matmul" else ())
+        places = known.get(node.op, (1,) if node.op == "matmul" else ())
         if node.output in constants:
             continue
         for value in (node.inputs[place] for place in places):
@@ -239,10 +205,10 @@ def _weights(graph: Graph, constants: frozenset[Value]) -> Iterator[tuple[Value,
                 yield value, graph.users[value]
 
 
-def _misplaced(node: Node, weight: Value) -> bool:
+def _misplaced(node: Node, weight: Value, known: tuple[int, ...]) -> bool:
     """Whether a node reads ``weight`` elsewhere than as its weight, or as two of them."""
     places = [place for place, value in enumerate(node.inputs) if value is weight]
-    return len(places) > 1 or places[0] not in WEIGHTS[node.op]
+    return len(places) > 1 or places[0] not in known
 
 
 def _chooses_experts(graph: Graph, node: Node) -> bool:

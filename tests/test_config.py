@@ -58,3 +58,13 @@ def test_every_field_is_a_factor() -> None:
         "disabled_passes": "a, b",
         "pass_fuel": "0",
     }
+
+
+@pytest.mark.parametrize("target", ["cpu", "cuda:sm_80", "cuda:sm_86"])
+@pytest.mark.parametrize("kind", ["fp8", "fp8-tensor"])
+def test_fp8_is_for_gpus_that_multiply_it(target: str, kind: str) -> None:
+    with pytest.raises(UnsupportedError, match="fp8") as caught:
+        CompileOptions(Target.parse(target), quantize=kind).check()
+    assert "8" in str(caught.value.next)
+    for arch in ("sm_89", "sm_90"):
+        CompileOptions(Target.parse(f"cuda:{arch}"), quantize=kind).check()

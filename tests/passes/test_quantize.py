@@ -16,7 +16,8 @@ from graphopt.ledger import Entry, Ledger
 from graphopt.passes.hoist import hoist
 from graphopt.passes.manager import PassContext
 from graphopt.passes.pipeline import decoder_pipeline
-from graphopt.passes.quantize import BITS, Quantize, kept_notes
+from graphopt.passes.quantize import Quantize, kept_notes
+from graphopt.passes.quantize_schemes import Integers
 from graphopt.stages import lower
 from graphopt.target import Target
 
@@ -24,7 +25,7 @@ from .models import traced
 from .numbers import operators, random_values, reasons, rewritten
 
 K = 192  # columns
-KINDS = sorted(BITS)
+KINDS = ["int4", "int8"]
 
 
 def matrix(b: GraphBuilder, name: str, rows: int = 48, columns: int = K) -> Value:
@@ -243,7 +244,7 @@ def test_rows_are_rounded_too_unless_only_weights_are_to_be() -> None:
         assert after.nodes[-1].attrs["weight_only"] is weight_only
     (*_, last) = decoder_pipeline(quantize="int8", weight_only=True)
     assert isinstance(last, Quantize)
-    assert last.weight_only
+    assert last.scheme == Integers(8, weight_only=True, experts=False)
 
 
 def test_one_asks_by_name() -> None:
