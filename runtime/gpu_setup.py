@@ -41,12 +41,15 @@ class GpuOptions:
         lazy_captures: whether sizes are captured when a step needs them, not at the start.
         watchdog_seconds: how long a step may take from when it is waited for, 0 for ever; None for
             the default.
+        unmarked_captures: whether captured decodes are left without marks that tell which piece of
+            one hangs.
     """
 
     memory_utilization: float | None = None
     capture_trace: str | Path | None = None
     lazy_captures: bool = False
     watchdog_seconds: float | None = None
+    unmarked_captures: bool = False
 
     @property
     def patience_s(self) -> float:
@@ -64,6 +67,7 @@ class GpuOptions:
             "capture_trace": self.capture_trace,
             "lazy_captures": self.lazy_captures or None,
             "watchdog_seconds": self.watchdog_seconds,
+            "unmarked_captures": self.unmarked_captures or None,
         }
         seconds = self.watchdog_seconds
         if seconds is not None and not 0.0 <= seconds < math.inf:
@@ -121,6 +125,7 @@ class GpuSetup:
             self.captured,
             lazy_captures=self.options.lazy_captures,
             watchdog_seconds=self.options.patience_s,
+            unmarked_captures=self.options.unmarked_captures,
             report=report,
         )
 

@@ -1,8 +1,12 @@
-"""The library's front: a compiled model that generates, streams, chats and scores.
+"""The library's front: a compiled model that generates, streams, chats and scores, or that embeds.
 
     with LLM("model.gopt") as llm:
         for output in llm.generate(["def main("], SamplingParams(max_tokens=32, temperature=0.0)):
             print(output.text)
+
+    with LLM("encoder.gopt") as llm:
+        for output in llm.embed(["def main(", "a function"]):
+            print(output.embedding)
 
 A prompt is text or token ids; a model without a tokenizer takes ids and gives ids. Several streams
 may be read in turn, and several threads may use an ``LLM``: one step runs at a time, and computes
@@ -13,7 +17,8 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
@@ -22,12 +27,14 @@ from graphopt.artifact import Artifact
 from graphopt.errors import RequestError, UsageError
 from graphopt.progress import ProgressFn, silent
 
-from .executor import Executor
+from .executor import F32, Executor
 from .loading import LoadOptions, Model, load_engine
-from .outputs import Delta, RequestOutput
+from .outputs import Delta, EmbeddingOutput, RequestOutput
+from .pooling import check_dimensions, shortened
 from .preflight import MemoryNeed
 from .prompts import Prompt, as_prompts
 from .sampling_params import SamplingParams
+from .task import demand_embeds, demand_generates
 from .tokenizer import Tokenizer
 
 Message = Mapping[str, Any]
@@ -67,6 +74,8 @@ class LLM:
             start.
         watchdog_seconds: how long a step on a GPU may take before it is an error that names where
             it hangs; 300 if None, 0 for ever.
+        unmarked_captures: leave out of decodes captured on a GPU the marks that tell which piece of
+            one hangs.
         progress: told how far loading is.
 
     Raises:
@@ -98,6 +107,7 @@ class LLM:
         deterministic: bool = False,
         lazy_captures: bool = False,
         watchdog_seconds: float | None = None,
+        unmarked_captures: bool = False,
         progress: ProgressFn | None = None,
     ) -> None:
         options = LoadOptions(
@@ -117,9 +127,11 @@ class LLM:
             deterministic=deterministic,
             lazy_captures=lazy_captures,
             watchdog_seconds=watchdog_seconds,
+            unmarked_captures=unmarked_captures,
         )
         self._loaded = load_engine(artifact, options, executor=executor, progress=progress)
         self.engine = self._loaded.engine
+        self.embedding = self._loaded.plan.embedding
         self.memory: MemoryNeed = self._loaded.memory
         self.tokenizer: Tokenizer | None = self._loaded.words.tokenizer
         self.max_model_len = self.engine.scheduler.context_limit
@@ -182,32 +194,97 @@ class LLM:
             One output per prompt, in their order.
 
         Raises:
-            RequestError: a prompt or its parameters are not valid; nothing was run.
+            RequestError: a prompt or its parameters are not valid, or the model embeds; nothing
+                was run.
             CapacityError: a prompt can never fit; nothing was run.
             GraphoptError: a step failed.
         """
+        demand_generates(self.embedding)
         batch = as_prompts(prompts)
         each = self._each_params(params, len(batch))
         urgency = _each_priority(priority, len(batch))
-        pending: list[str] = []
+        adds = [
+            partial(self._add, prompt, one, urgent)
+            for prompt, one, urgent in zip(batch, each, urgency, strict=True)
+        ]
+        return self._run(adds, "generating", progress)
+
+    def embed(
+        self,
+        prompts: Prompt | Sequence[Prompt],
+        *,
+        dimensions: int | None = None,
+        priority: int | Sequence[int] = 0,
+        progress: ProgressFn | None = None,
+    ) -> list[EmbeddingOutput]:
+        """Turn texts into vectors, in batches.
+
+        Args:
+            prompts: text or token ids, or a list of either. Text gets the tokens that the
+                checkpoint's tokenizer puts around it.
+            dimensions: keep only so many entries of each vector, the first ones, and make its
+                length 1 again if the model's is; None for all.
+            priority: as in ``generate``.
+            progress: told how many texts are done.
+
+        Returns:
+            One output per text, in their order.
+
+        Raises:
+            RequestError: a text or ``dimensions`` is not valid, or the model generates; nothing was
+                run.
+            CapacityError: a text can never fit; nothing was run.
+            GraphoptError: a step failed.
+        """
+        model = demand_embeds(self.embedding)
+        check_dimensions(dimensions, model.dimensions)
+        batch = as_prompts(prompts)
+        urgency = _each_priority(priority, len(batch))
+        adds = [
+            partial(self._add, prompt, None, urgent)
+            for prompt, urgent in zip(batch, urgency, strict=True)
+        ]
+        return [
+            EmbeddingOutput(
+                shortened(_vector(output), dimensions, normalize=model.normalize),
+                output.prompt_token_ids,
+                output.metrics,
+            )
+            for output in self._run(adds, "embedding", progress)
+        ]
+
+    def _run(
+        self, adds: Iterable[Callable[[], str]], doing: str, progress: ProgressFn | None
+    ) -> list[RequestOutput]:
+        """Make requests and wait for all of them.
+
+        Args:
+            adds: each makes one and gives its name.
+            doing: what ``progress`` is told.
+            progress: told how many are done.
+
+        Raises:
+            GraphoptError: one of them was refused or failed; the others are dropped.
+        """
+        pending: dict[str, None] = {}
         report = progress or silent
         try:
-            for prompt, one, urgent in zip(batch, each, urgency, strict=True):
-                pending.append(self._add(prompt, one, urgent))
+            for add in adds:
+                pending[add()] = None
             names = tuple(pending)
             found: dict[str, RequestOutput] = {}
             while pending:
-                report("generating", len(found), len(names))
+                report(doing, len(found), len(names))
                 if self._closed:
-                    raise UsageError("the model was closed while it generated")
+                    raise UsageError(f"the model was closed while {doing}")
                 self._step()
                 for name in [name for name in pending if name in self._outputs]:
-                    pending.remove(name)
+                    del pending[name]
                     found[name] = self._outputs.pop(name)
                     error = found[name].error
                     if error is not None:
                         raise error
-            report("generating", len(found), len(names))
+            report(doing, len(found), len(names))
             return [found[name] for name in names]
         finally:
             for name in pending:
@@ -234,6 +311,7 @@ class LLM:
             CapacityError: the prompt can never fit.
             GraphoptError: a step failed.
         """
+        demand_generates(self.embedding)
         (one,) = self._each_params(params, 1)
         inbox: deque[Delta] = deque()
         name = self._add(prompt, one, priority, inbox)
@@ -279,6 +357,7 @@ class LLM:
             RequestError: there is no chat template, or it refuses the messages.
             GraphoptError: as ``generate``.
         """
+        demand_generates(self.embedding)
         if isinstance(messages, str | bytes | Mapping) or not isinstance(messages, Sequence):
             raise RequestError(
                 "this is no conversation",
@@ -328,11 +407,14 @@ class LLM:
     def _add(
         self,
         prompt: Prompt,
-        params: SamplingParams,
+        params: SamplingParams | None,
         priority: int,
         inbox: deque[Delta] | None = None,
     ) -> str:
-        """Make a request whose deltas go to ``inbox``, if there is one; returns its name."""
+        """Make a request whose deltas go to ``inbox``, if there is one; returns its name.
+
+        Without ``params`` it is one for a vector.
+        """
         if self._closed:
             raise UsageError("the model was closed", next="open it again")
         text: str | None = None
@@ -349,7 +431,10 @@ class LLM:
             )
         with self._lock:
             name = f"{self._number}"
-            self.engine.add_request(name, ids, params, prompt=text, priority=priority)
+            if params is None:
+                self.engine.add_embedding(name, ids, prompt=text, priority=priority)
+            else:
+                self.engine.add_request(name, ids, params, prompt=text, priority=priority)
             self._number += 1
             if inbox is not None:
                 self._inboxes[name] = inbox
@@ -393,6 +478,17 @@ class LLM:
                     inbox.append(delta)
             for output in step.finished:
                 self._outputs[output.request_id] = output
+
+
+def _vector(output: RequestOutput) -> F32:
+    """The vector of a text.
+
+    Raises:
+        UsageError: somebody else ended its request, so it has none.
+    """
+    if output.embedding is None:
+        raise UsageError("a text was dropped before it became a vector", where=output.request_id)
+    return output.embedding
 
 
 def _each_priority(priority: int | Sequence[int], count: int) -> list[int]:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from graphopt.artifact import Artifact, read_artifact
+from graphopt.embedding import Embedding
 from graphopt.errors import ArtifactError, UsageError
 from graphopt.plan import CPP, Plan
 from graphopt.progress import ProgressFn, silent
@@ -21,10 +22,12 @@ from .capture_trace import TraceRecorder
 from .determinism import demand_deterministic
 from .engine import Engine, EngineConfig
 from .executor import Executor
+from .executors.slots import as_f32
 from .gpu_setup import GpuOptions, GpuSetup, is_for_gpu, open_gpu
 from .grammar import Vocabulary
 from .matcher import Matchers
 from .policies import make_policy
+from .pooling import Pooling, wants_all_rows
 from .prefix_cache import Scope, reason_without
 from .preflight import MemoryNeed, preflight
 from .scheduler import SchedulerLimits
@@ -32,7 +35,8 @@ from .tokenizer import Tokenizer
 from .words import Words
 
 # Without a measurement of the machine: enough sequences to amortise reading the weights, and
-# chunks long enough for matrix products to be bound by arithmetic. A GPU takes more of both.
+# chunks long enough for matrix products to be bound by arithmetic. A GPU takes more of both. What
+# becomes a vector is often a line: of texts a step takes as many as on a GPU.
 DEFAULT_MAX_NUM_SEQS = 64
 DEFAULT_MAX_NUM_BATCHED_TOKENS = 1024
 GPU_MAX_NUM_SEQS = 256
@@ -82,6 +86,18 @@ class LoadOptions:
     deterministic: bool = False
     lazy_captures: bool = False
     watchdog_seconds: float | None = None
+    unmarked_captures: bool = False
+
+    @property
+    def on_gpu(self) -> GpuOptions:
+        """What is asked of a GPU."""
+        return GpuOptions(
+            self.gpu_memory_utilization,
+            self.capture_trace,
+            self.lazy_captures,
+            self.watchdog_seconds,
+            self.unmarked_captures,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,12 +159,7 @@ def load_engine(
     limits = engine_limits(
         model.plan, options.max_num_seqs, options.max_num_batched_tokens, options.max_model_len
     )
-    on_gpu = GpuOptions(
-        options.gpu_memory_utilization,
-        options.capture_trace,
-        options.lazy_captures,
-        options.watchdog_seconds,
-    )
+    on_gpu = options.on_gpu
     on_gpu.demand_gpu(model.plan)
     if options.deterministic:
         demand_deterministic(model.plan)
@@ -172,6 +183,7 @@ def load_engine(
             policy=policy,
             observe=recorder.record if recorder else None,
             matchers=_matchers(words.tokenizer, model.plan.limits.vocab_size),
+            pooling=_pooling_of(model),
         )
         undone.pop_all()
     return Loaded(model.plan, limits, engine, words, memory, recorder)
@@ -184,6 +196,9 @@ def engine_limits(
     model_len: int | None = None,
 ) -> SchedulerLimits:
     """What a step may hold: what is asked for, or as much as suits the plan.
+
+    Where a text is computed in one step, a full context fits one: unless something else is asked
+    for, a step is made larger for it, and the context no longer than a step can be.
 
     Raises:
         UsageError: the plan cannot hold what is asked for.
@@ -205,11 +220,54 @@ def engine_limits(
     usual_seqs, usual_tokens = DEFAULT_MAX_NUM_SEQS, DEFAULT_MAX_NUM_BATCHED_TOKENS
     if is_for_gpu(plan):
         usual_seqs, usual_tokens = GPU_MAX_NUM_SEQS, GPU_MAX_NUM_BATCHED_TOKENS
+    if plan.embedding is not None:
+        usual_seqs = GPU_MAX_NUM_SEQS
+    longest = most.max_model_len if model_len is None else model_len
+    if plan.embedding is not None and plan.embedding.whole:
+        longest = _longest_text(plan, plan.embedding, model_len, num_tokens)
+        usual_tokens = max(usual_tokens, longest)
     if num_tokens is None:
         num_tokens = max(usual_tokens, num_seqs or 0)
     if num_seqs is None:
         num_seqs = max(1, min(usual_seqs, most.max_rows, num_tokens))
-    return SchedulerLimits(num_seqs, num_tokens, most.max_rows, model_len or most.max_model_len)
+    return SchedulerLimits(num_seqs, num_tokens, most.max_rows, longest)
+
+
+def _longest_text(
+    plan: Plan, embedding: Embedding, model_len: int | None, num_tokens: int | None
+) -> int:
+    """The longest text that a step can hold, or what is asked for.
+
+    Raises:
+        UsageError: no step can hold what is asked for.
+    """
+    most = plan.limits
+    rows = most.max_rows if wants_all_rows(embedding) else most.max_model_len
+    if model_len is None:
+        return min(most.max_model_len, rows, num_tokens or most.max_model_len)
+    for what, size in (("max_num_batched_tokens", num_tokens), ("the artifact's max_rows", rows)):
+        if size is not None and model_len > size:
+            raise UsageError(
+                "this model computes a text in one step, and max_model_len does not fit one",
+                got=f"max_model_len {model_len}, {what} {size}",
+                next=f"lower max_model_len to {size}"
+                + (", or raise max_num_batched_tokens" if size == num_tokens else ""),
+            )
+    return model_len
+
+
+def _pooling_of(model: Model) -> Pooling | None:
+    """What makes vectors of rows, with the weights of its layers; None for a model that generates.
+
+    Raises:
+        ArtifactError: a weight is missing, or has another shape.
+    """
+    if model.plan.embedding is None or not isinstance(model, Artifact):
+        return None
+    weights = model.weights
+    return Pooling(
+        model.plan.embedding, lambda name: as_f32(weights.view(name), weights.dtype(name))
+    )
 
 
 def _matchers(tokenizer: Tokenizer | None, vocab_size: int) -> Matchers | None:
@@ -221,7 +279,7 @@ def _matchers(tokenizer: Tokenizer | None, vocab_size: int) -> Matchers | None:
 
 def _prefix_scope(plan: Plan, options: LoadOptions, report: ProgressFn) -> Scope:
     """Who finds what was computed before; why nobody does is reported, if it is no choice."""
-    reason = reason_without(plan.state)
+    reason = reason_without(plan.state, plan.embedding)
     if reason is not None:
         report(f"prefix cache: off, for {reason}", 0, 0)
         return Scope.NONE

@@ -156,6 +156,7 @@ ENGINE_OPTIONS = (
     "record_trace",
     "lazy_captures",
     "watchdog_seconds",
+    "unmarked_captures",
     "generation_config",
     "deterministic",
 )
@@ -227,6 +228,13 @@ engine_options = _all(
         type=click.FloatRange(min=0.0),
         help="How long a step on a GPU may take before it is an error that names where it hangs; "
         "0 waits for ever. Default: 300.",
+    ),
+    click.option(
+        "--unmarked-captures",
+        is_flag=True,
+        default=None,
+        help="Leave out of captured decodes the marks that tell which piece of one hangs; the "
+        "watchdog then names the decode.",
     ),
     click.option(
         "--generation-config",

@@ -138,7 +138,7 @@ def test_engine_and_compile_options_reach_the_api(run: Run, fake: FakeAPI) -> No
     words = shlex.split(
         "--max-num-seqs 3 --max-num-batched-tokens 2K --kv-cache-memory 512MiB "
         "--gpu-memory-utilization 0.5 --capture-trace seen --record-trace new "
-        "--lazy-captures --watchdog-seconds 20 "
+        "--lazy-captures --watchdog-seconds 20 --unmarked-captures "
         "--generation-config other --target cpu:avx2 --dtype float32 --max-model-len 1k "
         "--block-size 8 --quantize int8 --allow-unproven"
     )
@@ -168,6 +168,7 @@ def test_engine_and_compile_options_reach_the_api(run: Run, fake: FakeAPI) -> No
                 "record_trace": "new",
                 "lazy_captures": True,
                 "watchdog_seconds": 20.0,
+                "unmarked_captures": True,
                 "generation_config": "other",
                 "max_model_len": 1000,
             },

@@ -91,6 +91,9 @@ def test_options_for_a_gpu_are_refused_on_a_cpu():
     assert caught.value.got == "gpu_memory_utilization, capture_trace"
     with pytest.raises(UsageError, match="runs on a CPU"):
         GpuOptions(lazy_captures=True, watchdog_seconds=9.0).demand_gpu(small_plan())
+    with pytest.raises(UsageError, match="runs on a CPU") as caught:
+        GpuOptions(unmarked_captures=True).demand_gpu(small_plan())
+    assert caught.value.got == "unmarked_captures"
 
 
 def test_the_watchdog_is_generous_and_has_a_time():
@@ -103,9 +106,9 @@ def test_the_watchdog_is_generous_and_has_a_time():
 
 
 @pytest.mark.interpreted
-@pytest.mark.parametrize("lazy", [False, True])
+@pytest.mark.parametrize(("lazy", "unmarked"), [(False, False), (False, True), (True, False)])
 def test_captures_are_made_at_the_start_or_when_they_are_needed(
-    lazy: bool, monkeypatch: pytest.MonkeyPatch
+    lazy: bool, unmarked: bool, monkeypatch: pytest.MonkeyPatch
 ):
     from tests.runtime.executors.interpreted_artifact import tiny
     from tests.runtime.executors.interpreted_device import InterpretedDevice
@@ -118,6 +121,7 @@ def test_captures_are_made_at_the_start_or_when_they_are_needed(
         max_num_batched_tokens=12,
         max_model_len=48,
         lazy_captures=lazy,
+        unmarked_captures=unmarked,
         progress=lambda stage, done, total: told.append((stage, done, total)),
     ) as llm:
         stages = [(done, total) for stage, done, total in told if stage == "capturing"]
@@ -126,6 +130,7 @@ def test_captures_are_made_at_the_start_or_when_they_are_needed(
         assert stages == ([] if lazy else [(number, count) for number in range(count + 1)])
         assert device.captures == (0 if lazy else count)  # this model has one piece to capture
         assert device.patience_s == 300.0
+        assert bool(device.captured_marks) is not (lazy or unmarked)
     assert is_for_gpu(gpu_plan())
     assert not is_for_gpu(replace(gpu_plan(), target="cpu:avx2"))
 
