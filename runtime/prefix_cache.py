@@ -22,6 +22,7 @@ from collections.abc import Iterable
 
 from blake3 import blake3
 
+from graphopt.embedding import Embedding
 from graphopt.errors import GraphoptError
 from graphopt.ir.types import StateType
 
@@ -40,11 +41,13 @@ class Scope(enum.Enum):
     NONE = "none"  # nobody
 
 
-def reason_without(state: StateType) -> str | None:
-    """Why blocks do not hold all that a model remembers of their tokens; None if they do.
+def reason_without(state: StateType, embedding: Embedding | None = None) -> str | None:
+    """Why blocks do not hold all that is wanted of their tokens; None if they do.
 
     The layers that see a window of the context only keep all of it in blocks, as others do.
     """
+    if embedding is not None:
+        return "a vector is made of the rows of its text, and they do not lie in KV blocks"
     if state.kind in ("kv", "latent"):
         return None
     return f"a {state.kind} state is one per sequence and does not lie in KV blocks"

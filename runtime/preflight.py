@@ -181,10 +181,22 @@ def memory_need(
     wanted = default if kv_cache_memory is None else kv_cache_memory
     per_block = max(1, plan.bytes_per_block)
     per_sequence = blocks_for(limits.max_model_len, plan.block_size)
-    num_blocks = min(wanted // per_block, limits.max_num_seqs * per_sequence)
+    most = limits.max_num_seqs * per_sequence
+    if plan.embedding is not None:
+        most = min(most, _blocks_of_texts(plan, limits))
+    num_blocks = min(wanted // per_block, most)
     return MemoryNeed(
         weights_bytes, step, num_blocks * per_block, room, num_blocks, plan.block_size, limits
     )
+
+
+def _blocks_of_texts(plan: Plan, limits: SchedulerLimits) -> int:
+    """The most blocks that texts hold which become vectors: those of two steps on their way.
+
+    A text leaves with its last token, so that only one of a step goes on, if any does.
+    """
+    step = blocks_for(limits.max_num_batched_tokens, plan.block_size) + limits.max_num_seqs
+    return 2 * (step + blocks_for(limits.max_model_len, plan.block_size))
 
 
 def host_step_bytes(plan: Plan) -> StepBytesOf:

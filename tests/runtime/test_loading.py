@@ -6,12 +6,14 @@ from dataclasses import asdict, replace
 
 import pytest
 
+from graphopt.embedding import Embedding
 from graphopt.errors import ArtifactError, MachineError, RequestError, UsageError
 from graphopt.runtime.loading import LoadOptions, engine_limits, load_engine
 from graphopt.runtime.prefix_cache import Scope
 from graphopt.runtime.sampling_params import SamplingParams
+from graphopt.runtime.scheduler import SchedulerLimits
 
-from .fakes import FakeModel, HashExecutor, greedy, run_all, small_plan
+from .fakes import FakeModel, HashExecutor, HashRows, greedy, run_all, small_plan
 from .tokenizers_zoo import save_tokenizer
 
 
@@ -21,6 +23,60 @@ def test_a_step_on_a_gpu_holds_more():
     assert engine_limits(gpu).max_num_batched_tokens == 2048
     assert engine_limits(small_plan(max_rows=1024)).max_num_seqs == 64
     assert engine_limits(gpu, num_tokens=100).max_num_seqs == 100
+
+
+def embedding_plan(pooling="mean", *, whole=True, length=512, rows=4096, target="cpu"):
+    embedding = Embedding(8, pooling, True, whole)
+    plan = small_plan(max_rows=rows, max_model_len=length)
+    return replace(plan, embedding=embedding, target=target)
+
+
+@pytest.mark.parametrize("target", ["cpu", "cuda:sm_90"])
+def test_a_full_context_fits_a_step_of_whole_texts(target):
+    usual = 1024 if target == "cpu" else 2048
+    for length, rows, pooling, expected in (
+        (512, 4096, "mean", (256, usual, 512)),
+        (8192, 16384, "mean", (256, 8192, 8192)),
+        (8192, 4096, "mean", (256, 4096, 4096)),
+        (8192, 4096, "cls", (256, 8192, 8192)),
+        (512, 16, "cls", (16, usual, 512)),
+    ):
+        plan = embedding_plan(pooling, length=length, rows=rows, target=target)
+        found = engine_limits(plan)
+        assert found == SchedulerLimits(*expected[:2], rows, expected[2])
+    chunked = engine_limits(embedding_plan(whole=False, length=8192, rows=64, target=target))
+    assert (chunked.max_num_batched_tokens, chunked.max_model_len) == (usual, 8192)
+
+
+def test_what_is_asked_for_of_whole_texts_is_given_or_refused():
+    plan = embedding_plan(length=8192, rows=4096)
+    assert engine_limits(plan, num_tokens=300).max_model_len == 300
+    assert engine_limits(plan, num_tokens=300).max_num_seqs == 256
+    assert engine_limits(plan, model_len=2000).max_num_batched_tokens == 2000
+    assert engine_limits(plan, model_len=100).max_num_batched_tokens == 1024
+    assert engine_limits(plan, num_tokens=300, model_len=300).max_model_len == 300
+    with pytest.raises(UsageError, match="in one step") as caught:
+        engine_limits(plan, num_tokens=300, model_len=301)
+    assert "max_num_batched_tokens 300" in caught.value.got
+    with pytest.raises(UsageError, match="in one step") as caught:
+        engine_limits(plan, model_len=4097)
+    assert caught.value.next == "lower max_model_len to 4096"
+
+
+def test_what_embeds_is_loaded_without_a_prefix_cache():
+    told = []
+    plan = embedding_plan(length=64)
+    loaded = load_engine(
+        FakeModel(plan),
+        LoadOptions(),
+        executor=HashRows(plan.embedding, max_rows=4096),
+        progress=lambda what, done, total: told.append(what),
+    )
+    assert any(one.startswith("prefix cache: off, for a vector") for one in told)
+    assert loaded.engine._cache.scope is Scope.NONE
+    loaded.engine.add_embedding("one", [1, 2])
+    assert run_all(loaded.engine)["one"].embedding.shape == (8,)
+    loaded.close()
 
 
 def test_what_is_loaded_generates_and_is_closed():

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from graphopt.embedding import Embedding
 from graphopt.errors import DisagreementError, GraphoptError, MachineError
 from graphopt.ir.dtype import DType
 from graphopt.ir.types import LayerState, StateType
@@ -104,6 +105,8 @@ def test_states_that_do_not_lie_in_blocks_are_told_apart():
     assert reason_without(StateType("kv", layers)) is None
     assert reason_without(StateType("latent", layers)) is None
     assert "recurrent state" in reason_without(StateType("recurrent", layers))
+    embedding = Embedding(4, "last", True, False)
+    assert "a vector" in reason_without(StateType("kv", layers), embedding)
 
 
 @BOTH

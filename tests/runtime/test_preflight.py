@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from graphopt.embedding import Embedding
 from graphopt.errors import MachineError
 from graphopt.ir.dtype import DType
 from graphopt.runtime import preflight as module
@@ -168,3 +169,14 @@ def test_the_control_group_counts_if_it_is_smaller(tmp_path, monkeypatch):
     assert free_memory_bytes() == 0
     (tmp_path / "memory.max").write_text("max\n")
     assert free_memory_bytes() > 4_000_000
+
+
+def test_texts_leave_with_their_last_token_so_few_blocks_are_enough():
+    limits = SchedulerLimits(8, 20, 20, 16)
+    plan = replace(small_plan(), embedding=Embedding(8, "mean", True, True))
+    generating = preflight(small_plan(), 0, limits, room=host_room(64 * GIB))
+    embedding = preflight(plan, 0, limits, room=host_room(64 * GIB))
+    assert generating.num_blocks == 8 * 8
+    assert embedding.num_blocks == 2 * (10 + 8 + 8)
+    tight = preflight(plan, 0, limits, kv_cache_memory=160, room=host_room(64 * GIB))
+    assert tight.num_blocks == 160 // plan.bytes_per_block
