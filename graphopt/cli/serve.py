@@ -97,6 +97,15 @@ def _size(count: int) -> str:
     help="How long running requests may go on after SIGTERM or ctrl-C; a second one stops at once.",
 )
 @click.option(
+    "--silence-seconds",
+    "silence_s",
+    metavar="SECONDS",
+    type=click.FloatRange(min=0, min_open=True),
+    default=DEFAULTS.silence_s,
+    show_default=True,
+    help="How long an engine that has work may say nothing: then it is stuck, and started again.",
+)
+@click.option(
     "--scheduling-policy",
     type=click.Choice(("fcfs", "priority")),
     help="Who runs next: whoever came first, or whoever's priority is smallest. Default: fcfs.",

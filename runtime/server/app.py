@@ -16,6 +16,7 @@ from ..words import Words
 from .admission import Gate
 from .auth import OPEN_PATHS, Auth
 from .client import Client
+from .head import Head
 from .http_errors import install
 from .local_names import LocalNames
 from .observer import Observer
@@ -63,6 +64,7 @@ def create_app(
     for module in ROUTERS:
         app.include_router(module.router(service))
     install(app)
+    app.add_middleware(Head)
     app.add_middleware(Gate, admission=service.admission)
     if settings.is_loopback and settings.uds is None and not settings.api_keys:
         app.add_middleware(LocalNames)

@@ -92,7 +92,12 @@ class _Server:
         client = EngineClient(telemetry.observer)
         options = dict(settings.engine_options)
         self._supervisor = Supervisor(
-            client, settings.artifact, options, seal=seal, on_opened=self._say_ready
+            client,
+            settings.artifact,
+            options,
+            seal=seal,
+            on_opened=self._say_ready,
+            silence_s=settings.silence_s,
         )
         app = create_app(settings, client, words, telemetry.observer, embedding)
         has_chat = words.tokenizer is not None and words.tokenizer.has_chat_template

@@ -13,6 +13,8 @@ from graphopt.errors import UsageError
 
 from .log_lines import FORMS, LEVELS, Form, Level
 
+SILENCE_S = 600.0  # no step takes as long, unless something is stuck
+
 
 def _limit(default: float, help: str) -> Any:
     """A field of ``Limits``: its default, and the sentence that says what it limits."""
@@ -82,6 +84,8 @@ class Settings:
         engine_options: arguments of ``LLM`` for the engine process, plain data.
         tool_call_parser: how the model writes tool calls; None finds out from the chat template.
         drain_s: how long requests may go on after SIGTERM, in seconds.
+        silence_s: how long an engine that has work may say nothing before it is ended and another
+            one is started, in seconds.
         share_prefixes: whether the prefix cache is shared by all API keys.
         metrics: whether there is a route ``/metrics``.
         page: whether there is a page at ``/``.
@@ -106,6 +110,7 @@ class Settings:
     engine_options: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
     tool_call_parser: str | None = None
     drain_s: float = 30.0
+    silence_s: float = SILENCE_S
     share_prefixes: bool = False
     metrics: bool = True
     page: bool = True
@@ -126,6 +131,8 @@ class Settings:
                 )
         if not self.drain_s >= 0:
             raise UsageError("drain_s must not be negative", got=self.drain_s)
+        if not self.silence_s > 0:
+            raise UsageError("silence_s must be positive", got=self.silence_s)
         if any(not name for name in self.served_names):
             raise UsageError("a served name is empty")
         for name, value, known in (

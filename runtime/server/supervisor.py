@@ -19,11 +19,11 @@ from graphopt.failures import typed
 
 from .child import Child
 from .engine_client import EngineClient
+from .settings import SILENCE_S
 from .wire import Open, Opened
 
 DEATHS = 3
 WITHIN_S = 60.0
-SILENCE_S = 600.0  # no step takes as long, unless something is stuck
 TICK_S = 1.0
 
 log = logging.getLogger("graphopt.engine")

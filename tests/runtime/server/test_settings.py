@@ -36,6 +36,7 @@ def test_a_model_is_called_by_its_folder_or_as_it_is_told() -> None:
         {"api_keys": ("two words",)},
         {"api_keys": ("schlüssel",)},
         {"drain_s": -1.0},
+        {"silence_s": 0.0},
         {"drain_s": float("nan")},
         {"served_names": ("",)},
     ],
