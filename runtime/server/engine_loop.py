@@ -23,6 +23,7 @@ from ..sampling_params import SamplingParams
 from .wire import (
     Abort,
     Close,
+    Embed,
     Ended,
     Inbox,
     Part,
@@ -95,8 +96,8 @@ class EngineLoop:
 
     def _take(self, message: ToEngine) -> None:
         match message:
-            case Submit():
-                self._submit(message)
+            case Submit() | Embed():
+                self._add(message)
             case Abort(request_id):
                 output = self._engine.abort(request_id)
                 if output is not None:
@@ -106,17 +107,15 @@ class EngineLoop:
             case _:
                 raise RequestError("the model is loaded already", got=type(message).__name__)
 
-    def _submit(self, message: Submit) -> None:
+    def _add(self, message: Submit | Embed) -> None:
         """Hand a request to the engine; whatever is wrong with it ends it alone."""
+        name, ids, priority = message.id, message.prompt_ids, message.priority
         try:
-            params = _params(message.params)
-            self._engine.add_request(
-                message.id,
-                message.prompt_ids,
-                params,
-                priority=message.priority,
-                cache_salt=message.cache_salt,
-            )
+            if isinstance(message, Embed):
+                self._engine.add_embedding(name, ids, priority=priority)
+            else:
+                params, salt = _params(message.params), message.cache_salt
+                self._engine.add_request(name, ids, params, priority=priority, cache_salt=salt)
         except Exception as error:  # noqa: BLE001 (the others must not suffer)
             cause = typed(error)
             if cause is not error:
@@ -173,4 +172,11 @@ def _params(named: dict[str, Any]) -> SamplingParams:
 
 def _ended(output: RequestOutput) -> Ended:
     error = None if output.error is None else WireError.of(output.error)
-    return Ended(output.request_id, output.metrics, output.prompt_logprobs, error)
+    vector = output.embedding
+    return Ended(
+        output.request_id,
+        output.metrics,
+        output.prompt_logprobs,
+        error,
+        None if vector is None else vector.astype("<f4", copy=False).tobytes(),
+    )

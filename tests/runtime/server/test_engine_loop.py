@@ -8,14 +8,17 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import pytest
 
+from graphopt.embedding import Embedding
 from graphopt.errors import DeviceLostError, GraphoptError
 from graphopt.runtime.engine import Engine
 from graphopt.runtime.server.engine_loop import EngineLoop
 from graphopt.runtime.server.wire import (
     Abort,
     Close,
+    Embed,
     FromEngine,
     Inbox,
     Open,
@@ -25,7 +28,8 @@ from graphopt.runtime.server.wire import (
     encode,
 )
 
-from ..fakes import HashExecutor, OverlappingHash, greedy, make_engine
+from ..fakes import HashExecutor, HashRows, OverlappingHash, OverlappingRows, greedy, make_engine
+from ..test_embeddings import CHUNKED, WHOLE, engine_of, texts_of, vector
 
 GREEDY = {"temperature": 0.0, "max_tokens": 6, "ignore_eos": True}
 
@@ -227,6 +231,34 @@ def test_a_second_model_is_refused(peer: Peer) -> None:
     peer.thread.start()
     peer.thread.join(20)
     assert "loaded already" in str(peer.failure)
+
+
+@pytest.mark.parametrize("kind", [HashRows, OverlappingRows])
+@pytest.mark.parametrize("embedding", [WHOLE, CHUNKED], ids=["whole", "in chunks"])
+def test_texts_come_back_as_vectors(embedding: Embedding, kind: type[HashRows]) -> None:
+    peer = Peer(engine_of(embedding, kind=kind))
+    texts = texts_of(40, 12, seed=1)
+    peer.say(*(Embed(f"r{number}", text, number) for number, text in enumerate(texts)))
+    peer.say(Embed("bad", [99]), Embed("empty", []), Submit("words", [1], GREEDY), Abort("r39"))
+    peer.thread.start()
+    ended = peer.until_ended(*(f"r{number}" for number in range(40)), "bad", "empty", "words")
+    for number, text in enumerate(texts[:39]):
+        found = np.frombuffer(ended[f"r{number}"].vector, "<f4")
+        np.testing.assert_array_equal(found, vector(text, embedding))
+    assert (ended["r39"].vector, ended["r39"].error) == (None, None)
+    assert "token" in ended["bad"].error.what
+    assert "/v1/embeddings" in ended["words"].error.next
+    assert not any(progress.parts for progress in peer.seen)
+    assert peer.seen[-1].state.used_blocks == 0
+    peer.close()
+
+
+def test_a_model_that_generates_embeds_nothing(peer: Peer) -> None:
+    peer.thread.start()
+    peer.say(Embed("text", [1, 2]), Submit("good", [1, 2], GREEDY))
+    ended = peer.until_ended("text", "good")
+    assert "--task embed" in ended["text"].error.next
+    assert peer.tokens("good") == greedy([1, 2], 6)
 
 
 class LosingItsDevice(HashExecutor):
