@@ -9,6 +9,7 @@ from .gather_rows import GatherRows
 from .inline_scalars import InlineScalars
 from .manager import Pass
 from .merge_linears import MergeLinears
+from .narrow_state import NarrowState
 from .quantize import Quantize
 from .raise_embedding_scale import raise_embedding_scale
 from .raise_gelu import raise_gelu
@@ -32,6 +33,7 @@ def decoder_pipeline(
     quantize: str | None = None,
     *,
     weight_only: bool = False,
+    kv_dtype: str | None = None,
 ) -> tuple[Pass, ...]:
     """The passes for a traced decoder.
 
@@ -39,6 +41,8 @@ def decoder_pipeline(
         scalars: values of weights without dimensions that are known when compiling, by name.
         quantize: how to round weights, as ``quantize_schemes`` names it; None to keep them.
         weight_only: whether ``int8`` and ``int4`` round weights only, not the rows that they meet.
+        kv_dtype: what to keep keys and values in, as ``narrow_state`` names it; None for what the
+            model computes in.
 
     Raises:
         UsageError: there is no such way to round weights.
@@ -64,6 +68,7 @@ def decoder_pipeline(
         MergeLinears(),
         RemoveIdentities("remove-merged"),
         # Quantize: fewer bits for what is read in every step, if asked for.
+        *([NarrowState(kv_dtype)] if kv_dtype is not None else []),
         *([Quantize(quantize, weight_only=weight_only)] if quantize is not None else []),
     )
 

@@ -46,6 +46,8 @@ MOST_WITHOUT_ROWS = 1 << 30
 _MOST_ROWS = 32
 # Elements that one thread works on.
 _PER_THREAD = 8
+# The greatest numbers of types that a state may be kept in and that have no infinity to round to.
+_GREATEST = {DType.F8E4M3: 448.0, DType.F8E5M2: 57344.0}
 NO_PACKINGS: Mapping[str, GpuPacking] = MappingProxyType({})
 
 
@@ -225,7 +227,7 @@ def _write(lowering: Lowering, node: Node) -> Sequence[Tree]:
             raise RefusedError("slots have no such view", node)
         target = Leaf(buffer, Access((rows, heads, size), (0, size, 1)), ((places, heads * size),))
         holds = pointwise.apply("a >= 0", places, dtype=DType.BOOL)
-        lowering.store(value, target, holds)
+        lowering.store(value, target, holds, within=_GREATEST.get(buffer.dtype or DType.F32))
     return (slot,)
 
 

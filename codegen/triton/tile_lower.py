@@ -17,6 +17,7 @@ from graphopt.ir.types import StateType, TensorType
 from ..rows.access import Access
 from ..rows.lower import Lowering, type_of
 from ..rows.places import assembled
+from ..rows.pointwise import apply
 from ..rows.tree import Assembly, Buffer, Leaf, Reduced, RefusedError, Rows, Tree, map_view
 
 
@@ -91,8 +92,21 @@ class TileLowering(Lowering):
                 raise RefusedError("a result has no rows", value)
             self.store(value, target)
 
-    def store(self, value: Value, target: Leaf, condition: Tree | None = None) -> None:
-        """Stores a value, part after part if it is put together."""
+    def store(
+        self,
+        value: Value,
+        target: Leaf,
+        condition: Tree | None = None,
+        within: float | None = None,
+    ) -> None:
+        """Stores a value, part after part if it is put together.
+
+        Args:
+            value: what.
+            target: where to.
+            condition: stores only where this holds.
+            within: what is beyond this, either way, becomes it.
+        """
         made = self.made(value)
         parts = made.parts if isinstance(made, Assembly) else ((_whole, made),)
         for place, tree in parts:
@@ -100,6 +114,8 @@ class TileLowering(Lowering):
             holds = None if condition is None else map_view(condition, place)
             if not isinstance(leaf, Leaf) or (condition is not None and holds is None):
                 raise RefusedError("strides cannot say where a part goes", value)
+            if within is not None:
+                tree = apply(f"minimum(maximum(a, {-within}), {within})", tree)
             self.stores.append(_aligned(self.rows, Store(leaf, tree, holds, (value,))))
 
 

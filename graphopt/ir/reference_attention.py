@@ -56,7 +56,18 @@ def _store(pairs: Iterable[tuple[Tensor, Tensor]], slots: Tensor) -> None:
     kept = slots >= 0 if slots.numel() and bool((slots < 0).any()) else None
     for memory, new in pairs:
         rows, where = (new, slots) if kept is None else (new[kept], slots[kept])
-        memory.view(-1, *memory.shape[2:]).index_copy_(0, where, rows.to(memory.dtype))
+        rows, flat = narrowed(rows, memory.dtype), memory.view(-1, *memory.shape[2:])
+        if memory.itemsize == 1:  # PyTorch moves bytes where it does not move fp8
+            rows, flat = rows.view(torch.uint8), flat.view(torch.uint8)
+        flat.index_copy_(0, where, rows)
+
+
+def narrowed(rows: Tensor, dtype: torch.dtype) -> Tensor:
+    """Rows as a state keeps them; beyond what fp8 can say stands its greatest number."""
+    if dtype.itemsize == 1 and dtype.is_floating_point:
+        most = torch.finfo(dtype).max
+        rows = rows.float().clamp(-most, most)
+    return rows.to(dtype)
 
 
 @dataclass(frozen=True, slots=True)
