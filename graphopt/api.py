@@ -23,8 +23,9 @@ from graphopt.artifact import (
 )
 from graphopt.attention_variant import AttentionVariant, with_variant
 from graphopt.cache import ArtifactCache, checkpoint_factors, source_factor
-from graphopt.config import CompileOptions
+from graphopt.config import EMBED, GENERATE, CompileOptions
 from graphopt.contents_api import Compiled, contents_of, parameters, versions
+from graphopt.embedding import Embedding
 from graphopt.errors import ArtifactError, MachineError, UsageError
 from graphopt.ir.dtype import DType
 from graphopt.ir.graph import Graph
@@ -47,6 +48,8 @@ if TYPE_CHECKING:
 # Logits of one step take at most this many bytes, which bounds the rows that scoring asks for.
 MAX_LOGITS_BYTES = 1 << 28
 MAX_ROWS = 1024
+# Rows of a step that become vectors: every token of it is wanted.
+MAX_EMBEDDED_ROWS = 16384
 _COMPILE_OPTIONS = {
     "target",
     "dtype",
@@ -55,6 +58,7 @@ _COMPILE_OPTIONS = {
     "isa",
     "allow_unproven",
     "dependent_launch",
+    "task",
 }
 # What verification runs when it is given nothing: prose, code, digits and a sign outside ASCII.
 VERIFICATION_TEXT = (
@@ -91,6 +95,7 @@ def compile_options(
     pass_fuel: int | None = None,
     deterministic: bool = False,
     dependent_launch: bool = False,
+    task: str = "auto",
 ) -> CompileOptions:
     """Options as a user writes them, checked.
 
@@ -114,6 +119,7 @@ def compile_options(
         pass_fuel,
         deterministic,
         dependent_launch,
+        task,
     )
     options.check()
     return options
@@ -207,7 +213,7 @@ def compile_reported(
         )
     from graphopt.frontend.checkpoint import Checkpoint
 
-    source = Checkpoint.open(folder)
+    source = Checkpoint.open(folder, task=chosen.task)
     if chosen.target.kind == "cuda":
         from graphopt.codegen.triton.ahead import demand_triton
 
@@ -246,7 +252,10 @@ def compile_graph(
     started = time.perf_counter()
     dtype = compute_dtype(source, options)
     traced = _traced(source, dtype, options)
-    binding = bind(traced.model, source)
+    embedding = embedding_of(source, traced)
+    binding = bind(traced.model, source, used=traced.weights if embedding else None)
+    vocabulary = traced.vocabulary if embedding else None
+    limits = limits_of(traced.graph, traced.max_model_len, vocabulary)
     tracing = time.perf_counter() - started
     report("rewriting the graph", 0, 0)
     context, stages = PassContext(fuel=options.pass_fuel), {"traced": print_graph(traced.graph)}
@@ -260,13 +269,13 @@ def compile_graph(
         context,
         disabled=disabled,
         observe=_keeper(stages, observe, all_stages=keep_stages),
-        gpu=gpu_options(options, traced.max_model_len, report),
+        gpu=gpu_options(options, limits, report),
     )
     graph, constants = lowered.graph, lowered.hoisted.constants
     stages["constants"] = print_graph(constants)
     unrounded = kept_notes(context.ledger.entries)
     return Compiled(
-        plan_of(source.folder.name, options, dtype, lowered, traced.max_model_len),
+        plan_of(source.folder.name, options, dtype, lowered, limits, embedding),
         graph,
         stages,
         context.ledger,
@@ -306,6 +315,7 @@ def _traced(source: Checkpoint, dtype: DType, options: CompileOptions) -> Traced
     traced = trace(
         source.config,
         dtype=dtype,
+        task=source.task,
         max_model_len=options.max_model_len,
         allow_unproven=options.allow_unproven,
         rewrite=partial(_passes_on, disabled=disabled, fuel=options.pass_fuel),
@@ -322,9 +332,14 @@ def compute_dtype(source: Checkpoint, options: CompileOptions) -> DType:
 
 
 def plan_of(
-    name: str, options: CompileOptions, dtype: DType, lowered: Lowered, max_model_len: int
+    name: str,
+    options: CompileOptions,
+    dtype: DType,
+    lowered: Lowered,
+    limits: Limits,
+    embedding: Embedding | None = None,
 ) -> Plan:
-    """The plan that a lowered decoder runs by."""
+    """The plan that a lowered model runs by."""
     graph, memory = lowered.graph, lowered.memory
     return Plan(
         name=name,
@@ -332,7 +347,7 @@ def plan_of(
         dtype=dtype,
         block_size=options.block_size,
         state=_state(graph),
-        limits=_limits(graph, max_model_len),
+        limits=limits,
         inputs=memory.inputs,
         output=memory.output,
         slots=memory.slots,
@@ -340,6 +355,7 @@ def plan_of(
         layouts=lowered.native.layouts if lowered.native else {},
         scratch_bytes=lowered.native.scratch_bytes(lowered.pieces) if lowered.native else 0,
         deterministic=options.deterministic,
+        embedding=embedding,
     )
 
 
@@ -356,13 +372,12 @@ def kernel_cubins(lowered: Lowered) -> dict[str, bytes]:
     return native.files(lowered.pieces) if isinstance(native, TritonBackend) else {}
 
 
-def gpu_options(
-    options: CompileOptions, max_model_len: int, progress: ProgressFn
-) -> GpuOptions | None:
+def gpu_options(options: CompileOptions, limits: Limits, progress: ProgressFn) -> GpuOptions | None:
     """What kernels are compiled for besides the target; None for a CPU."""
     if options.target.kind != "cuda":
         return None
-    most = {"R": MAX_ROWS, "P": -(-max_model_len // options.block_size)}
+    blocks = -(-limits.max_model_len // options.block_size)
+    most = {"R": max(MAX_ROWS, limits.max_rows), "P": blocks}
     return GpuOptions(
         options.block_size, most, progress, options.deterministic, options.dependent_launch
     )
@@ -441,11 +456,32 @@ def _state(graph: Graph) -> StateType:
     return states[0]
 
 
-def _limits(graph: Graph, max_model_len: int) -> Limits:
-    logits = graph.outputs[0].type
-    vocab_size = int(str(logits.shape[-1])) if isinstance(logits, TensorType) else 0
-    rows = max(1, min(MAX_ROWS, MAX_LOGITS_BYTES // (4 * vocab_size)))
-    return Limits(max_model_len, vocab_size, rows)
+def limits_of(graph: Graph, max_model_len: int, vocabulary: int | None = None) -> Limits:
+    """What one step of a model may hold.
+
+    Args:
+        graph: the model; its output is one row for each of R tokens.
+        max_model_len: longest context in tokens.
+        vocabulary: how many tokens a model that embeds knows; None where the rows are logits.
+    """
+    width = _width(graph)
+    most = MAX_ROWS if vocabulary is None else MAX_EMBEDDED_ROWS
+    rows = max(1, min(most, MAX_LOGITS_BYTES // (4 * width)))
+    return Limits(max_model_len, width if vocabulary is None else vocabulary, rows)
+
+
+def _width(graph: Graph) -> int:
+    """Entries in a row of the output."""
+    rows = graph.outputs[0].type
+    return int(str(rows.shape[-1])) if isinstance(rows, TensorType) else 0
+
+
+def embedding_of(source: Checkpoint, traced: Traced) -> Embedding | None:
+    """How the rows of a checkpoint's model become vectors; None for a model that generates."""
+    if source.task != EMBED:
+        return None
+    whole = any(value.name == "reaches" for value in traced.graph.inputs)
+    return Embedding(_width(traced.graph), "mean" if whole else "last", normalize=True, whole=whole)
 
 
 def _model_info(source: Checkpoint, graph: Graph, notes: Sequence[str]) -> ModelInfo:
@@ -513,7 +549,7 @@ def verify_artifact(
         from graphopt.frontend.checkpoint import Checkpoint
         from graphopt.frontend.oracle import transformers_logits
 
-        source = Checkpoint.open(reference)
+        source = Checkpoint.open(reference, task=EMBED if artifact.plan.embedding else GENERATE)
         _check_same_model(source, artifact, tokens)
         oracle = transformers_logits(source, artifact.plan.dtype)
     return verify_plan(

@@ -184,8 +184,9 @@ def bisect_checkpoint(
         if subject.is_twin:
             from graphopt.frontend.twin_checkpoint import write_twin
 
-            place = write_twin(source.config, compute_dtype(source, chosen), Path(folder, "twin"))
-            options = {**options, "max_model_len": None}
+            dtype = compute_dtype(source, chosen)
+            place = write_twin(source.config, dtype, Path(folder, "twin"), source.task)
+            options = {**options, "max_model_len": None, "task": source.task}
         artifact = compile_checkpoint(place, Path(folder, "a.gopt"), reuse=False, **options)
         return _with_plan(found, artifact, progress or silent)
 
@@ -275,7 +276,8 @@ def _opened(
 ) -> tuple[CompileOptions, Checkpoint]:
     from graphopt.frontend.checkpoint import Checkpoint
 
-    return compile_options(**options), Checkpoint.open(checkpoint)
+    chosen = compile_options(**options)
+    return chosen, Checkpoint.open(checkpoint, task=chosen.task)
 
 
 def _subject(source: Checkpoint, options: CompileOptions) -> _Subject:
@@ -286,7 +288,7 @@ def _subject(source: Checkpoint, options: CompileOptions) -> _Subject:
     is_twin = sum(tensor.nbytes for tensor in stored) > SMALL_BYTES
     config = shrink(source.config) if is_twin else source.config
     dtype = compute_dtype(source, options)
-    decoder = trace_decoder(config, dtype)
+    decoder = trace_decoder(config, dtype, source.task)
     what = _words(decoder.graph, dtype, is_twin=is_twin)
     return _Subject(decoder.graph, decoder.constants, decoder.scalars, what, is_twin)
 

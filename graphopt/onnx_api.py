@@ -22,6 +22,7 @@ from graphopt.api import (
     isas_for,
     kernel_cubins,
     kernel_sources,
+    limits_of,
     open_artifact,
     plan_of,
 )
@@ -243,12 +244,13 @@ def compile_decoder(
     context, stages = PassContext(fuel=options.pass_fuel), {"traced": print_graph(model.graph)}
     disabled = frozenset(options.disabled_passes)
     pipeline = decoder_pipeline(quantize=options.quantize)
-    gpu = gpu_options(options, model.max_model_len, progress)
+    limits = limits_of(model.graph, model.max_model_len)
+    gpu = gpu_options(options, limits, progress)
     lowered = lower(model.graph, pipeline, options.target, context, disabled=disabled, gpu=gpu)
     graph, constants = lowered.graph, lowered.hoisted.constants
     stages["constants"] = print_graph(constants)
     return Compiled(
-        plan_of(name, options, dtype, lowered, model.max_model_len),
+        plan_of(name, options, dtype, lowered, limits),
         graph,
         stages,
         context.ledger,

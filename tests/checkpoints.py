@@ -21,15 +21,23 @@ TINY_LLAMA: dict[str, Any] = {
 
 
 def save_tiny(
-    folder: Path, model_type: str = "llama", *, dtype: str = "float32", seed: int = 0, **fields: Any
+    folder: Path,
+    model_type: str = "llama",
+    *,
+    class_name: str = "AutoModelForCausalLM",
+    dtype: str = "float32",
+    seed: int = 0,
+    **fields: Any,
 ) -> Path:
     """Write a random checkpoint whose logits are spread widely enough to tell tokens apart."""
     import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
+    import transformers
+    from transformers import AutoConfig
 
     torch.manual_seed(seed)
     config = AutoConfig.for_model(model_type, **{**TINY_LLAMA, **fields})
-    model = AutoModelForCausalLM.from_config(config, dtype=getattr(torch, dtype))
+    auto = getattr(transformers, class_name)
+    model = auto.from_config(config, dtype=getattr(torch, dtype))
     with torch.no_grad():
         for parameter in model.parameters():
             spread = 0.3 if parameter.ndim == 1 else 2.0 / parameter.shape[-1] ** 0.5

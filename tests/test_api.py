@@ -15,6 +15,7 @@ from transformers import AutoModelForCausalLM
 import graphopt
 from graphopt import api
 from graphopt.artifact import _entry, _seal
+from graphopt.embedding import Embedding
 from graphopt.errors import (
     ArtifactError,
     CapacityError,
@@ -325,3 +326,18 @@ def test_stages_are_kept_when_asked(checkpoint: Path, tmp_path: Path) -> None:
     assert "q_proj-k_proj-v_proj.weight" in found.graph_text()
     with pytest.raises(ArtifactError, match=r"no stage.*\n  expected .*raise-rope"):
         found.stage_text("absent")
+
+
+@pytest.mark.parametrize("class_name", ["AutoModel", "AutoModelForCausalLM"])
+def test_a_decoder_without_its_head_gives_the_rows_of_its_last_layer(
+    tmp_path: Path, class_name: str
+) -> None:
+    """Saved with a head its tensors' names have a prefix, without one they have none."""
+    checkpoint = save_tiny(tmp_path / "qwen", "qwen3", class_name=class_name)
+    plan = api.compile_checkpoint(checkpoint, tmp_path / "a.gopt", task="embed").plan
+    assert plan.embedding == Embedding(64, "last", normalize=True, whole=False)
+    assert (plan.limits.vocab_size, plan.limits.max_rows) == (97, 16384)
+    generating = api.compile_checkpoint(
+        save_tiny(tmp_path / "head", "qwen3"), tmp_path / "b.gopt"
+    ).plan
+    assert generating.embedding is None

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 import click
 
-from graphopt.config import COMPUTE_DTYPES, QUANTIZE
+from graphopt.config import COMPUTE_DTYPES, QUANTIZE, TASKS
 from graphopt.errors import UsageError
 
 from .parsing import byte_size, logit_bias, token_count, token_ids
@@ -58,6 +58,7 @@ COMPILE_OPTIONS = (
     "allow_unproven",
     "deterministic",
     "dependent_launch",
+    "task",
 )
 
 compile_options = _all(
@@ -115,6 +116,12 @@ compile_options = _all(
         default=None,
         help="Let kernels begin while the one before them ends, on GPUs from sm_90 on. Whether it "
         "pays has not been measured yet.",
+    ),
+    click.option(
+        "--task",
+        type=click.Choice(TASKS),
+        help="What the model is for: to say what comes next, or to turn a text into a vector. "
+        "Default: auto, embed for encoders and checkpoints of sentence-transformers.",
     ),
 )
 

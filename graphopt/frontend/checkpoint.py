@@ -2,7 +2,7 @@
 
 ``Checkpoint.open`` reads JSON and safetensors headers. It reads no weights, runs no code of the
 checkpoint, and refuses in words what could not be compiled rightly: remote code, pickles, quantized
-weights, models that are not decoders. transformers and PyTorch are imported only when needed.
+weights, models that are no language models. transformers and PyTorch are imported when needed.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ from graphopt.ir.dtype import DType
 
 from .json_file import read_object
 from .location import find_folder
+from .task import model_class as class_for
+from .task import task_of
 from .weights import WeightIndex
 
 if TYPE_CHECKING:
@@ -41,6 +43,7 @@ class Checkpoint:
         raw_config: config.json as it is written.
         model_type: the family, such as ``llama``.
         model_class: the name of transformers' class for it, such as ``LlamaForCausalLM``.
+        task: what it is for, ``generate`` or ``embed``.
         generation_config: generation_config.json, or the token ids of config.json, or nothing.
         index: its tensors, unread.
     """
@@ -53,6 +56,7 @@ class Checkpoint:
         model_class: str,
         generation_config: Mapping[str, Any],
         index: WeightIndex,
+        task: str,
     ) -> None:
         self.name = name
         self.folder = folder
@@ -61,14 +65,19 @@ class Checkpoint:
         self.model_class = model_class
         self.generation_config = dict(generation_config)
         self.index = index
+        self.task = task
 
     @classmethod
-    def open(cls, place: str | os.PathLike[str]) -> Checkpoint:
+    def open(cls, place: str | os.PathLike[str], *, task: str = "auto") -> Checkpoint:
         """Opens a folder, or a hub name whose files are in huggingface_hub's cache.
+
+        Args:
+            place: the folder or the name.
+            task: what to use it for, ``generate`` or ``embed``; ``auto`` for what it is made for.
 
         Raises:
             CheckpointError: missing, damaged or inconsistent, or pickled weights.
-            UnsupportedError: remote code, quantized weights, or no causal language model.
+            UnsupportedError: remote code, quantized weights, or no model for the task.
         """
         folder = find_folder(place)
         config_file = folder / "config.json"
@@ -76,14 +85,15 @@ class Checkpoint:
             raise _no_config(folder)
         config = read_object(config_file)
         _check_fields(config, config_file)
-        model_class = _causal_model_class(config, config_file)
+        _check_family(config, config_file)
+        task = task_of(config, folder, task)
+        model_class = class_for(config, folder, task)
         _refuse_remote_code(config, model_class, config_file)
         _refuse_quantized(config, folder)
         index = WeightIndex.open(folder, config.get("transformers_weights"))
         _check_layers(config, len(index), config_file)
-        return cls(
-            os.fspath(place), folder, config, model_class, _generation_config(folder, config), index
-        )
+        settings = _generation_config(folder, config)
+        return cls(os.fspath(place), folder, config, model_class, settings, index, task)
 
     @cached_property
     def config(self) -> PretrainedConfig:
@@ -190,11 +200,10 @@ def _check_layers(config: Mapping[str, Any], tensors: int, file: Path) -> None:
                 )
 
 
-def _causal_model_class(config: Mapping[str, Any], file: Path) -> str:
-    """The causal-LM class that transformers has for the model type, or a refusal."""
+def _check_family(config: Mapping[str, Any], file: Path) -> None:
+    """Transformers must know the model type."""
     from transformers import __version__ as version
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING
-    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
     model_type = config["model_type"]
     if model_type not in CONFIG_MAPPING:
@@ -205,15 +214,6 @@ def _causal_model_class(config: Mapping[str, Any], file: Path) -> str:
             where=str(file),
             next="upgrade transformers if the family is newer than it, or check config.json",
         )
-    name = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(model_type)
-    if not isinstance(name, str):
-        raise UnsupportedError(
-            f"the model type {model_type!r} is no causal language model",
-            where=str(file),
-            got=", ".join(config.get("architectures") or []) or None,
-            expected="a family with a class in transformers' AutoModelForCausalLM",
-        )
-    return name
 
 
 def _refuse_remote_code(config: Mapping[str, Any], model_class: str, file: Path) -> None:
@@ -226,9 +226,10 @@ def _refuse_remote_code(config: Mapping[str, Any], model_class: str, file: Path)
     mapping = config.get("auto_map")
     if not mapping:
         return
-    target = mapping.get("AutoModelForCausalLM") if isinstance(mapping, Mapping) else None
-    adopted = isinstance(target, str) and target.rpartition(".")[2] == model_class
-    if not adopted:
+    known = dict(mapping) if isinstance(mapping, Mapping) else {}
+    targets = (known.get(name) for name in ("AutoModelForCausalLM", "AutoModel"))
+    names = [target.rpartition(".")[2] for target in targets if isinstance(target, str)]
+    if model_class not in names:
         raise _remote_code(config, file)
 
 

@@ -5,12 +5,14 @@ after:   a ``Binding``: each parameter can be made on its own, exactly as transf
 
 Everything that transformers would only warn about is an error here: a parameter without a tensor
 would be random numbers, a tensor without a parameter means that the model is not what was trained.
+But where only a part of the model is used, as when a text becomes a vector, a checkpoint may lack
+the other parameters and may have heads that the model lacks.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from graphopt.errors import CheckpointError
@@ -108,7 +110,9 @@ class Binding:
         return {name: tensor.contiguous() for name, tensor in made.items()}
 
 
-def bind(model: PreTrainedModel, checkpoint: Checkpoint) -> Binding:
+def bind(
+    model: PreTrainedModel, checkpoint: Checkpoint, *, used: Collection[str] | None = None
+) -> Binding:
     """Finds, for every parameter of ``model``, the tensors of ``checkpoint`` it is made of.
 
     Reads no weights, except to compare tensors that the model says are one and the checkpoint
@@ -117,6 +121,8 @@ def bind(model: PreTrainedModel, checkpoint: Checkpoint) -> Binding:
     Args:
         model: an instance of transformers' class for the checkpoint; may be on meta or fake.
         checkpoint: the opened checkpoint.
+        used: the parameters that the checkpoint must have; None for all of them. Given, tensors of
+            modules beside the model's own are passed over.
 
     Raises:
         CheckpointError: missing or superfluous tensors, wrong shapes or kinds of element, tensors
@@ -139,7 +145,12 @@ def bind(model: PreTrainedModel, checkpoint: Checkpoint) -> Binding:
     groups = tied_groups(model, parameters)
     aliases = _resolve_ties(groups, recipes, model, parameters, index, where)
     superfluous = _superfluous(plan.unmatched, model, index)
-    unbound = _check_missing(model, parameters, recipes.keys() | aliases, superfluous, where)
+    if used is not None:
+        own = {name.partition(".")[0] for name in parameters}
+        heads = {name for name in superfluous if _module(name, model).isdisjoint(own)}
+        superfluous = tuple(name for name in superfluous if name not in heads)
+    needed = parameters if used is None else [name for name in parameters if name in used]
+    unbound = _check_missing(model, needed, recipes.keys() | aliases, superfluous, where)
     if superfluous:
         raise CheckpointError(
             f"{len(superfluous)} tensors of the checkpoint have no place in {_name(model)}",
@@ -271,7 +282,7 @@ def _superfluous(
 
 def _check_missing(
     model: PreTrainedModel,
-    parameters: Mapping[str, torch.Tensor],
+    needed: Iterable[str],
     given: set[str],
     superfluous: tuple[str, ...],
     where: str,
@@ -280,7 +291,7 @@ def _check_missing(
     ignored = _patterns(model, "_keys_to_ignore_on_load_missing")
     buffers = {name for name, _ in model.named_buffers(remove_duplicate=False)}
     missing, unbound = [], []
-    for name in parameters:
+    for name in needed:
         if name in given:
             continue
         if name in buffers and any(pattern.search(name) for pattern in ignored):
@@ -298,6 +309,12 @@ def _check_missing(
             next="the checkpoint is incomplete, or of another model than config.json says",
         )
     return tuple(unbound)
+
+
+def _module(name: str, model: PreTrainedModel) -> set[str]:
+    """The module that a tensor belongs to, whether or not its name begins with the base model's."""
+    first, _, rest = name.partition(".")
+    return {first, rest.partition(".")[0]} if first == model.base_model_prefix else {first}
 
 
 def _patterns(model: PreTrainedModel, attribute: str) -> list[re.Pattern[str]]:

@@ -1,7 +1,8 @@
 """One forward pass over a packed batch, exported by PyTorch into one graph.
 
 before:  a transformers model without weights
-after:   an exported program from (token_ids[T], positions[T], rows[R]) to logits, for every T and R
+after:   an exported program from (token_ids[T], positions[T], rows[R]) to logits, or to rows of the
+         last layer, for every T and R
 
 Weights are fake during the export: they have a shape and no memory. Everything that the export
 changes in the model is put back, also when it fails.
@@ -22,6 +23,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode, ShapeEnv
 from transformers import PreTrainedModel
 
+from graphopt.config import EMBED, GENERATE
 from graphopt.errors import GraphoptError, TraceError
 
 from .legacy import registered_attention
@@ -50,30 +52,36 @@ class Exported:
 class _Packed(nn.Module):
     """A model as the engine calls it: one row of tokens from many sequences."""
 
-    def __init__(self, model: PreTrainedModel) -> None:
+    def __init__(self, model: PreTrainedModel, task: str) -> None:
         super().__init__()
         setattr(self, PREFIX, model)
+        self.result = "last_hidden_state" if task == EMBED else "logits"
         accepted = inspect.signature(model.forward).parameters
         self.takes_positions = "position_ids" in accepted
         self.takes_rows = "logits_to_keep" in accepted
-        self.takes_cache = "use_cache" in accepted or "kwargs" in accepted
 
     def forward(self, token_ids: Tensor, positions: Tensor, rows: Tensor) -> Tensor:
+        model: PreTrainedModel = getattr(self, PREFIX)
         arguments: dict[str, Any] = {"input_ids": token_ids.unsqueeze(0), "return_dict": True}
-        if self.takes_cache:
-            arguments["use_cache"] = False
+        arguments |= without_cache(model)
         if self.takes_positions:
             arguments["position_ids"] = positions.unsqueeze(0)
         if self.takes_rows:
             arguments["logits_to_keep"] = rows
-        logits: Tensor = getattr(self, PREFIX)(**arguments).logits.squeeze(0)
-        if str(logits.shape[0]) == str(rows.shape[0]):
-            return logits
-        return logits.index_select(0, rows)
+        out: Tensor = getattr(model(**arguments), self.result).squeeze(0)
+        if str(out.shape[0]) == str(rows.shape[0]):
+            return out
+        return out.index_select(0, rows)
 
 
-def export(model: PreTrainedModel) -> Exported:
-    """Exports ``model``, built by ``skeleton.build``.
+def without_cache(model: nn.Module) -> dict[str, bool]:
+    """The argument that keeps a model from making a cache; none where it never makes one."""
+    accepted = inspect.signature(model.forward).parameters
+    return {"use_cache": False} if accepted.keys() & {"use_cache", "kwargs"} else {}
+
+
+def export(model: PreTrainedModel, task: str = GENERATE) -> Exported:
+    """Exports ``model``, built by ``skeleton.build`` for ``task``.
 
     Raises:
         UnsupportedError: a layer asks for something that graphopt does not know.
@@ -81,7 +89,7 @@ def export(model: PreTrainedModel) -> Exported:
     """
     buffers = dict(model.named_buffers())
     lost = [name for name, buffer in buffers.items() if buffer.is_meta]
-    wrapper = _Packed(model).eval()
+    wrapper = _Packed(model, task).eval()
     dynamic = {0: torch.export.Dim.DYNAMIC}
     mode = FakeTensorMode(allow_non_fake_inputs=True, shape_env=ShapeEnv())
     example = tuple(

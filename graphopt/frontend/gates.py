@@ -77,8 +77,8 @@ def chunk_limit(attentions: Sequence[AttentionCall]) -> ContextLimit | None:
     return ContextLimit(min(chunks), "chunked attention forgets earlier chunks beyond it")
 
 
-def check_logits(graph: Graph) -> None:
-    """Demands one row of logits for each row that is asked for.
+def check_rows(graph: Graph) -> None:
+    """Demands one row, of logits or of the last layer, for each row that is asked for.
 
     Raises:
         TraceError: the output has another shape.
@@ -92,7 +92,9 @@ def check_logits(graph: Graph) -> None:
         or type_.shape[0] != rows.shape[0]
         or not isinstance(type_.shape[1], int)
     ):
-        raise TraceError("the model does not give logits", got=type_, expected="float[R, V]")
+        raise TraceError(
+            "the model does not give a row for each token", got=type_, expected="float[R, N]"
+        )
 
 
 def coverage(graph: Graph) -> frozenset[tuple[str, ...]]:

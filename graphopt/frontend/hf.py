@@ -1,7 +1,8 @@
 """Trace any decoder of transformers into one graph of the IR, or say why not.
 
-before:  a configuration
-after:   a graph from a packed step of tokens to logits that keeps sequences apart
+before:  a configuration, and what the model is for
+after:   a graph that keeps sequences apart, from a packed step of tokens to logits, or to the rows
+         of the last layer where a text becomes a vector
 
 Whether its numbers are those of transformers is for ``trace`` to show.
 """
@@ -10,12 +11,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from transformers import PretrainedConfig, PreTrainedModel
 
+from graphopt.config import EMBED, GENERATE
 from graphopt.ir.dtype import DType
 from graphopt.ir.graph import Graph
+from graphopt.ir.types import TensorType
 from graphopt.ir.verify import verify
 
 from . import gates
@@ -42,6 +46,7 @@ class Decoder:
         model: the model, parameters on meta, for binding a checkpoint by name.
         limit: up to which length every sequence gets the same rotation; None if up to any.
         doubts: what could not be checked, one sentence each.
+        task: what the model is for, ``generate`` or ``embed``.
     """
 
     graph: Graph
@@ -49,6 +54,17 @@ class Decoder:
     model: PreTrainedModel
     limit: ContextLimit | None
     doubts: tuple[str, ...]
+    task: str = GENERATE
+
+    @property
+    def vocabulary(self) -> int:
+        """How many tokens there are: logits in a row, or tokens that have an embedding."""
+        if self.task == EMBED:
+            table: Any = self.model.get_input_embeddings()
+            return int(table.weight.shape[0])
+        type_ = self.graph.outputs[0].type
+        size = type_.shape[1] if isinstance(type_, TensorType) else None
+        return size if isinstance(size, int) else 1
 
     @property
     def scalars(self) -> dict[str, float | int]:
@@ -58,30 +74,30 @@ class Decoder:
         return {name: tensor.item() for name, tensor in own.items() if tensor.ndim == 0}
 
 
-def trace_decoder(config: PretrainedConfig, dtype: DType) -> Decoder:
+def trace_decoder(config: PretrainedConfig, dtype: DType, task: str = GENERATE) -> Decoder:
     """Builds, exports, imports and checks a model, everything but the comparison of numbers.
 
     Raises:
         UnsupportedError: the model is of a kind that graphopt does not compile.
         TraceError: its code has no single graph.
     """
-    refuse_other_kinds(config)
+    refuse_other_kinds(config, task)
     text = text_config(config)
     rotary = rotary_limit(text)
-    model = build(config, dtype)
+    model = build(config, dtype, task)
     fix_frequencies(model)
     temperature = fix_temperature(model)
-    exported = export(model)
+    exported = export(model, task)
     gates.check_bounds(exported)
     imported = import_program(exported, _graph_name(config))
     graph = unbatch(imported.graph)
     verify(graph)
     doubts = gates.check_attention(graph, imported.attentions, text)
-    gates.check_logits(graph)
+    gates.check_rows(graph)
     check_locality(graph)
     found = (rotary, temperature, gates.chunk_limit(imported.attentions))
     limit = min((one for one in found if one), key=lambda one: one.tokens, default=None)
-    return Decoder(graph, imported.constants, model, limit, doubts)
+    return Decoder(graph, imported.constants, model, limit, doubts, task)
 
 
 def _graph_name(config: PretrainedConfig) -> str:

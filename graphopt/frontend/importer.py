@@ -185,12 +185,12 @@ class _Importer(Translator):
         returned: Any = next(node for node in self.graph.nodes if node.op == "output").args[0]
         for spec, node in zip(specs, returned, strict=True):
             if spec.kind is OutputKind.USER_OUTPUT:
-                logits = self.read(node)
-                if isinstance(logits, Value):
-                    return logits
+                rows = self.read(node)
+                if isinstance(rows, Value):
+                    return rows
             elif spec.kind is OutputKind.BUFFER_MUTATION:
                 raise _keeps_state(str(spec.target))
-        raise TraceError("the model does not return logits")
+        raise TraceError("the model returns no tensor")
 
     def _attention(self, node: Node) -> Value:
         """Splits the one operator: write keys and values, then read them with the queries."""

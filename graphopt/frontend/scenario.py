@@ -2,7 +2,7 @@
 
 Sequences of different lengths share blocks of four tokens in no order. One is far ahead of the
 others; prompts come in chunks beside decodes; the order within a step changes; one step has
-padding, one a single token, one wants no logits. Memory nobody wrote holds NaN.
+padding, one a single token, one wants no rows. Memory nobody wrote holds NaN.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ BLOCK = 4
 LENGTHS = (29, 18, 9, 120)
 
 # Per step, for each sequence in it: which, how many tokens, and of how many of them, counted from
-# the last, the logits are wanted. -1 stands for all that are left but so many.
+# the last, the rows are wanted. -1 stands for all that are left but so many.
 _Part = tuple[int, int, int]
 _STEPS: tuple[tuple[_Part, ...], ...] = (
     ((3, 11, 0),),
@@ -43,12 +43,12 @@ _PADDING = 3
 
 @dataclass(slots=True)
 class Track:
-    """One sequence: its tokens, its blocks, how far it has come, and the logits it was given."""
+    """One sequence: its tokens, its blocks, how far it has come, and the rows it was given."""
 
     tokens: list[int]
     blocks: list[int]
     done: int = 0
-    logits: list[tuple[int, Tensor]] = field(default_factory=list)
+    rows: list[tuple[int, Tensor]] = field(default_factory=list)
 
 
 def make_tracks(
@@ -70,7 +70,7 @@ def make_tracks(
 
 
 def play(graph: Graph, weights: Mapping[str, Tensor], tracks: Sequence[Track]) -> None:
-    """Runs all steps; every track gets the logits it asked for, with their positions.
+    """Runs all steps; every track gets the rows it asked for, with their positions.
 
     Raises:
         IRError: the graph does not run on these sizes.
@@ -92,7 +92,7 @@ def play(graph: Graph, weights: Mapping[str, Tensor], tracks: Sequence[Track]) -
 def _amount(track: Track, count: int, rows: int) -> tuple[int, int]:
     left = len(track.tokens) - track.done
     count = max(left + count if count <= 0 else min(count, left), 0)
-    ends_unseen = count == left and not track.logits
+    ends_unseen = count == left and not track.rows
     return count, min(max(rows, 1) if ends_unseen else rows, count)
 
 
@@ -102,7 +102,7 @@ def _run(
     parts: Sequence[tuple[Track, int, int]],
     padding: int,
 ) -> None:
-    """One step: for each part a track, how many tokens, and how many rows of logits."""
+    """One step: for each part a track, how many tokens, and how many rows of the output."""
     tokens: list[int] = []
     positions: list[int] = []
     slots: list[int] = []
@@ -130,10 +130,10 @@ def _run(
         "tables": _tables([track for track, _, _ in parts]),
         "kv": state,
     }
-    (logits,) = interpreter.run(inputs)
+    (out,) = interpreter.run(inputs)
     for row, index in enumerate(order):
         track, position = wanted[index]
-        track.logits.append((position, logits[row]))
+        track.rows.append((position, out[row]))
 
 
 def _tables(tracks: Sequence[Track]) -> Tensor:

@@ -13,9 +13,10 @@ from typing import Any
 import torch
 from accelerate import init_empty_weights
 from torch.overrides import TorchFunctionMode
-from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
+from transformers import AutoModel, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_MAPPING
 
+from graphopt.config import EMBED, GENERATE
 from graphopt.errors import UnsupportedError
 from graphopt.ir.dtype import DType
 
@@ -43,8 +44,13 @@ def text_config(config: PretrainedConfig) -> PretrainedConfig:
     return found if isinstance(found, PretrainedConfig) else config
 
 
-def refuse_other_kinds(config: PretrainedConfig) -> None:
-    """Refuses what is no decoder of keys and values, with the reason.
+def auto_class(task: str) -> Any:
+    """The class of transformers that builds models for a task: with a head, or without one."""
+    return AutoModel if task == EMBED else AutoModelForCausalLM
+
+
+def refuse_other_kinds(config: PretrainedConfig, task: str = GENERATE) -> None:
+    """Refuses what is no model of keys and values, with the reason.
 
     Raises:
         UnsupportedError: an encoder-decoder, a recurrent or hybrid model, or no language model.
@@ -53,22 +59,23 @@ def refuse_other_kinds(config: PretrainedConfig) -> None:
     text = text_config(config)
     if getattr(config, "is_encoder_decoder", False) or getattr(text, "is_encoder_decoder", False):
         raise UnsupportedError(
-            f"{name} is an encoder-decoder: graphopt compiles decoders only",
+            f"{name} is an encoder-decoder: graphopt compiles decoders, and encoders for vectors",
             where="config.json",
             got="is_encoder_decoder = true",
         )
+    mapping = MODEL_MAPPING if task == EMBED else MODEL_FOR_CAUSAL_LM_MAPPING
     try:
-        model_class = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
+        model_class = mapping.get(type(config), None)
     except (ImportError, AttributeError) as error:
         raise UnsupportedError(
             f"transformers cannot import the code of {name}", got=str(error).strip().split("\n")[0]
         ) from error
     if model_class is None:
         raise UnsupportedError(
-            f"{name} has no causal language model in transformers",
+            f"{name} has no {'' if task == EMBED else 'causal language '}model in transformers",
             where="config.json",
             got=f"model_type = {name!r}",
-            next="graphopt compiles the architectures that AutoModelForCausalLM knows",
+            next=f"graphopt compiles the architectures that {auto_class(task).__name__} knows",
         )
     stateful = _kinds_with(text, _STATE_WORDS)
     if stateful or getattr(model_class, "_is_stateful", False):
@@ -90,7 +97,7 @@ def refuse_other_kinds(config: PretrainedConfig) -> None:
         )
 
 
-def build(config: PretrainedConfig, dtype: DType) -> PreTrainedModel:
+def build(config: PretrainedConfig, dtype: DType, task: str = GENERATE) -> PreTrainedModel:
     """The model, in evaluation mode, with our attention and experts where it lets us.
 
     Parameters are on meta in ``dtype``, or in float32 where transformers keeps them so.
@@ -102,11 +109,11 @@ def build(config: PretrainedConfig, dtype: DType) -> PreTrainedModel:
     experts.register()
     torch_dtype = getattr(torch, dtype.torch_name)
     try:
-        model = _from_config(config, torch_dtype, attention.IMPLEMENTATION)
+        model = _from_config(config, torch_dtype, attention.IMPLEMENTATION, task)
     except KeyError as error:
         if error.args != (attention.IMPLEMENTATION,):
             raise _unbuildable(config, error) from error
-        model = _build_eager(config, torch_dtype)
+        model = _build_eager(config, torch_dtype, task)
     except (ArithmeticError, AttributeError, ImportError, TypeError, ValueError) as error:
         raise _unbuildable(config, error) from error
     except (AssertionError, IndexError, RuntimeError) as error:
@@ -120,11 +127,10 @@ def build(config: PretrainedConfig, dtype: DType) -> PreTrainedModel:
 
 
 def _from_config(
-    config: PretrainedConfig, dtype: torch.dtype, implementation: str
+    config: PretrainedConfig, dtype: torch.dtype, implementation: str, task: str
 ) -> PreTrainedModel:
     with quiet(), _EmptyOnMeta(), init_empty_weights(include_buffers=False):
-        auto: Any = AutoModelForCausalLM
-        model: PreTrainedModel = auto.from_config(
+        model: PreTrainedModel = auto_class(task).from_config(
             copy.deepcopy(config),
             attn_implementation=implementation,
             experts_implementation=attention.IMPLEMENTATION,
@@ -133,10 +139,10 @@ def _from_config(
     return model
 
 
-def _build_eager(config: PretrainedConfig, dtype: torch.dtype) -> PreTrainedModel:
+def _build_eager(config: PretrainedConfig, dtype: torch.dtype, task: str) -> PreTrainedModel:
     """A model of a family that has a class per attention implementation, asking for our masks."""
     try:
-        model = _from_config(config, dtype, "eager")
+        model = _from_config(config, dtype, "eager", task)
     except (ArithmeticError, AttributeError, KeyError, TypeError, ValueError) as error:
         raise _unbuildable(config, error) from error
     for module in model.modules():

@@ -1,8 +1,9 @@
 """Trace a decoder, and prove the trace on a small twin of the model before anyone relies on it.
 
 before:  a configuration
-after:   a graph from a packed step of tokens to logits that agrees with transformers, as traced and
-         after the passes, and the longest context for which it does
+after:   a graph from a packed step of tokens to logits, or to the rows that become vectors, that
+         agrees with transformers, as traced and after the passes, and the longest context for
+         which it does
 
     traced = trace(config, dtype=DType.BF16, max_model_len=None)
 """
@@ -15,6 +16,7 @@ from dataclasses import dataclass
 import torch
 from transformers import PretrainedConfig, PreTrainedModel
 
+from graphopt.config import GENERATE
 from graphopt.errors import UnsupportedError, UsageError
 from graphopt.ir.dtype import DType
 from graphopt.ir.graph import Graph
@@ -39,6 +41,7 @@ class Traced:
         model: the model, parameters on meta, for binding a checkpoint by name.
         scalars: those of the constants that have no dimensions and no checkpoint stores.
         notes: what a user should know, one sentence each.
+        vocabulary: how many tokens the model knows.
     """
 
     graph: Graph
@@ -47,21 +50,29 @@ class Traced:
     model: PreTrainedModel
     scalars: Mapping[str, float | int]
     notes: tuple[str, ...]
+    vocabulary: int
+
+    @property
+    def weights(self) -> frozenset[str]:
+        """Names of the weights that the graph uses."""
+        return frozenset(value.name for value in self.graph.weights)
 
 
 def trace(
     config: PretrainedConfig,
     *,
     dtype: DType,
+    task: str = GENERATE,
     max_model_len: int | None = None,
     allow_unproven: bool = False,
     rewrite: Callable[[Decoder], Graph] | None = None,
 ) -> Traced:
-    """Traces the decoder that ``config`` describes, without its weights.
+    """Traces the model that ``config`` describes, without its weights.
 
     Args:
         config: transformers' configuration of the model.
         dtype: element type of weights and activations.
+        task: what it is for, ``generate`` or ``embed``.
         max_model_len: most tokens that a sequence may have; None for the model's own limit.
         allow_unproven: accept a model of which no small twin could be compared with transformers.
         rewrite: the passes; what they make of the twin's graph is compared too.
@@ -72,7 +83,7 @@ def trace(
         TraceError: its code has no single graph.
         UsageError: ``max_model_len`` is more than the model can have.
     """
-    decoder = trace_decoder(config, dtype)
+    decoder = trace_decoder(config, dtype, task)
     longest, notes = _context(config, decoder.limit, max_model_len)
     proof = prove(config, decoder, allow_unproven=allow_unproven, rewrite=rewrite)
     return Traced(
@@ -82,6 +93,7 @@ def trace(
         decoder.model,
         decoder.scalars,
         (*notes, *decoder.doubts, *proof.notes),
+        decoder.vocabulary,
     )
 
 

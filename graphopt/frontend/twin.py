@@ -2,33 +2,34 @@
 
 The twin has the model's flags and small sizes (shrink.py), and random weights large enough that a
 lost softcap or a window off by one shows. Its graph, traced by the same code, goes through the
-steps of scenario.py in float32. Every row of logits must be the one that transformers gives for
-that sequence alone. The twin stands for the model only if it computes everything that the model
-does: a kind of layer that it lacks leaves the model unproven. What the passes make of the twin's
-graph is held against the same logits.
+steps of scenario.py in float32. Every row, of logits or of the last layer, must be the one that
+transformers gives for that sequence alone. The twin stands for the model only if it computes
+everything that the model does: a kind of layer that it lacks leaves the model unproven. What the
+passes make of the twin's graph is held against the same rows.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
-from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel
 
+from graphopt.config import GENERATE
 from graphopt.errors import CompileError, GraphoptError, UnsupportedError
 from graphopt.ir.dtype import DType
-from graphopt.ir.types import TensorType
 
+from .export import without_cache
 from .gates import coverage
 from .hf import Decoder, trace_decoder
 from .quiet import quiet
 from .rope import longest_context
 from .scenario import Track, make_tracks, play
 from .shrink import shrink, unknown_sizes
-from .skeleton import text_config
+from .skeleton import auto_class, text_config
 
 if TYPE_CHECKING:
     from graphopt.ir.graph import Graph
@@ -39,7 +40,7 @@ TOLERANCE = 1e-5
 # Of matrices: scores should spread over several units. Deep recurrence multiplies rounding errors
 # with that; where transformers' own result is that sensitive, calmer weights are tried.
 _GAINS = (1.6, 1.0, 0.6)
-_SENSITIVE = 1e-6  # change of the reference's logits when its weights change by 1e-7
+_SENSITIVE = 1e-6  # change of the reference's rows when its weights change by 1e-7
 _NOISE = 0.2  # of the weights of norms, and of biases
 _SMALL = 8_000_000  # elements of a model that can be its own twin
 
@@ -49,7 +50,7 @@ class Proof:
     """What the comparison gave.
 
     Attributes:
-        error: greatest relative error of a sequence's logits; None where nothing was compared.
+        error: greatest relative error of a sequence's rows; None where nothing was compared.
         notes: what a user should know.
     """
 
@@ -83,7 +84,7 @@ def prove(
             reasons.append(f"graphopt does not know how to shrink {', '.join(unknown)}")
             continue
         try:
-            twin = trace_decoder(small, DType.F32)
+            twin = trace_decoder(small, DType.F32, decoder.task)
             missing = coverage(decoder.graph) - coverage(twin.graph)
             if missing:
                 reasons.append(f"the twin lacks {' '.join(min(missing))}")
@@ -114,7 +115,7 @@ def compare(
     seed: int = 0,
     rewrite: Rewrite | None = None,
 ) -> float:
-    """The greatest relative error of a sequence's logits, ``decoder`` against transformers.
+    """The greatest relative error of a sequence's rows, ``decoder`` against transformers.
 
     Args:
         config: a configuration small enough to have weights.
@@ -129,10 +130,10 @@ def compare(
     """
     errors: list[float] = []
     for gain in _GAINS:
-        reference = reference_model(config, seed, gain)
+        reference = reference_model(config, seed, gain, decoder.task)
         tracks = _played(config, decoder, reference, seed)
-        wanted = [reference_logits(reference, track.tokens) for track in tracks]
-        errors = [_error(track, logits) for track, logits in zip(tracks, wanted, strict=True)]
+        wanted = [reference_rows(reference, track.tokens) for track in tracks]
+        errors = [_error(track, rows) for track, rows in zip(tracks, wanted, strict=True)]
         if all(error <= TOLERANCE for error in errors):
             if rewrite is not None:
                 errors += _after(rewrite, config, decoder, reference, seed, wanted)
@@ -142,8 +143,7 @@ def compare(
     raise TwinDisagreesError(
         f"graphopt's paged form of {config.model_type} disagrees with transformers",
         where="a twin of it with random weights, in float32",
-        got="relative errors of the logits of four sequences: "
-        + ", ".join(f"{error:.2g}" for error in errors),
+        got="relative errors of four sequences: " + ", ".join(f"{error:.2g}" for error in errors),
         expected=f"at most {TOLERANCE:g} for each sequence",
         next="this model computes something that graphopt does not see; please report it",
     )
@@ -160,12 +160,12 @@ def _after(
     """The errors of what ``rewrite`` makes of the graph."""
     rewritten = replace(decoder, graph=rewrite(decoder))
     tracks = _played(config, rewritten, reference, seed)
-    errors = [_error(track, logits) for track, logits in zip(tracks, wanted, strict=True)]
+    errors = [_error(track, rows) for track, rows in zip(tracks, wanted, strict=True)]
     if not all(error <= TOLERANCE for error in errors):
         raise CompileError(
             f"the passes changed what {config.model_type} computes",
             where="a twin of it with random weights, in float32",
-            got="relative errors of the logits of four sequences: "
+            got="relative errors of four sequences: "
             + ", ".join(f"{error:.2g}" for error in errors),
             expected=f"at most {TOLERANCE:g} for each sequence, as before the passes",
             next="this is a defect of graphopt: `graphopt bisect` on the checkpoint names the "
@@ -177,14 +177,12 @@ def _after(
 def _played(
     config: PretrainedConfig, decoder: Decoder, reference: PreTrainedModel, seed: int
 ) -> list[Track]:
-    """The tracks of the scenario, with the logits that the graph gives."""
+    """The tracks of the scenario, with the rows that the graph gives."""
     text = text_config(config)
     longest = longest_context(text) or 128
     if decoder.limit is not None:
         longest = min(longest, decoder.limit.tokens)
-    type_ = decoder.graph.outputs[0].type
-    size = type_.shape[1] if isinstance(type_, TensorType) else None
-    vocabulary = size if isinstance(size, int) else 1
+    vocabulary = decoder.vocabulary
     given = getattr(text, "vocab_size", None)
     if isinstance(given, int):
         vocabulary = min(vocabulary, given)
@@ -193,17 +191,17 @@ def _played(
     return tracks
 
 
-def _sensitivity(reference: PreTrainedModel, tokens: list[int], logits: Tensor) -> float:
-    """How much the reference's logits change when its weights change by one part in ten million."""
+def _sensitivity(reference: PreTrainedModel, tokens: list[int], rows: Tensor) -> float:
+    """How much the reference's rows change when its weights change by one part in ten million."""
     with torch.random.fork_rng(), torch.no_grad():
         for parameter in reference.parameters():
             parameter.mul_(1 + 1e-7 * torch.randn_like(parameter))
-    changed = reference_logits(reference, tokens)
-    return float((changed - logits).norm() / logits.norm())
+    changed = reference_rows(reference, tokens)
+    return float((changed - rows).norm() / rows.norm())
 
 
 def reference_model(
-    config: PretrainedConfig, seed: int, gain: float = _GAINS[0]
+    config: PretrainedConfig, seed: int, gain: float = _GAINS[0], task: str = GENERATE
 ) -> PreTrainedModel:
     """Transformers' own model in float32, with attention and experts written out, on the CPU.
 
@@ -213,8 +211,7 @@ def reference_model(
     with torch.random.fork_rng(), quiet():
         torch.manual_seed(seed)
         try:
-            auto: Any = AutoModelForCausalLM
-            model: PreTrainedModel = auto.from_config(
+            model: PreTrainedModel = auto_class(task).from_config(
                 config,
                 attn_implementation="eager",
                 experts_implementation="eager",
@@ -258,29 +255,30 @@ def weights_of(reference: PreTrainedModel, decoder: Decoder) -> dict[str, Tensor
     return found
 
 
-def reference_logits(reference: PreTrainedModel, tokens: list[int]) -> Tensor:
-    """Logits [n, V] of one sequence, by transformers.
+def reference_rows(reference: PreTrainedModel, tokens: list[int]) -> Tensor:
+    """Rows [n, V] of logits, or [n, H] of the last layer, of one sequence, by transformers.
 
     Raises:
         UnsupportedError: it cannot run, or gives no finite numbers.
     """
     try:
         with torch.no_grad():
-            logits: Tensor = reference(input_ids=torch.tensor([tokens]), use_cache=False).logits[0]
+            out = reference(input_ids=torch.tensor([tokens]), **without_cache(reference))
+            rows: Tensor = (out.logits if "logits" in out else out.last_hidden_state)[0]
     except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
         raise UnsupportedError(
             "transformers cannot run the twin",
             got=f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}",
         ) from error
-    if not torch.isfinite(logits).all():
-        raise UnsupportedError("transformers gives no finite logits for the twin")
-    return logits
+    if not torch.isfinite(rows).all():
+        raise UnsupportedError("transformers gives no finite numbers for the twin")
+    return rows
 
 
 def _error(track: Track, wanted: Tensor) -> float:
-    """Relative error of a track's logits."""
-    positions = [position for position, _ in track.logits]
-    got = torch.stack([logits for _, logits in track.logits]).double()
+    """Relative error of a track's rows."""
+    positions = [position for position, _ in track.rows]
+    got = torch.stack([row for _, row in track.rows]).double()
     expected = wanted[positions].double()
     return float((got - expected).norm() / expected.norm())
 

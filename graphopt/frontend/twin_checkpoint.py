@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 from transformers import PretrainedConfig
 
+from graphopt.config import GENERATE
 from graphopt.ir.dtype import DType
 
 from .quiet import quiet
@@ -18,13 +19,13 @@ from .shrink import shrink
 from .twin import reference_model
 
 
-def write_twin(config: PretrainedConfig, dtype: DType, folder: Path) -> Path:
+def write_twin(config: PretrainedConfig, dtype: DType, folder: Path, task: str = GENERATE) -> Path:
     """Write the twin of ``config``, its weights in ``dtype``; the answer is ``folder``.
 
     Raises:
         UnsupportedError: transformers cannot build it.
     """
-    model = reference_model(shrink(config), seed=0)
+    model = reference_model(shrink(config), seed=0, task=task)
     with quiet():
         model.to(getattr(torch, dtype.torch_name)).save_pretrained(folder)
     return folder

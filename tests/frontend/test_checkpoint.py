@@ -96,9 +96,19 @@ def test_a_checkpoint_without_floating_point_has_no_element_type(tmp_path):
 
 @pytest.mark.parametrize("model_type", MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)
 def test_every_causal_model_type_is_opened(tmp_path, model_type):
-    make(tmp_path, {"model_type": model_type})
+    """One of a family of encoders must say that it is a decoder, which others are anyway."""
+    make(tmp_path, {"model_type": model_type, "is_decoder": True})
     expected = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[model_type]
-    assert Checkpoint.open(tmp_path).model_class == expected
+    checkpoint = Checkpoint.open(tmp_path)
+    assert (checkpoint.model_class, checkpoint.task) == (expected, "generate")
+
+
+def test_a_model_without_its_head_is_opened_for_vectors(tmp_path):
+    make(tmp_path, {"model_type": "llama", "architectures": ["LlamaForCausalLM"]})
+    checkpoint = Checkpoint.open(tmp_path, task="embed")
+    assert (checkpoint.model_class, checkpoint.task) == ("LlamaModel", "embed")
+    (tmp_path / "modules.json").write_text("[]")
+    assert Checkpoint.open(tmp_path).task == "embed"
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from graphopt.errors import TraceError, UnsupportedError
 from graphopt.frontend.gates import (
     check_attention,
     check_bounds,
-    check_logits,
+    check_rows,
     chunk_limit,
     coverage,
     state_of,
@@ -80,12 +80,12 @@ def test_the_smallest_chunk_limits_the_context() -> None:
 
 @pytest.mark.parametrize("shape", [(sym("T"), 9), (sym("R"),), (9, sym("R")), (sym("R"), sym("T"))])
 def test_what_is_not_logits_is_refused(shape: tuple[Dim, ...]) -> None:
-    with pytest.raises(TraceError, match="does not give logits"):
-        check_logits(graph(shape))
+    with pytest.raises(TraceError, match="does not give a row for each token"):
+        check_rows(graph(shape))
 
 
 def test_logits_pass() -> None:
-    check_logits(graph())
+    check_rows(graph())
 
 
 def test_a_bounded_batch_is_refused() -> None:

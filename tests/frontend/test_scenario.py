@@ -34,8 +34,8 @@ def test_every_sequence_comes_to_its_end_and_gets_its_own_logits(played) -> None
     tracks, _ = played
     for track in tracks:
         assert track.done == len(track.tokens)
-        assert track.logits
-        for position, logits in track.logits:
+        assert track.rows
+        for position, logits in track.rows:
             assert int(logits[0]) == track.tokens[position]
 
 

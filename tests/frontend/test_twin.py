@@ -47,7 +47,7 @@ def test_a_disagreement_is_not_excused_by_allow_unproven(
     llama: Case, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     spoilt = replace(llama.decoder, graph=with_attention(llama.decoder.graph, scale=0.3))
-    monkeypatch.setattr(twin, "trace_decoder", lambda config, dtype: spoilt)
+    monkeypatch.setattr(twin, "trace_decoder", lambda config, dtype, task: spoilt)
     monkeypatch.setattr(twin, "shrink", lambda config: config)
     with pytest.raises(TwinDisagreesError):
         prove(llama.config, llama.decoder, allow_unproven=True)
@@ -56,7 +56,7 @@ def test_a_disagreement_is_not_excused_by_allow_unproven(
 def test_without_a_twin_a_model_is_refused_unless_that_is_allowed(
     llama: Case, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fails(config: object, dtype: object) -> None:
+    def fails(config: object, dtype: object, task: str) -> None:
         raise UnsupportedError("no twin today")
 
     monkeypatch.setattr(twin, "trace_decoder", fails)
@@ -72,7 +72,7 @@ def test_a_twin_that_lacks_a_kind_of_layer_proves_nothing(
     llama: Case, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     windowed = replace(llama.decoder, graph=with_attention(llama.decoder.graph, window=8))
-    monkeypatch.setattr(twin, "trace_decoder", lambda config, dtype: llama.decoder)
+    monkeypatch.setattr(twin, "trace_decoder", lambda config, dtype, task: llama.decoder)
     with pytest.raises(UnsupportedError) as error:
         prove(llama.config, windowed)
     assert "the twin lacks" in str(error.value.got)

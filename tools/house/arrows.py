@@ -26,6 +26,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "region",
         "signature",
         "kv_layout",
+        "embedding",
         "plan",
         "launch",
         "loop_kernels",
