@@ -27,6 +27,7 @@ from ..made import Made, attempt
 from .ahead import build_all
 from .autotune import Tuned
 from .choosing import Choosing, Compiled
+from .dependent import FIRST_ARCH
 from .kernel import TritonKernel
 from .layouts import misread, packings_of
 from .loop import loop_kernels
@@ -70,7 +71,9 @@ class TritonBackend:
         self._packings = packings_of(graph, products)
         made |= {one: self._make(graph, one) for one in regions if one not in made}
         self._made = Made({one: self._agreed(one, made[one]) for one in regions})
-        self._loop = loop_kernels(graph, block_size)
+        self._loop = loop_kernels(
+            graph, block_size, dependent=dependent and arch >= FIRST_ARCH
+        )
         self._compiled: dict[str, Compiled] = {}
 
     def compile(

@@ -19,6 +19,7 @@ from graphopt.errors import CompileError, MachineError
 from graphopt.ir.dtype import DType
 
 from .assembler import bounds, usage_of
+from .dependent import WAIT, early_instructions
 from .kernel import ALIGNMENT, TritonKernel, Variant
 from .load import load_module
 
@@ -75,7 +76,8 @@ def compile_variant(kernel: TritonKernel, variant: Variant, arch: int) -> Cubin:
 
     Raises:
         MachineError: Triton is not installed.
-        CompileError: the kernel does not compile; the message quotes the line.
+        CompileError: the kernel does not compile, and the message quotes the line; or it may be
+            launched early, and its code does not wait before all else.
     """
     try:
         import triton
@@ -117,7 +119,14 @@ def compile_variant(kernel: TritonKernel, variant: Variant, arch: int) -> Cubin:
                 got=_causes(error),
             ) from error
 
-    return _roomy(made)
+    found = _roomy(made)
+    if WAIT in kernel.text and (wrong := early_instructions(found.ptx)):
+        raise CompileError(
+            "a kernel that may be launched early does not wait before all else",
+            where=f"{kernel.name}: {variant.function}, {dict(variant.constants)}, sm_{arch}",
+            got="; ".join(wrong),
+        )
+    return found
 
 
 def _roomy(made: Callable[..., Cubin]) -> Cubin:

@@ -16,6 +16,7 @@ import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 
 from graphopt.errors import CompileError
 from graphopt.ir.dtype import DType
@@ -24,6 +25,7 @@ from graphopt.launch import ALIGNMENT as ALIGNMENT
 
 # Stands for the kernel's name while its text is made; the name has the text's hash in it.
 NAME = "KERNEL_NAME"
+NOTHING_EARLY: Mapping[str, Sequence[str]] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +82,7 @@ class TritonKernel:
         sizes: names of the sizes that they take next.
         variants: in order; the first that fits is run, and the last fits always.
         workspace: bytes that the programs share while they run, zeros before the first run.
+        early: statements that ask for weights before a program waits, by function; see ``early``.
     """
 
     name: str
@@ -88,6 +91,7 @@ class TritonKernel:
     sizes: tuple[str, ...]
     variants: tuple[Variant, ...]
     workspace: Dim = 0
+    early: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def variant(self, sizes: Mapping[str, int]) -> Variant:
         """The variant that runs in a step of these sizes."""
@@ -102,6 +106,7 @@ def named_kernel(
     variants: Sequence[Variant],
     *,
     workspace: Dim = 0,
+    early: Mapping[str, Sequence[str]] = NOTHING_EARLY,
 ) -> TritonKernel:
     """A kernel whose ``text`` and variants say ``KERNEL_NAME`` where its name belongs.
 
@@ -115,6 +120,7 @@ def named_kernel(
         sizes: see :class:`TritonKernel`.
         variants: see :class:`TritonKernel`.
         workspace: see :class:`TritonKernel`.
+        early: see :class:`TritonKernel`.
 
     Raises:
         CompileError: there is no variant for some sizes.
@@ -122,7 +128,9 @@ def named_kernel(
     facts = (_canonical(text), tuple(pointers), tuple(sizes), repr(variants), str(workspace))
     digest = hashlib.sha256(repr(facts).encode()).hexdigest()[:10]
     name = f"{re.sub(r'[^a-z0-9]+', '_', title.lower()).strip('_') or 'kernel'}_{digest}"
-    return kernel_called(name, text, pointers, sizes, variants, workspace=workspace)
+    found = kernel_called(name, text, pointers, sizes, variants, workspace=workspace)
+    asked = {one.replace(NAME, name): tuple(lines) for one, lines in early.items()}
+    return replace(found, early=asked)
 
 
 def kernel_called(

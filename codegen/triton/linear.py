@@ -23,7 +23,7 @@ from graphopt.region import Region
 from ..render import render
 from ..rows.tree import Leaf, RefusedError
 from .anchor import Anchored, Prologue
-from .dependent import PLACE
+from .early import CACHE_LINE, of_rows
 from .expression import TYPES
 from .fill import fill_block, fill_variant
 from .functions import functions_for
@@ -34,8 +34,6 @@ from .linear_tiles import HOPPER, Few, Many, Size, few_tiles, many_tiles
 MULTIPLIED = (DType.BF16, DType.F16, DType.F32)
 # Blocks of rows side by side that share columns of the weight.
 _GROUP = 8
-# Bytes of a line of the second-level cache.
-_CACHE_LINE = 128
 # Offsets from here on are 64-bit integers.
 _FAR = 1 << 31
 
@@ -46,7 +44,6 @@ def linear_kernel(
     arch: int = 90,
     *,
     deterministic: bool = False,
-    early: bool = False,
 ) -> TritonKernel | Verdict:
     """The kernel of a linear region, or why there is none.
 
@@ -56,15 +53,13 @@ def linear_kernel(
         arch: what it is to run on, such as 90: it decides the tiles, and whether descriptors copy
             them.
         deterministic: whether the last variant will compute all steps, few rows' too.
-        early: whether programs of few rows ask for weights before what came before them is over;
-            see ``dependent``.
     """
     if any(isinstance(value.type, StateType) for value in (*region.inputs, *region.outputs)):
         return refuse("it reads or writes state")
     if not any(graph.nodes[place].op == "linear" for place in region.nodes):
         return refuse("it is not built around a linear map")
     try:
-        return _kernel(Anchored(graph, region), arch, deterministic=deterministic, early=early)
+        return _kernel(Anchored(graph, region), arch, deterministic=deterministic)
     except RefusedError as error:
         return refuse(error.reason, *error.culprits)
 
@@ -162,7 +157,7 @@ class _Plan:
         return -(-self.size.width // one.columns)
 
 
-def _kernel(anchored: Anchored, arch: int, *, deterministic: bool, early: bool) -> TritonKernel:
+def _kernel(anchored: Anchored, arch: int, *, deterministic: bool) -> TritonKernel:
     if anchored.dtype not in MULTIPLIED:
         raise RefusedError(f"nothing multiplies {anchored.dtype}", anchored.anchor.inputs[0])
     rows = sym(anchored.symbol)
@@ -192,12 +187,7 @@ def _kernel(anchored: Anchored, arch: int, *, deterministic: bool, early: bool) 
     pointers: list[DType | None] = [buffer.dtype for buffer in anchored.buffers.values()]
     return named_kernel(
         anchored.region.name or "linear",
-        _text(
-            anchored,
-            plan,
-            prologue,
-            early=early and anchored.anchor.inputs[1].is_weight and plan.parts[0].column == 1,
-        ),
+        _text(anchored, plan, prologue),
         [*pointers, None] if workspace != 0 else pointers,
         anchored.sizes,
         [
@@ -205,6 +195,7 @@ def _kernel(anchored: Anchored, arch: int, *, deterministic: bool, early: bool) 
             *(_many_variant(one, plan, rows, anchored.symbol) for one in many),
         ],
         workspace=workspace,
+        early={"KERNEL_NAME_few": _early(anchored, plan)},
     )
 
 
@@ -241,7 +232,7 @@ def _parts(anchored: Anchored) -> tuple[_Matrix, ...]:
     )
 
 
-def _text(anchored: Anchored, plan: _Plan, prologue: Prologue, *, early: bool) -> str:
+def _text(anchored: Anchored, plan: _Plan, prologue: Prologue) -> str:
     size = plan.size
     names = [buffer.name for buffer in anchored.buffers.values()]
     finishes = [*names, *anchored.sizes]
@@ -266,7 +257,6 @@ def _text(anchored: Anchored, plan: _Plan, prologue: Prologue, *, early: bool) -
         carried=[*anchored.accumulators, *(one.name for one in prologue.sums)],
         comments=anchored.comments(),
         prologue=prologue,
-        early=_early(plan) if early else None,
         scale=scale,
         store=store,
         fill=fill,
@@ -305,10 +295,16 @@ def _text(anchored: Anchored, plan: _Plan, prologue: Prologue, *, early: bool) -
     )
 
 
-def _early(plan: _Plan) -> Mapping[str, object]:
-    """What is asked for before a program waits: elements of a cache line, parts of the weight."""
-    line = _CACHE_LINE // plan.size.dtype.nbytes
-    return {"line": line, "parts": plan.parts, "place": PLACE}
+def _early(anchored: Anchored, plan: _Plan) -> list[str]:
+    """What programs of few rows ask for before they wait: the weight, if no kernel writes it."""
+    if not anchored.anchor.inputs[1].is_weight or plan.parts[0].column != 1:
+        return []
+    size = plan.size
+    nbytes = size.dtype.nbytes
+    return [
+        of_rows(part.base, row=part.row, width=size.width, k=size.k, itemsize=nbytes)
+        for part in plan.parts
+    ]
 
 
 def _copies(size: Size) -> bool:

@@ -11,17 +11,21 @@ from graphopt.ir.types import StateType, TensorType
 from graphopt.ledger import Verdict, refuse
 from graphopt.loop_kernels import ADVANCE, LOOP_KERNELS, SAMPLE, TAKE
 
+from .dependent import with_dependent_launch
 from .kernel import TritonKernel
 from .sampling import sampler
 from .step_inputs import advancer, taker
 
 
-def loop_kernels(graph: Graph, block_size: int) -> dict[str, TritonKernel | Verdict]:
+def loop_kernels(
+    graph: Graph, block_size: int, *, dependent: bool = False
+) -> dict[str, TritonKernel | Verdict]:
     """The kernels by name; none at all for a graph without state, which decodes nothing.
 
     Args:
         graph: its first result is the logits ``[R, V]``.
         block_size: slots in a block of state.
+        dependent: whether each begins while the kernel before it ends.
     """
     if not any(isinstance(value.type, StateType) for value in graph.inputs):
         return {}
@@ -30,8 +34,14 @@ def loop_kernels(graph: Graph, block_size: int) -> dict[str, TritonKernel | Verd
         why = refuse(f"logits are {logits}, where [R, V] of a fixed V are sampled")
         return dict.fromkeys(LOOP_KERNELS, why)
     vocab = logits.shape[-1]
-    return {
+    found = {
         SAMPLE: sampler(logits.dtype, vocab),
         TAKE: taker(vocab),
         ADVANCE: advancer(vocab, block_size),
+    }
+    if not dependent:
+        return found
+    return {
+        name: with_dependent_launch(one) if isinstance(one, TritonKernel) else one
+        for name, one in found.items()
     }

@@ -14,10 +14,12 @@ from graphopt.ir.graph import Graph
 from graphopt.ledger import Verdict, refuse
 from graphopt.region import Region
 
+from ..rows.arguments import arguments
 from ..rows.parts import anchor_of
 from .attention import attention_kernel
 from .buckets import buckets_of
 from .dependent import FIRST_ARCH, with_dependent_launch
+from .early import small_count
 from .experts import experts_kernel
 from .kernel import TritonKernel
 from .linear import linear_kernel
@@ -69,12 +71,19 @@ def kernel_of(
         dependent: whether it begins while the kernel before it ends, if the GPU can do that.
     """
     dependent = dependent and arch >= FIRST_ARCH
-    made = _made(graph, region, arch, block_size, packings, deterministic, dependent)
+    made = _made(graph, region, arch, block_size, packings, deterministic)
     if isinstance(made, Verdict):
         return made
     if deterministic:
         made = replace(made, variants=buckets_of(made.variants)[-1].candidates)
-    return with_dependent_launch(made) if dependent else made
+    return with_dependent_launch(made, _small(graph, region)) if dependent else made
+
+
+def _small(graph: Graph, region: Region) -> dict[int, int]:
+    """Elements of small weights, by the place of their pointers."""
+    given = arguments(graph, region)
+    found = {one.index: small_count(one.value.type) for one in given if one.value.is_weight}
+    return {place: count for place, count in found.items() if count}
 
 
 def _made(
@@ -84,7 +93,6 @@ def _made(
     block_size: int,
     packings: Mapping[str, GpuPacking],
     deterministic: bool,
-    early: bool,
 ) -> TritonKernel | Verdict:
     """What a region's maker gives; two of them are told how the kernel shall be."""
     maker = MAKERS.get(region.family)
@@ -99,7 +107,7 @@ def _made(
         other = ANCHORS.get(anchor_of(graph, region).op)
         if other is not None:
             return other(graph, region, arch=arch)
-        return maker(graph, region, arch=arch, deterministic=deterministic, early=early)
+        return maker(graph, region, arch=arch, deterministic=deterministic)
     return maker(graph, region)
 
 

@@ -26,6 +26,7 @@ from ..rows.parts import anchor_of
 from ..rows.tree import RefusedError
 from .anchor import Anchored, Prologue
 from .compile import FP8_ARCH
+from .early import of_rows
 from .expression import TYPES
 from .functions import functions_for
 from .kernel import TritonKernel, Variant, named_kernel
@@ -101,6 +102,7 @@ def _kernel(anchored: Anchored, block: int, arch: int) -> TritonKernel:
         anchored.sizes,
         [_variant(one, depth, anchored) for one in tiles],
         workspace=work.nbytes,
+        early={"KERNEL_NAME": _early(anchored)},
     )
 
 
@@ -160,6 +162,18 @@ def _text(
         partials=work.partials // 4,
         rows=anchored.symbol,
     )
+
+
+def _early(anchored: Anchored) -> list[str]:
+    """What programs ask for before they wait: the weight, if no kernel writes it."""
+    if not anchored.anchor.inputs[1].is_weight:
+        return []
+    name, k, width = anchored.weight.buffer.name, anchored.k, anchored.width
+    programs = {"block": "tl.program_id(1)", "split": "tl.program_id(2)"}
+    return [
+        of_rows(f"{name} + {start * k}", row=step * k, width=width, k=k, itemsize=1, **programs)
+        for start, _, step in anchored.columns
+    ]
 
 
 def _parts(anchored: Anchored) -> list[Mapping[str, object]]:

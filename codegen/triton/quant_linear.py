@@ -28,6 +28,7 @@ from ..render import render
 from ..rows.parts import anchor_of, parts_of
 from ..rows.tree import RefusedError
 from .anchor import Anchored, Prologue
+from .early import of_chunks
 from .expression import TYPES
 from .functions import functions_for
 from .kernel import TritonKernel, Variant, named_kernel
@@ -108,6 +109,7 @@ def _kernel(anchored: Anchored, packing: GpuPacking, arch: int) -> TritonKernel:
         anchored.sizes,
         variants,
         workspace=work.nbytes,
+        early={"KERNEL_NAME_left": _early(anchored, packing)},
     )
 
 
@@ -176,6 +178,13 @@ def _text(
         partials=work.partials // 4,
         rows=anchored.symbol,
     )
+
+
+def _early(anchored: Anchored, packing: GpuPacking) -> list[str]:
+    """What programs of few rows ask for before they wait."""
+    data, scales = anchored.weight.buffer.name, anchored.source(anchored.anchor.inputs[2]).buffer
+    firsts = [sum(packing.part_chunks[:place]) for place in range(len(packing.part_chunks))]
+    return [line for one in firsts for line in of_chunks(data, scales.name, packing, one)]
 
 
 def _parts(anchored: Anchored, packing: GpuPacking) -> list[Mapping[str, object]]:

@@ -35,8 +35,33 @@ _FIRST_EXACT_ARCH = 90
 _MOST_SIZE = 2**31 - 1
 
 
+class Order:
+    """What a stream was given last, as far as it decides how the next kernel follows.
+
+    A kernel that waits itself may begin while another such one still ends: that one lets it begin.
+    Whatever else a stream is given, a copy, a graph, a step of PyTorch's, is over before that.
+    """
+
+    def __init__(self) -> None:
+        self._stream: int | None = None
+
+    def other(self) -> None:
+        """The stream is given something else than a kernel that waits itself."""
+        self._stream = None
+
+    def kernel(self, stream: int, *, dependent: bool) -> bool:
+        """Whether a kernel that a stream is given now may begin before what came before is over."""
+        is_early = dependent and self._stream == stream
+        self._stream = stream if dependent else None
+        return is_early
+
+
 class Memory(Protocol):
     """Gives memory of the device that stays where it is until it is given back."""
+
+    @property
+    def order(self) -> Order:
+        """What the stream was given last; a new one where others give it things unseen."""
 
     def zeros(self, nbytes: int) -> int:
         """The address of ``nbytes`` zeros."""
@@ -64,6 +89,11 @@ class TorchMemory:
         self._torch = torch
         self._kept: list[Any] = []
         self.zeros(ALIGNMENT)  # makes PyTorch's context the thread's own
+
+    @property
+    def order(self) -> Order:
+        """Nothing is known: PyTorch may have launched whatever it likes."""
+        return Order()
 
     def zeros(self, nbytes: int) -> int:
         """The address of ``nbytes`` zeros, which live as long as this."""
@@ -253,7 +283,8 @@ class KernelSet:
             )
         given = self._arguments(one, pointers, sizes)
         place = one.kernel.variants.index(variant)
-        where = self._driver.CUstream(self._memory.current_stream() if stream is None else stream)
+        stream = self._memory.current_stream() if stream is None else stream
+        where, order = self._driver.CUstream(stream), self._memory.order
         for function in one.functions[place]:
             launch = function.launch
             counts = launch.counts(sizes)
@@ -264,7 +295,8 @@ class KernelSet:
             given[-2] = self._descriptors(name, launch, counts)
             for value, number in zip(one.values, given, strict=True):
                 value.value = number
-            begin = self._begin_early if launch.dependent else self._begin
+            is_early = order.kernel(stream, dependent=launch.dependent)
+            begin = self._begin_early if is_early else self._begin
             begin(function, counts, where, one.address)
 
     def _begin(

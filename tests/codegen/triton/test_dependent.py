@@ -5,18 +5,18 @@ from __future__ import annotations
 import ast
 import re
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
 from graphopt.codegen.rows.arguments import Kind, arguments
 from graphopt.codegen.triton.compile import compile_variant
 from graphopt.codegen.triton.dependent import (
-    PLACE,
     RELEASE,
     WAIT,
     early_accesses,
+    early_instructions,
     entries_of,
+    parameters_of,
     with_dependent_launch,
 )
 from graphopt.codegen.triton.kernel import TritonKernel, Variant, named_kernel
@@ -24,20 +24,11 @@ from graphopt.codegen.triton.makers import kernel_of
 from graphopt.errors import CompileError
 from graphopt.ir.dtype import DType
 from graphopt.ir.graph import Graph
-from graphopt.ir.parser import parse_graph
 from graphopt.ir.types import LayerState
-from graphopt.plan import TRITON
-from graphopt.plan_arguments import Kind as PlanKind
-from graphopt.plan_arguments import arguments_of, layer_of
 from graphopt.region import Region
-from graphopt.runtime.executors.cuda import CudaExecutor
-from graphopt.runtime.scheduler import SchedulerLimits
-from tests.checkpoints import save_tiny
 from tests.codegen.cpp.attention_batch import Case
 from tests.codegen.cpp.linear_cases import AFTER, BEFORE, linear_case
 from tests.codegen.cpp.test_attention import region_of as attention_case
-from tests.runtime.executors.interpreted_artifact import compile_interpreted, greedy_through_engine
-from tests.runtime.executors.interpreted_device import InterpretedDevice
 
 from .quant_runs import quantized
 
@@ -54,7 +45,7 @@ def KERNEL_NAME(
     BLOCK: tl.constexpr,
 ):
     i = tl.arange(0, BLOCK)
-{early}{place}    tl.store(y + i, tl.load(x + i))
+    tl.store(y + i, tl.load(x + i))
 
 
 @triton.jit
@@ -63,50 +54,98 @@ def other(
 ):
     return tl.load(x)
 """
+_ASKING = "prefetch(w + tl.minimum(tl.program_id(0) * BLOCK + tl.arange(0, 4), 5))"
 
 
-def _kernel(early: str = "", place: str = "") -> TritonKernel:
-    text = _TEXT.format(early=early, place=place)
+def _kernel(*early: str) -> TritonKernel:
     variants = [Variant("KERNEL_NAME", {"BLOCK": 16})]
-    return named_kernel("copy", text, [DType.F32] * 3, ["T"], variants)
+    lines = {"KERNEL_NAME": early}
+    return named_kernel("copy", _TEXT, [DType.F32] * 3, ["T"], variants, early=lines)
 
 
-def test_a_program_waits_at_its_beginning() -> None:
+def _body(kernel: TritonKernel) -> list[str]:
+    """The statements of a kernel's only function that is launched."""
+    name = entries_of(kernel)[0]
+    found = next(one for one in ast.parse(kernel.text).body if getattr(one, "name", "") == name)
+    assert isinstance(found, ast.FunctionDef)
+    return [ast.unparse(one) for one in found.body]
+
+
+def test_a_program_lets_the_next_begin_and_waits() -> None:
     plain = _kernel()
     made = with_dependent_launch(plain)
-    lines = made.text.splitlines()
-    place = lines.index("):")
-    assert [one.strip() for one in lines[place + 1 : place + 3]] == [WAIT, RELEASE]
-    assert made.text.count(WAIT) == made.text.count(RELEASE) == 1
-    assert made.text.replace(f"    {WAIT}\n    {RELEASE}\n", "") == plain.text
+    assert _body(made)[:3] == [RELEASE, WAIT, "i = tl.arange(0, BLOCK)"]
+    assert made.text.replace(f"    {RELEASE}\n    {WAIT}\n", "") == plain.text
+    assert made.name == plain.name
     assert early_accesses(made) == []
     assert all(one.dependent for one in made.variants)
     assert not any(one.dependent for one in plain.variants)
 
 
-def test_weights_may_be_loaded_before() -> None:
-    early = "    w_at = w + i\n    weight = tl.load(w_at)\n"
-    made = with_dependent_launch(_kernel(early, f"{PLACE}\n"))
-    assert made.text.index("weight = ") < made.text.index(WAIT) < made.text.index("tl.store")
+def test_between_the_two_it_asks_for_weights() -> None:
+    made = with_dependent_launch(_kernel(_ASKING))
+    assert _body(made)[:3] == [RELEASE, _ASKING, WAIT]
+    assert made.text.count("def prefetch(") == 1
     assert early_accesses(made, ["w"]) == []
     # What is no weight may be what the kernel before writes.
     assert len(early_accesses(made)) == 1
+    assert "which is no weight" in early_accesses(made)[0]
+
+
+def test_small_weights_are_asked_for_unless_they_are_already() -> None:
+    made = with_dependent_launch(_kernel(), {1: 100})
+    assert _body(made)[1] == "prefetch(w + tl.minimum(tl.arange(0, 4) * 32, 99))"
+    assert early_accesses(made, ["w"]) == []
+    assert _body(with_dependent_launch(_kernel(_ASKING), {1: 100}))[1:3] == [_ASKING, WAIT]
+
+
+def test_kernels_that_ask_for_other_pointers_have_other_names() -> None:
+    names = {with_dependent_launch(_kernel(), small).name for small in ({}, {0: 8}, {1: 8})}
+    assert len(names) == 3
+    assert all(re.fullmatch(r"copy_[0-9a-f]{10}", name) for name in names)
+    made = with_dependent_launch(_kernel(_ASKING))
+    assert [made.variants[0].function, *made.early] == [made.name] * 2
+    # What a layer calls its weight makes no difference.
+    other = replace(_kernel(), text=_kernel().text.replace(" w,", " v,"))
+    assert (
+        with_dependent_launch(other, {1: 8}).name == with_dependent_launch(_kernel(), {1: 8}).name
+    )
 
 
 @pytest.mark.parametrize(
     "early",
     [
-        "    seen = tl.load(x + i)\n",
-        "    tl.store(y + i, 0.0)\n",
-        "    old = tl.atomic_add(y, 1.0)\n",
-        "    if T == 0:\n        return\n",
-        "    seen = other(w)\n",
+        "seen = tl.load(x + i)",
+        "tl.store(y + i, 0.0)",
+        "old = tl.atomic_add(y, 1.0)",
+        "return",
+        "seen = other(w)",
+        "tl.load(w)",
+        "prefetch(w + tl.load(x))",
+        "prefetch(tl.load(x) + w)",
+        "prefetch(x + i)",
+        RELEASE,
     ],
 )
 def test_whatever_else_comes_before_is_found(early: str) -> None:
-    made = with_dependent_launch(_kernel(early, f"{PLACE}\n"))
+    made = with_dependent_launch(_kernel(early))
     assert early_accesses(made, ["w"]) != []
-    assert early_accesses(_kernel(early)) != []  # it never waits at all
+
+
+def test_each_path_waits_once() -> None:
+    assert early_accesses(_kernel()) != []  # it never waits at all
+    made = with_dependent_launch(_kernel())
+    wait = f"    {WAIT}\n"
+    for changed in (
+        made.text.replace(wait, f"    if T == 0:\n    {wait}"),
+        made.text.replace(wait, wait + wait),
+        made.text.replace("    return tl.load(x)", f"{wait}    return tl.load(x)").replace(
+            "tl.load(x + i)", "other(x + i)"
+        ),
+        made.text.replace(wait, f"    if T == 0:\n        return\n{wait}"),
+    ):
+        assert changed != made.text
+        assert early_accesses(replace(made, text=changed)) != []
 
 
 def test_a_function_that_is_missing_is_an_error() -> None:
@@ -114,18 +153,97 @@ def test_a_function_that_is_missing_is_an_error() -> None:
     other = replace(kernel, variants=(replace(kernel.variants[0], function="gone"),))
     with pytest.raises(CompileError, match="lacks a function"):
         early_accesses(other)
+    with pytest.raises(CompileError, match="lacks a function"):
+        with_dependent_launch(replace(kernel, early={"gone": ()}))
+    workspace = replace(kernel, pointers=(DType.F32, None, DType.F32))
+    with pytest.raises(CompileError, match="a workspace is no weight"):
+        with_dependent_launch(workspace, {1: 8})
 
 
-def _arguments(text: str, function: str) -> list[str]:
-    """What a function of a text calls what it is given."""
-    tree = next(one for one in ast.parse(text).body if getattr(one, "name", "") == function)
-    assert isinstance(tree, ast.FunctionDef)
-    return [one.arg for one in tree.args.args]
+_PTX = """.visible .entry copy(
+)
+{
+$L__func_begin0:
+	ld.param.b64 	%rd1, [copy_param_0];
+	@%p1 tcgen05.alloc.cta_group::1.sync.aligned.shared::cta.b32 [%r24], 256;
+	@!%p1 bra 	$L__BB0_1;
+	@%p31 mbarrier.init.shared::cta.b64 [%r721], 1;
+	st.shared.b32 	[%r1], %r2;
+	bar.sync 	0, 128;
+	griddepcontrol.launch_dependents ;
+	prefetch.global.L2 [%rd1]; mov.b32 %r3, 0;
+	griddepcontrol.wait ;
+	barrier.sync 	1;
+	ld.global.b32 	%r4, [%rd1];
+	ret;
+$L__BB0_1:                              // %.preheader
+	ld.param.b64 	%rd2, [copy_param_1];
+	bra.uni 	$L__BB0_2;
+$L__BB0_3:
+	ld.global.b32 	%r5, [%rd2];
+$L__BB0_2:
+	barrier.sync 	1;
+	ld.global.b32 	%r5, [%rd2];
+	ret;
+}
+"""
+_PTX_WAIT = "\tgriddepcontrol.wait ;\n"
+
+
+def test_code_that_waits_before_all_else_is_well() -> None:
+    assert early_instructions(_PTX) == []
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        (_PTX_WAIT, ""),
+        (_PTX_WAIT, 2 * _PTX_WAIT),
+        (_PTX_WAIT, "\t@%p1 griddepcontrol.wait ;\n"),
+        (_PTX_WAIT, f"\tld.global.nc.v4.b32 	%r9, [%rd1];\n{_PTX_WAIT}"),
+        (_PTX_WAIT, f"\tld.b32 	%r9, [%rd1];\n{_PTX_WAIT}"),
+        (_PTX_WAIT, f"\t@%p2 st.global.b32 	[%rd1], %r9;\n{_PTX_WAIT}"),
+        (_PTX_WAIT, f"\tatom.global.add.u32 	%r9, [%rd1], 1;\n{_PTX_WAIT}"),
+        (_PTX_WAIT, f"\tred.global.add.u32 	[%rd1], 1;\n{_PTX_WAIT}"),
+        (_PTX_WAIT, f"\tcp.async.cg.shared.global [%r1], [%rd1], 16;\n{_PTX_WAIT}"),
+        (_PTX_WAIT, f"\t@%p2 ret;\n{_PTX_WAIT}"),
+        (_PTX_WAIT, f"$L__BB0_4:\n{_PTX_WAIT}"),
+        (_PTX_WAIT, f"\t@%p2 bra 	$L__BB0_3;\n{_PTX_WAIT}"),
+        ("bra.uni 	$L__BB0_2", "bra.uni 	$L__BB0_3"),
+        ("bra.uni 	$L__BB0_2", "bra.uni 	$L__BB0_1"),
+        ("bra.uni 	$L__BB0_2", "@%p5 bra 	$L__BB0_2"),
+        (
+            "launch_dependents ;",
+            "launch_dependents ;\n	tcgen05.alloc.cta_group::1.b32 [%r2], 64;",
+        ),
+        ("	griddepcontrol.launch_dependents ;\n", ""),
+    ],
+)
+def test_code_that_does_not_is_found(old: str, new: str) -> None:
+    changed = _PTX.replace(old, new)
+    assert changed != _PTX
+    assert early_instructions(changed) != []
+
+
+def test_code_that_lets_the_next_begin_after_it_has_waited_is_found() -> None:
+    release = "\tgriddepcontrol.launch_dependents ;\n"
+    changed = _PTX.replace(release, "").replace(_PTX_WAIT, _PTX_WAIT + release)
+    assert early_instructions(changed) == ["it lets the next kernel begin after it has waited"]
+
+
+def test_a_kernel_whose_code_reads_before_it_waits_is_refused() -> None:
+    text = with_dependent_launch(_kernel()).text.replace(WAIT, f"seen = tl.load(w)\n    {WAIT}")
+    changed = text.replace("tl.load(x + i)", "tl.load(x + i) + seen")
+    made = with_dependent_launch(_kernel())
+    assert compile_variant(made, made.variants[0], 90).symbol == made.name
+    with pytest.raises(CompileError, match="does not wait before all else") as caught:
+        compile_variant(replace(made, text=changed), made.variants[0], 90)
+    assert "ld.global" in str(caught.value.got)
 
 
 def _weights_of(graph: Graph, region: Region, kernel: TritonKernel) -> list[str]:
     """Names of a kernel's pointers to weights: those of the graph, which no kernel writes."""
-    names = _arguments(kernel.text, entries_of(kernel)[0])
+    names = parameters_of(kernel.text, entries_of(kernel)[0])
     return [
         name
         for name, one in zip(names, arguments(graph, region), strict=False)
@@ -163,52 +281,3 @@ def test_older_gpus_have_none() -> None:
     for kernel, _ in _made(89):
         assert WAIT not in kernel.text
         assert not any(one.dependent for one in kernel.variants)
-
-
-@pytest.mark.parametrize("arch", [90, 100, 120])
-def test_the_code_waits_before_it_loads(arch: int) -> None:
-    made, weights = _made(arch)[0]
-    assert weights
-    few, many = made.variants[0], made.variants[-1]
-    for variant, is_early in ((few, True), (many, False)):
-        code = compile_variant(made, variant, arch).ptx
-        wait = code.index("griddepcontrol.wait")
-        assert wait < code.index("griddepcontrol.launch_dependents")
-        assert "st.global" not in code[:wait]
-        assert not re.search(r"ld\.global|cp\.async", code[:wait])
-        assert ("prefetch.global.L2" in code[:wait]) == is_early  # weights, for few rows
-        assert "prefetch.global.L2" not in code[wait:]
-
-
-@pytest.mark.interpreted
-@pytest.mark.parametrize("name", ["llama", "qwen3_moe"])
-def test_a_whole_plan_waits_and_gives_the_same_tokens(name: str, tmp_path: Path) -> None:
-    fields = {"num_hidden_layers": 1, "num_experts": 4, "num_experts_per_tok": 2}
-    checkpoint = save_tiny(tmp_path / "tiny", name, **(fields if "moe" in name else {}))
-    limits = SchedulerLimits(4, 12, 12, 48)
-    prompts = [[5, 6, 7, 8, 9, 10, 11, 3, 4, 5, 9, 8, 7, 6], [3, 4]]
-    found = []
-    for early in (False, True):
-        output = tmp_path / f"{early}.gopt"
-        artifact = compile_interpreted(checkpoint, output, dependent_launch=early)
-        graph = parse_graph(artifact.graph_text())
-        ours = {s.kernel: s for s in artifact.plan.steps() if s.backend == TRITON}
-        for step in ours.values():
-            kernel = artifact.launch(step.kernel)
-            given = arguments_of(step, layer_of(graph, step))
-            for launch in (one for variant in kernel.variants for one in variant.launches):
-                assert launch.dependent == early
-                text = artifact.cubin(kernel.name, launch.file).decode()
-                variant = Variant(launch.symbol, launch.constants)
-                made = TritonKernel(kernel.name, text, kernel.pointers, kernel.sizes, (variant,))
-                names = _arguments(text, launch.symbol)
-                weights = [
-                    name
-                    for name, one in zip(names, given, strict=False)
-                    if one.kind is PlanKind.WEIGHT
-                ]
-                assert (early_accesses(made, weights) == []) == early
-        executor = CudaExecutor(artifact, InterpretedDevice(), limits)
-        found.append(greedy_through_engine(executor, limits, prompts, 2))
-        executor.close()
-    assert found[0] == found[1]

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
 
+from graphopt.runtime.executors.cubins import Order
+
 
 @dataclass
 class FakeDriver:
@@ -113,6 +115,7 @@ class FakeMemory:
     stream: int = 77
     next: int = 1 << 20
     taken: list[int] = field(default_factory=list)
+    order: Order = field(default_factory=Order)
 
     def zeros(self, nbytes: int) -> int:
         self.taken.append(nbytes)

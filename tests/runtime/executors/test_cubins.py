@@ -16,6 +16,7 @@ from graphopt.ir.shape import sym
 from graphopt.launch import Launch, LaunchKernel, LaunchVariant
 from graphopt.runtime.executors.cubins import (
     KernelSet,
+    Order,
     check_arch,
     checked,
     demand_device,
@@ -316,20 +317,39 @@ def test_what_kernels_keep_is_told() -> None:
     assert kernels.workspaces() == kept
 
 
-def test_a_kernel_that_waits_itself_is_launched_early() -> None:
+def test_a_kernel_that_waits_itself_follows_another_such_early() -> None:
     few, many = KERNEL.variants
     early = replace(few, launches=tuple(replace(one, dependent=True) for one in few.launches))
+    both = replace(many, launches=tuple(replace(one, dependent=True) for one in many.launches))
     answers = []
     for kernel in (KERNEL, replace(KERNEL, variants=(early, many))):
         fake, memory = driver(), FakeMemory()
         kernels = kernel_set(fake, memory, kernel)
         kernels.reserve({"S": 2, "T": 100})
-        kernels.launch("norm", [1 << 10, 1 << 11], {"S": 2, "T": 9})
-        kernels.launch("norm", [1 << 10, 1 << 11], {"S": 2, "T": 100})
+        for tokens in (9, 9, 100, 9, 9):
+            kernels.launch("norm", [1 << 10, 1 << 11], {"S": 2, "T": tokens})
         answers.append((fake.launched, fake.early))
     (plain, none), (other, first) = answers
     assert plain == other  # all else is the same
-    assert (none, first) == ([], ["norm_few"])
+    # Not the first of all, and not the first after one that does not wait.
+    assert (none, first) == ([], ["norm_few"] * 2)
+    fake = driver()
+    kernels = kernel_set(fake, FakeMemory(), replace(KERNEL, variants=(early, both)))
+    kernels.reserve({"S": 2, "T": 100})
+    kernels.launch("norm", [1 << 10, 1 << 11], {"S": 2, "T": 100})
+    assert fake.early == ["norm_after"]  # what comes next of the same kernel
+
+
+def test_what_a_stream_was_given_last_decides_whether_a_kernel_begins_early() -> None:
+    order = Order()
+    assert not order.kernel(7, dependent=True)
+    assert order.kernel(7, dependent=True)
+    assert not order.kernel(8, dependent=True)  # another stream
+    assert order.kernel(8, dependent=True)
+    order.other()
+    assert not order.kernel(8, dependent=True)
+    assert not order.kernel(8, dependent=False)
+    assert not order.kernel(8, dependent=True)
 
 
 @pytest.mark.parametrize(
