@@ -98,6 +98,13 @@ STEPS: tuple[Step, ...] = (
         _PLANS,
     ),
     Step(
+        "hangs",
+        "a kernel that does not end is found, and the piece that it is in",
+        10,
+        f"{PYTHON} -m pytest -m gpu tests/gpu/test_watchdog.py",
+        _PLANS,
+    ),
+    Step(
         "sanitizer",
         "no stray access and no race in shared memory",
         10,

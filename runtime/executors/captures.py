@@ -36,11 +36,13 @@ class _Captured:
     Attributes:
         graphs: by name.
         addresses: what they were captured with.
+        nbytes: how much less memory was free once they were there: the driver takes it in steps.
         checked: whether these were found to be right.
     """
 
     graphs: Mapping[str, Graph]
     addresses: Mapping[str, int]
+    nbytes: int
     checked: bool = False
 
 
@@ -80,7 +82,7 @@ class Captures:
         """The plan with what the graphs were seen to take."""
         found: dict[Mode, dict[int, int]] = {Mode.WHOLE: {}, Mode.PIECES: {}}
         for (mode, size), captured in self._made.items():
-            found[mode][size] = sum(map(self._device.graph_bytes, captured.graphs.values()))
+            found[mode][size] = captured.nbytes
         return self.plan.measured(found[Mode.WHOLE], found[Mode.PIECES])
 
     def choose(self, shape: BatchShape) -> Choice:
@@ -121,6 +123,7 @@ class Captures:
             report("capturing", number, len(wanted))
             if size in self._sizes(mode) and (mode, size) not in self._made:
                 self._capture(mode, size, {"R": 1, "S": 1, "P": 1})
+        self._device.synchronize()  # what graphs are made of is there before the first step
         report("capturing", len(wanted), len(wanted))
         self.took_s = time.monotonic() - start_s
         counts = f"{len(self._made)} of {len(wanted)} sizes captured in {self.took_s:.1f} s"
@@ -146,14 +149,15 @@ class Captures:
     def _capture(self, mode: Mode, size: int, like: Mapping[str, int]) -> None:
         sizes = self._sizes_at(mode, size, like)
         try:
-            self._demand_memory(mode, size)
+            before = self._demand_memory(mode, size)
             graphs = self._graphs(mode, sizes)
         except DeviceLostError:
             raise
         except GraphoptError as error:
             self._give_up(mode, size, error)
         else:
-            self._made[mode, size] = _Captured(graphs, dict(self._addresses()))
+            taken = before - self._device.memory()[0]
+            self._made[mode, size] = _Captured(graphs, dict(self._addresses()), max(0, taken))
 
     def _graphs(self, mode: Mode, sizes: Mapping[str, int]) -> Mapping[str, Graph]:
         """All graphs of a size, or none.
@@ -177,8 +181,8 @@ class Captures:
             raise
         return graphs
 
-    def _demand_memory(self, mode: Mode, size: int) -> None:
-        """Demand that there is as much memory as a size is expected to take.
+    def _demand_memory(self, mode: Mode, size: int) -> int:
+        """Demand that there is as much memory as a size is expected to take; so much is free.
 
         Raises:
             DeviceMemoryError: there is not.
@@ -192,6 +196,7 @@ class Captures:
                 "the GPU has no memory for captured launches",
                 got=f"{free:,} bytes free of {expected:,} that they are expected to take",
             )
+        return free
 
     def _sizes_at(self, mode: Mode, size: int, like: Mapping[str, int]) -> Mapping[str, int]:
         """Sizes of a capture; what is captured of pieces depends on T alone."""

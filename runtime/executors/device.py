@@ -152,9 +152,6 @@ class Device(Protocol):
     def replay(self, graph: Graph) -> None:
         """Run a graph's launches, in order with everything else."""
 
-    def graph_bytes(self, graph: Graph) -> int:
-        """Memory that a graph was seen to take."""
-
     def release(self, graph: Graph) -> None:
         """Give a graph's memory back."""
 

@@ -31,11 +31,9 @@ class _Graph:
 
     Attributes:
         handle: of the driver; None once it is given back.
-        nbytes: how much less memory was free once it was there.
     """
 
     handle: Any
-    nbytes: int
 
 
 class DriverDevice:
@@ -196,30 +194,23 @@ class DriverDevice:
         found.append(self._instantiated(self._call("cuStreamEndCapture", self._stream)))
 
     def _instantiated(self, graph: Any) -> _Graph:
-        before, _ = self.memory()
         try:
             handle = self._call("cuGraphInstantiate", graph, 0)
         finally:
             self._driver.cuGraphDestroy(graph)
-        made = _Graph(handle, 0)
+        made = _Graph(handle)
         self._graphs.append(made)
-        try:
+        try:  # now, and not when it is first replayed
             self._call("cuGraphUpload", handle, self._stream)
-            self.synchronize()
         except MachineError:
             self.release(made)
             raise
-        made.nbytes = max(0, before - self.memory()[0])
         return made
 
     def replay(self, graph: Graph) -> None:
         """Run a graph's launches."""
         self._order.other()
         self._call("cuGraphLaunch", _mine(graph).handle, self._stream)
-
-    def graph_bytes(self, graph: Graph) -> int:
-        """How much less memory was free once the graph was there: the driver takes it in steps."""
-        return _mine(graph).nbytes
 
     def release(self, graph: Graph) -> None:
         """Give a graph's memory back."""

@@ -148,9 +148,6 @@ class InterpretedDevice:
         for launch in graph.launches:
             launch()
 
-    def graph_bytes(self, graph: Any) -> int:
-        return self.node_bytes * len(graph.launches)
-
     def release(self, graph: Any) -> None:
         self.graphs.remove(graph)
 

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, replace
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,10 +19,12 @@ from graphopt.runtime.capture_choice import choose_captures, launches_of
 from graphopt.runtime.capture_cost import launched, whole_launches
 from graphopt.runtime.capture_plan import CapturePlan
 from graphopt.runtime.executor import SamplingInputs, StepInputs
+from graphopt.runtime.executors import captures
 from graphopt.runtime.executors.cuda import CudaExecutor
 from graphopt.runtime.executors.driver_device import DriverDevice
 from graphopt.runtime.scheduler import SchedulerLimits
-from tests.runtime.executors.interpreted_artifact import tiny
+from tests.checkpoints import save_tiny
+from tests.runtime.executors.interpreted_artifact import compile_interpreted, tiny
 from tests.runtime.executors.memory_driver import MemoryDriver
 
 LIMITS = SchedulerLimits(max_num_seqs=4, max_num_batched_tokens=16, max_rows=16, max_model_len=48)
@@ -34,6 +38,13 @@ class CountingDriver(MemoryDriver):
         if self.capturing is not None:
             self.capturing.append(handle)
         return self._answer("cuLaunchKernel")
+
+    def clock_s(self) -> float:
+        """A clock that goes on by 390 microseconds in each call, and stands still else.
+
+        Asking for what has happened costs nothing: how often that is done is a matter of time.
+        """
+        return 390e-6 * sum(not name.endswith("Query") for name, *_ in self.calls)
 
     def since(self, before: int) -> Counter[str]:
         """Calls since there were ``before``."""
@@ -120,7 +131,7 @@ def test_whatever_hangs_in_a_captured_decode_its_piece_is_named(size: int, count
     place = 0
     while place < places:
         driver = CountingDriver()
-        one = executor(driver, plan, watchdog_seconds=0.01)
+        one = executor(driver, plan, watchdog_seconds=600.0)
         one.allocate(12)
         named = piece_of_each_launch(one, size)
         places = len(named)
@@ -129,6 +140,8 @@ def test_whatever_hangs_in_a_captured_decode_its_piece_is_named(size: int, count
         driver.hanging = place
         for sequences in (count, 4 - count):
             one.start(*decode(sequences, 11, {}), np.full(sequences, -1))
+        driver.settle()
+        one._device.watch(0.001)
         with pytest.raises(DeviceLostError, match="does not end") as caught:
             one.finish()
         assert caught.value.where == f"{named[place]} of the captured decode of {count} sequences"
@@ -164,13 +177,16 @@ def test_marks_cost_two_calls_each_at_the_start_and_launches_stay_what_they_are(
 def test_a_driver_that_refuses_marks_captures_without(call: str) -> None:
     driver = CountingDriver(failing=frozenset({call}))
     plan = CapturePlan((1, 4), (), 3, (0, 0), ())
-    one = executor(driver, plan, watchdog_seconds=0.01)
+    one = executor(driver, plan, watchdog_seconds=600.0)
     one.allocate(12)
     assert one.captures.plan == plan
     assert driver.since(0)[call] == 1, "it is not asked again"
     driver.hanging = 5
+    one.start(*decode(3, 10, {}), np.full(3, -1))
+    driver.settle()
+    one._device.watch(0.001)
     with pytest.raises(DeviceLostError) as caught:
-        one.run(*decode(3, 10, {}))
+        one.finish()
     assert caught.value.where == "the captured decode of 3 sequences"
 
 
@@ -195,5 +211,32 @@ def test_capturing_asks_for_little_besides_the_launches() -> None:
     assert found["cuLaunchKernel"] == captured
     assert sum(len(driver.graphs[n]) for n in range(len(plan.decode_sizes))) == wholes
     rest = found.total() - found["cuLaunchKernel"]
-    assert rest == 8 * graphs + sizes, "eight a graph, and once more is looked what is free"
+    each = ("BeginCapture", "EndCapture", "Instantiate", "Destroy", "Upload")
+    assert all(found[name] == graphs for name in found if name.endswith(each))
+    # What is free is looked for before and after each size, and all is waited for once.
+    assert rest == len(each) * graphs + 2 * sizes + 1
+    one.close()
+
+
+@pytest.mark.full
+def test_the_default_sizes_of_36_layers_are_captured_in_ten_seconds_of_390_us_a_call(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoint = save_tiny(tmp_path / "deep", num_hidden_layers=36)
+    artifact = compile_interpreted(checkpoint, tmp_path / "deep.gopt")
+    limits = SchedulerLimits(256, 2048, 256, 4096)
+    plan = choose_captures(artifact.plan, launches_of(artifact), limits)
+    driver = CountingDriver(total=1 << 40)
+    one = CudaExecutor(
+        artifact, DriverDevice(driver), limits, plan, lazy_captures=True, watchdog_seconds=60.0
+    )
+    one.allocate(12)
+    monkeypatch.setattr(captures, "time", SimpleNamespace(monotonic=driver.clock_s))
+    before = driver.clock_s()
+    one.captures.make_all(lambda *_: None)
+    assert one.captures.plan == plan
+    sizes = len(plan.decode_sizes) + len(plan.piece_sizes)
+    graphs = len(plan.decode_sizes) + len(plan.piece_sizes) * 36
+    assert (sizes, len(driver.graphs)) == (59, graphs)
+    assert one.captures.took_s == driver.clock_s() - before < 10.0
     one.close()
