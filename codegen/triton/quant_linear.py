@@ -5,21 +5,22 @@ after:   a kernel whose functions have the weight as the left or as the right op
 
 The weight lies as ``graphopt.gpu_packing`` says. With ``weight_only`` its integers become floats of
 the rows' type, and few rows are multiplied with exact ones, the scale coming after the sum over a
-group; many are multiplied with scaled ones. Without it rows are rounded to 8 bits as they are
-loaded, integers are multiplied, and both scales come after the sum over a group.
+group; many are multiplied with scaled ones. Without it rows are rounded to 8 bits, few as they are
+loaded and many in a launch ahead (``quant_rows``), integers are multiplied, and both scales come
+after the sum over a group.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass
 
 from graphopt.errors import IRError
 from graphopt.gpu_packing import CHUNK_ROWS, GpuPacking
 from graphopt.ir.dtype import DType
 from graphopt.ir.graph import Graph, Node
 from graphopt.ir.ops_spec import bool_of, int_of
-from graphopt.ir.shape import sym
+from graphopt.ir.shape import dim_max, sym
 from graphopt.ir.types import StateType, TensorType
 from graphopt.ledger import Verdict, refuse
 from graphopt.region import Region
@@ -32,6 +33,7 @@ from .early import of_chunks
 from .expression import TYPES
 from .functions import functions_for
 from .kernel import TritonKernel, Variant, named_kernel
+from .quant_rows import Ahead, context_of, from_f32, variant_of
 from .quant_split import Work
 from .quant_tiles import Product, Tile, product_tiles
 from .quant_unpack import unpacking
@@ -92,25 +94,60 @@ def _kernel(anchored: Anchored, packing: GpuPacking, arch: int) -> TritonKernel:
     prologue = anchored.prologue(is_even=packing.columns % (packing.depth * packing.halves) == 0)
     widest = max(one.columns for one in tiles)
     is_even = anchored.width % widest == 0
-    if rounds:  # from f32: rounded to another type before, some would be a step off
-        tile = prologue.tile.removesuffix(f".to({TYPES[anchored.dtype]})")
-        prologue = replace(prologue, tile=tile)
+    if rounds:
+        prologue = from_f32(anchored, prologue)
     store = [*anchored.scale(prologue), *anchored.epilogue(is_even=is_even)]
     work = Work(
         packing.part_chunks[0] * CHUNK_ROWS, tiles, len(anchored.accumulators) + len(prologue.sums)
     )
-    text = _text(anchored, packing, prologue, store, work, rounds=rounds)
-    variants = [_variant(one, packing, anchored.symbol) for one in tiles]
+    ahead = _ahead(packing, work, prologue) if rounds else None
+    made = _Made(packing, prologue, store, work, ahead)
+    variants = [
+        variant_of(one, ahead, packing.depth, anchored.symbol, arch)
+        if ahead and one.resident
+        else _variant(one, packing, anchored.symbol)
+        for one in tiles
+    ]
     pointers: list[DType | None] = [buffer.dtype for buffer in anchored.buffers.values()]
     return named_kernel(
         anchored.region.name or "quantized_linear",
-        text,
-        [*pointers, None] if work.nbytes else pointers,
+        _text(anchored, made, arch),
+        [*pointers, None] if made.shares else pointers,
         anchored.sizes,
         variants,
-        workspace=work.nbytes,
+        workspace=dim_max(work.nbytes, ahead.nbytes(sym(anchored.symbol)) if ahead else 0),
         early={"KERNEL_NAME_left": _early(anchored, packing)},
     )
+
+
+@dataclass(frozen=True, slots=True)
+class _Made:
+    """What a kernel is made of.
+
+    Attributes:
+        packing: how the weight lies.
+        prologue: of rows that are loaded where they are multiplied.
+        store: lines that store the result.
+        work: what few rows' programs share.
+        ahead: where many rows are, rounded; None if rows are not.
+    """
+
+    packing: GpuPacking
+    prologue: Prologue
+    store: Sequence[str]
+    work: Work
+    ahead: Ahead | None
+
+    @property
+    def shares(self) -> bool:
+        """Whether there is a workspace."""
+        return self.ahead is not None or self.work.nbytes > 0
+
+
+def _ahead(packing: GpuPacking, work: Work, prologue: Prologue) -> Ahead:
+    columns = packing.steps * packing.halves * packing.depth
+    sums = len(prologue.sums)
+    return Ahead("tl.int8", work.partials, columns, packing.depth, packing.is_whole, sums)
 
 
 def _variant(one: Tile, packing: GpuPacking, symbol: str) -> Variant:
@@ -134,18 +171,13 @@ def _check(anchored: Anchored, anchor: Node) -> None:
         raise RefusedError("the scales of its weight are not f16", scales)
 
 
-def _text(
-    anchored: Anchored,
-    packing: GpuPacking,
-    prologue: Prologue,
-    store: Sequence[str],
-    work: Work,
-    *,
-    rounds: bool,
-) -> str:
+def _text(anchored: Anchored, made: _Made, arch: int) -> str:
+    packing, prologue, store, ahead = made.packing, made.prologue, made.store, made.ahead
     names = [buffer.name for buffer in anchored.buffers.values()]
-    given = [*names, *(["work"] if work.nbytes else []), *anchored.sizes]
+    given = [*names, *(["work"] if made.shares else []), *anchored.sizes]
     carried = [*anchored.accumulators, *(one.name for one in prologue.sums)]
+    rounds = ahead is not None
+    context = context_of(anchored, ahead, arch) if ahead else {"ahead": None}
     lines = "\n".join((*prologue.lines, *store))
     unpack, definitions = unpacking(packing.bits, anchored.dtype, rounds=rounds)
     return render(
@@ -174,9 +206,11 @@ def _text(
         whole=packing.is_whole,
         factors=1 if packing.is_whole else packing.steps * packing.halves,
         chunk=CHUNK_ROWS,
-        workspace=work.nbytes > 0,
-        partials=work.partials // 4,
+        workspace=made.work.nbytes > 0,
+        partials=made.work.partials // 4,
         rows=anchored.symbol,
+        narrow="",
+        **context,
     )
 
 

@@ -6,17 +6,15 @@ after:   tiles for a few rows, bound by reading the weight, and tiles for many
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from graphopt.gpu_packing import CHUNK_ROWS, GpuPacking
 from graphopt.ir.dtype import DType
 
-from .linear_tiles import PROCESSORS
+from .linear_tiles import HOPPER, PROCESSORS
 
 # The most rows that are few: the weight is then read once, and bounds the time.
 FEW = (8, 16, 32)
-# The first architecture whose warp groups multiply what is in shared memory.
-_HOPPER = 90
 # Programs of a multiprocessor that are to load together, and what one more part of K costs of the
 # time. Guesses: no device has been asked.
 _RESIDENT, _SPLIT_COST = 4, 0.02
@@ -47,7 +45,7 @@ class Product:
     @property
     def processors(self) -> int:
         """Multiprocessors of the device."""
-        return PROCESSORS[max((one for one in PROCESSORS if one <= self.arch), default=80)]
+        return processors_of(self.arch)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +62,8 @@ class Tile:
         is_exact: whether integers are multiplied as they are, and sums of groups are scaled.
         split: programs that share rows and columns, each with a part of K.
         steps: of one program.
+        resident: programs for each multiprocessor, which take one tile after the other; 0 where
+            each takes one.
     """
 
     below: int | None
@@ -75,6 +75,12 @@ class Tile:
     is_exact: bool = False
     split: int = 1
     steps: int = 0
+    resident: int = 0
+
+
+def processors_of(arch: int) -> int:
+    """Multiprocessors of a device."""
+    return PROCESSORS[max((one for one in PROCESSORS if one <= arch), default=80)]
 
 
 def product_tiles(product: Product) -> tuple[Tile, ...]:
@@ -100,7 +106,7 @@ def _few(product: Product, rows: int) -> Tile:
     warps = 2
     if product.rounds and not product.is_plain and (rows, packing.depth) == (16, 128):
         # There two warps spill 8 to 24 bytes with Triton 3.6.
-        tight = (2, 8) if product.arch >= _HOPPER else (1, 4)
+        tight = (2, 8) if product.arch >= HOPPER else (1, 4)
         warps = 4 if (parts, packing.bits) == tight else 2
     return Tile(
         rows, rows, columns, warps, stages, is_left=True, is_exact=True, split=split, steps=steps
@@ -141,17 +147,12 @@ def _split(blocks: int, steps: int, depth: int, slots: int) -> int:
 def _many(product: Product) -> tuple[Tile, ...]:
     packing = product.packing
     is_even, parts = packing.part_chunks[0] % 2 == 0, len(packing.parts)
+    if product.rounds:
+        return _rounded(product)
     stages = 2 if packing.depth == 128 else 3
-    if product.rounds and not product.is_plain:  # what makes the rows, and rounds them, takes most
-        warps = min(8, CHUNK_ROWS * packing.depth // _WARP_BYTES)
-        if packing.is_whole and parts > 1:
-            warps = 4  # eight spill 8 bytes on sm_80, at 80 registers
-        return (Tile(None, 32, CHUNK_ROWS, warps, stages, is_left=True, steps=packing.steps),)
-    if product.arch >= _HOPPER:
+    if product.arch >= HOPPER:
         warps = 4 if product.is_plain or parts == 1 else 8
         columns = 2 * CHUNK_ROWS if is_even and parts == 1 else CHUNK_ROWS
-        if (packing.bits, packing.depth, product.rounds) == (4, 128, True):
-            columns = CHUNK_ROWS  # twice as many spill 40 bytes with Triton 3.6
         return (
             Tile(64, 64, CHUNK_ROWS, warps, stages),
             Tile(None, 128, columns, 8, stages),
@@ -163,9 +164,30 @@ def _many(product: Product) -> tuple[Tile, ...]:
     return (Tile(None, 64, columns, warps, stages, is_left=True, steps=packing.steps),)
 
 
-def fp8_tiles(
-    width: int, parts: int, k: int, depth: int, arch: int, *, is_plain: bool = True
-) -> tuple[Tile, ...]:
+def _rounded(product: Product) -> tuple[Tile, ...]:
+    """Tiles of many rows that were rounded ahead."""
+    packing = product.packing
+    is_even, parts = packing.part_chunks[0] % 2 == 0, len(packing.parts)
+    stages = 3 if packing.depth == 128 else 4
+    columns = 2 * CHUNK_ROWS if is_even and parts == 1 else CHUNK_ROWS
+    small = Tile(64, 64, CHUNK_ROWS, 4, stages, resident=2)
+    if product.arch >= HOPPER:
+        if columns * packing.depth < 8 * _WARP_BYTES:  # eight warps would not load wide
+            return (replace(small, below=None),)
+        if (parts, packing.bits, packing.depth) == (2, 4, 128):
+            # Both other tiles spill 24 bytes with Triton 3.6.
+            return (replace(small, below=None, warps=8),)
+        return small, Tile(None, 128, columns, 8, stages, resident=1)
+    if columns == CHUNK_ROWS:
+        # Of two parts of 4 bits, 64 rows spill up to 232 bytes.
+        rows = 32 if (parts, packing.bits, packing.depth) == (2, 4, 128) else 64
+        return (replace(small, below=None, rows=rows),)
+    # Four warps spill up to 388 bytes of both halves of a byte.
+    warps = 8 if packing.bits == 4 and not packing.is_whole and packing.depth > 32 else 4
+    return small, Tile(None, 64, columns, warps, stages, resident=2)
+
+
+def fp8_tiles(width: int, parts: int, k: int, depth: int, arch: int) -> tuple[Tile, ...]:
     """Tiles of a product in fp8 by how many rows there are; the last for any number.
 
     Args:
@@ -174,20 +196,17 @@ def fp8_tiles(
         k: what is summed over.
         depth: columns of x in one step.
         arch: such as 90.
-        is_plain: whether the rows are in memory as they are.
     """
     steps = -(-k // depth)
-    slots = PROCESSORS[max((one for one in PROCESSORS if one <= arch), default=80)] * _RESIDENT
+    slots = processors_of(arch) * _RESIDENT
     each = _split(-(-width // CHUNK_ROWS), steps, depth, slots)
     split = -(-steps // each)
     few = [
         Tile(rows, rows, CHUNK_ROWS, 4, 4, is_left=True, split=split, steps=each)
         for rows in (16, 32)
     ]
-    columns = CHUNK_ROWS * (2 if parts == 1 and arch >= _HOPPER else 1)
-    if not is_plain:  # what makes the rows, and rounds them, takes the registers
-        return (*few, Tile(None, 64, CHUNK_ROWS, 8, 2, is_left=True, steps=steps))
-    many = [Tile(64, 64, CHUNK_ROWS, 4, 3, is_left=True, steps=steps)]
-    rows = 128 if arch >= _HOPPER else 64
-    many.append(Tile(None, rows, columns, columns // 16, 2, is_left=True, steps=steps))
-    return (*few, *(one for one in many if one.below is None or arch >= _HOPPER))
+    columns = CHUNK_ROWS * (2 if parts == 1 else 1)
+    small = Tile(64, 64, CHUNK_ROWS, 4, 3, resident=2)
+    if arch >= HOPPER:
+        return (*few, small, Tile(None, 128, columns, 8, 3, resident=1))
+    return (*few, small, Tile(None, 64, columns, 4, 3, resident=2))

@@ -167,14 +167,17 @@ def likeness(request: Request, kind: str) -> Hashable:
     kernel, variant = request.kernel, request.variant
     text = re.sub(r"#.*", "", kernel.text).replace(kernel.name, "")
     text = _NUMBER.sub(_as_size, re.sub(rf"\b{kind}_", "", text))
-    constants = dict(variant.constants)
+    return text, tuple(_launch_likeness(one, kernel.name) for one in variant.launches)
+
+
+def _launch_likeness(launch: Variant, kernel: str) -> Hashable:
+    constants = dict(launch.constants)
     split, steps = constants.pop("SPLIT", 1), constants.pop("STEPS", _MANY_STEPS)
     return (
-        text,
-        variant.function.removeprefix(kernel.name),
+        launch.function.removeprefix(kernel),
         tuple(constants.items()),
         (split > 1, min(steps, _MANY_STEPS)),
-        (variant.num_warps, variant.num_stages),
+        (launch.num_warps, launch.num_stages),
     )
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
-from graphopt.codegen.triton.kernel import TritonKernel
+from graphopt.codegen.triton.kernel import TritonKernel, Variant
 from graphopt.codegen.triton.quant_fp8 import fp8_linear_kernel
 from graphopt.ir.builder import GraphBuilder
 from graphopt.ir.dtype import DType
@@ -128,13 +130,20 @@ def gate(model: str, kind: str, block: int, arch: int) -> None:
     if case is None:
         return
     kernel = made(case, arch)
-    for variant in kernel.variants:
-        found = resources_of(compile_variant(kernel, variant, arch))
-        where = (model, kind, block, arch, variant, found)
+    launches = [one for variant in kernel.variants for one in variant.launches]
+    for launch in {repr(replace(one, below={})): one for one in launches}.values():
+        found = resources_of(compile_variant(kernel, launch, arch))
+        where, is_product = (model, kind, block, arch, launch, found), not _makes_rows(launch)
         assert found.problems() == [], where
-        assert found.has_tensor_cores, where
-        assert found.wide_loads > 0, where
-        assert arch < 90 or found.has_wgmma, where
+        assert found.has_tensor_cores == is_product, where
+        assert found.wide_loads > 0 or found.instructions["UTMALDG"], where
+        assert found.has_wgmma == (is_product and arch >= 90), where
+        if launch.function.endswith("_many") and arch >= 90:
+            assert found.instructions["UTMALDG"], where
+
+
+def _makes_rows(launch: Variant) -> bool:
+    return launch.function.endswith("_rows")
 
 
 @pytest.mark.slow

@@ -13,45 +13,47 @@ from graphopt.ir.dtype import DType
 SHAPES = ((4096, 4096), (6144, 4096), (4096, 14336), (151936, 4096), (44, 70), (64, 31))
 
 
+@pytest.mark.parametrize("rounds", [True, False])
 @pytest.mark.parametrize("arch", [80, 89, 90])
 @pytest.mark.parametrize("bits", [4, 8])
 @pytest.mark.parametrize("group", GROUPS)
 @pytest.mark.parametrize("shape", SHAPES)
 def test_all_of_a_weight_is_taken_once(
-    shape: tuple[int, int], group: int, bits: int, arch: int
+    shape: tuple[int, int], group: int, bits: int, arch: int, rounds: bool
 ) -> None:
     rows, columns = shape
     for parts in (((0, rows, 1),), ((0, rows // 2, 1), (rows // 2, rows, 1))):
         packing = GpuPacking(rows, columns, bits, group, parts)
-        tiles = product_tiles(Product(packing, DType.BF16, arch, rounds=False))
+        tiles = product_tiles(Product(packing, DType.BF16, arch, rounds=rounds))
         bounds = [1 << 30 if one.below is None else one.below for one in tiles]
         assert bounds == sorted(set(bounds))
         assert tiles[-1].below is None
         for one in tiles:
             assert packing.part_chunks[0] * CHUNK_ROWS % one.columns == 0
             assert one.below is None or one.rows >= one.below
+            assert (one.resident > 0) == (rounds and not one.is_left)
             if one.is_left:
                 assert (one.split - 1) * one.steps < packing.steps <= one.split * one.steps
             else:
                 assert one.split == 1
-                assert arch >= 90
+                assert arch >= 90 or rounds
 
 
 @pytest.mark.parametrize("arch", [89, 90])
-@pytest.mark.parametrize("is_plain", [True, False])
 @pytest.mark.parametrize("depth", [32, 128])
 @pytest.mark.parametrize("shape", SHAPES)
 def test_all_of_a_weight_in_fp8_is_taken_once(
-    shape: tuple[int, int], depth: int, is_plain: bool, arch: int
+    shape: tuple[int, int], depth: int, arch: int
 ) -> None:
     width, k = shape
     for parts in (1, 2):
-        tiles = fp8_tiles(width, parts, k, depth, arch, is_plain=is_plain)
+        tiles = fp8_tiles(width, parts, k, depth, arch)
         bounds = [1 << 30 if one.below is None else one.below for one in tiles]
         assert bounds == sorted(set(bounds))
         assert tiles[-1].below is None
         steps = -(-k // depth)
-        assert all((one.split - 1) * one.steps < steps <= one.split * one.steps for one in tiles)
+        for one in tiles:
+            assert one.resident or (one.split - 1) * one.steps < steps <= one.split * one.steps
 
 
 def test_rows_that_are_made_take_room() -> None:
