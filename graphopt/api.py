@@ -59,6 +59,7 @@ _COMPILE_OPTIONS = {
     "allow_unproven",
     "dependent_launch",
     "task",
+    "kv_dtype",
 }
 # What verification runs when it is given nothing: prose, code, digits and a sign outside ASCII.
 VERIFICATION_TEXT = (
@@ -96,6 +97,7 @@ def compile_options(
     deterministic: bool = False,
     dependent_launch: bool = False,
     task: str = "auto",
+    kv_dtype: str = "auto",
 ) -> CompileOptions:
     """Options as a user writes them, checked.
 
@@ -120,6 +122,7 @@ def compile_options(
         deterministic,
         dependent_launch,
         task,
+        kv_dtype,
     )
     options.check()
     return options
@@ -247,7 +250,8 @@ def compile_graph(
     report = progress or silent
     disabled = frozenset(options.disabled_passes)
     # Before the work, not after it.
-    check_names(decoder_pipeline(quantize=options.quantize), disabled)
+    kv_dtype = None if options.kv_dtype == "auto" else options.kv_dtype
+    check_names(decoder_pipeline(quantize=options.quantize, kv_dtype=kv_dtype), disabled)
     report("tracing the model", 0, 0)
     started = time.perf_counter()
     dtype = compute_dtype(source, options)
@@ -263,7 +267,10 @@ def compile_graph(
     lowered = lower(
         traced.graph,
         decoder_pipeline(
-            traced.scalars, options.quantize, weight_only=options.target.kind == "cuda"
+            traced.scalars,
+            options.quantize,
+            weight_only=options.target.kind == "cuda",
+            kv_dtype=kv_dtype,
         ),
         options.target,
         context,

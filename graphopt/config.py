@@ -11,6 +11,7 @@ from graphopt.target import GPU_ARCHS, Target
 GENERATE, EMBED = "generate", "embed"
 TASKS = ("auto", GENERATE, EMBED)
 QUANTIZE = ("int8", "int4", "w8a8", "fp8", "fp8-tensor")
+KV_DTYPES = ("auto", "fp8", "fp8-e5m2")
 # The first GPUs whose tensor cores multiply fp8.
 _FP8_ARCH = 89
 COMPUTE_DTYPES = ("bfloat16", "float16", "float32")
@@ -41,6 +42,8 @@ class CompileOptions:
             CPU always do.
         dependent_launch: make kernels that begin while the one before them ends, on GPUs from
             sm_90 on.
+        kv_dtype: ``auto`` to keep keys and values as the model computes them, ``fp8`` or
+            ``fp8-e5m2`` to keep them in half the bytes on a GPU.
         task: ``generate``, ``embed``, or ``auto`` for what the checkpoint is made for.
     """
 
@@ -58,6 +61,7 @@ class CompileOptions:
     deterministic: bool = False
     dependent_launch: bool = False
     task: str = "auto"
+    kv_dtype: str = "auto"
 
     def factors(self) -> dict[str, str]:
         """Every field as text, by name."""
@@ -95,8 +99,16 @@ class CompileOptions:
             )
         if self.target.kind == "cuda":
             self._check_gpu()
-        if self.quantize is not None and self.quantize.startswith("fp8"):
-            self._check_fp8()
+        if self.kv_dtype not in KV_DTYPES:
+            raise UsageError(
+                "unknown way to keep keys and values",
+                got=self.kv_dtype,
+                expected=", ".join(KV_DTYPES),
+            )
+        if (self.quantize or "").startswith("fp8"):
+            self._check_fp8("products in fp8 are computed", str(self.quantize), "int8", "w8a8")
+        if self.kv_dtype != "auto":
+            self._check_fp8("keys and values in fp8 are read", self.kv_dtype, "auto", "auto")
         if self.dependent_launch and not self._has_dependent_launch():
             raise UsageError(
                 "kernels begin while the one before them ends from sm_90 on",
@@ -104,18 +116,19 @@ class CompileOptions:
                 next="leave it out",
             )
 
-    def _check_fp8(self) -> None:
+    def _check_fp8(self, what: str, got: str, on_cpu: str, on_gpu: str) -> None:
+        """Refuse fp8 where nothing computes in it; the last two are what to ask for instead."""
         if self.target.kind != "cuda":
             raise UnsupportedError(
-                "products in fp8 are computed on a GPU only",
-                got=f"{self.quantize} for {self.target}",
-                next="int8 has as many bits, and a CPU multiplies it",
+                f"{what} on a GPU only",
+                got=f"{got} for {self.target}",
+                next=f"ask for {on_cpu} on a CPU",
             )
         if self._gpu() < _FP8_ARCH:
             raise UnsupportedError(
-                f"sm_{self._gpu()} has no tensor cores for fp8, which begin with sm_{_FP8_ARCH}",
-                got=self.quantize,
-                next="w8a8 has as many bits, and they multiply it",
+                f"{what} from sm_{_FP8_ARCH} on",
+                got=f"{got} for sm_{self._gpu()}",
+                next=f"ask for {on_gpu} on older GPUs",
             )
 
     def _has_dependent_launch(self) -> bool:

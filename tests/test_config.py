@@ -68,3 +68,16 @@ def test_fp8_is_for_gpus_that_multiply_it(target: str, kind: str) -> None:
     assert "8" in str(caught.value.next)
     for arch in ("sm_89", "sm_90"):
         CompileOptions(Target.parse(f"cuda:{arch}"), quantize=kind).check()
+
+
+@pytest.mark.parametrize("target", ["cpu", "cuda:sm_80", "cuda:sm_86"])
+@pytest.mark.parametrize("kind", ["fp8", "fp8-e5m2"])
+def test_keys_and_values_in_fp8_are_for_gpus_that_compute_in_it(target: str, kind: str) -> None:
+    with pytest.raises(UnsupportedError, match="keys and values in fp8"):
+        CompileOptions(Target.parse(target), kv_dtype=kind).check()
+    CompileOptions(Target.parse("cuda:sm_89"), kv_dtype=kind).check()
+
+
+def test_there_is_no_other_way_to_keep_keys_and_values() -> None:
+    with pytest.raises(UsageError, match="keys and values"):
+        CompileOptions(kv_dtype="int8").check()

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 import click
 
-from graphopt.config import COMPUTE_DTYPES, QUANTIZE, TASKS
+from graphopt.config import COMPUTE_DTYPES, KV_DTYPES, QUANTIZE, TASKS
 from graphopt.errors import UsageError
 
 from .parsing import byte_size, logit_bias, token_count, token_ids
@@ -59,6 +59,7 @@ COMPILE_OPTIONS = (
     "deterministic",
     "dependent_launch",
     "task",
+    "kv_dtype",
 )
 
 compile_options = _all(
@@ -89,7 +90,14 @@ compile_options = _all(
     click.option(
         "--quantize",
         type=click.Choice(QUANTIZE),
-        help="Round the weights to nearest, in groups with a scale each. Default: leave them.",
+        help="Round the weights to nearest, in groups with a scale each. w8a8 and fp8 round what "
+        "they are multiplied with, too, and are for GPUs. Default: leave them.",
+    ),
+    click.option(
+        "--kv-dtype",
+        type=click.Choice(KV_DTYPES),
+        help="What to keep keys and values in on a GPU: fp8 takes half the memory. Default: auto, "
+        "as the model computes them.",
     ),
     click.option(
         "--isa",
