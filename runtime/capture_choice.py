@@ -94,6 +94,8 @@ def listed(sizes: Sequence[int]) -> str:
 
 def _wholes(plan: Plan, launches: Launches, limits: SchedulerLimits, trace: Trace) -> _Part:
     """Whole steps, in which every sequence has one token."""
+    if plan.embedding is not None:
+        return _Part({}, ("No whole step is captured, because texts that embed have no decodes.",))
     columns = blocks_for(limits.max_model_len, plan.block_size)
     most = limits.max_num_seqs
     seen: Counter[int] = Counter()

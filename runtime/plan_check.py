@@ -17,6 +17,9 @@ from graphopt.ir.types import StateType, TensorType, nbytes
 from graphopt.plan import Operand, Plan, Step
 from graphopt.region import Region, make_region, state_root
 
+# The input that says how far a token sees, see ``StepInputs``.
+REACHES = "reaches"
+
 
 def check_plan(plan: Plan, graph: Graph) -> None:
     """Demand that ``plan`` runs each node of ``graph`` on the values that the graph gives it.
@@ -45,8 +48,14 @@ def check_plan(plan: Plan, graph: Graph) -> None:
     if plan.slots[plan.output].last + 1 != max(1, walk.steps):
         raise ArtifactError("the output does not live to the end", got=f"slot {plan.output}")
     shape = output.type.shape if isinstance(output.type, TensorType) else ()
-    if shape[-1:] != (plan.limits.vocab_size,):
-        raise _unfit("the vocabulary", str(output.type), str(plan.limits.vocab_size))
+    what, size = "the vocabulary", plan.limits.vocab_size
+    if plan.embedding is not None:
+        what, size = "the size of a row", plan.embedding.size
+    if shape[-1:] != (size,):
+        raise _unfit(what, str(output.type), str(size))
+    sees_ahead = plan.embedding is not None and plan.embedding.whole
+    if REACHES in tensors and not sees_ahead:
+        raise _unfit("what tokens see", f"the input {REACHES}", "texts in parts")
 
 
 class _Walk:

@@ -20,6 +20,7 @@ from .capture_choice import Trace, choose_captures
 from .capture_cost import Launches, known_sizes
 from .executors.device_places import input_offsets
 from .executors.device_sampler import rows_at_once, sampling_bytes
+from .plan_check import REACHES
 from .preflight import Room, StepBytes, StepBytesOf
 from .scheduler import SchedulerLimits
 
@@ -81,8 +82,10 @@ def gpu_step_bytes(plan: Plan, launches: Launches, trace: Trace | None = None) -
 
 
 def _inputs(plan: Plan, sizes: Mapping[str, int]) -> int:
-    """A step's inputs, and what goes into sampling its rows and comes out."""
-    _, inputs = input_offsets(sizes["T"], sizes)
+    """A step's inputs, and what goes into sampling its rows and comes out, if they are sampled."""
+    _, inputs = input_offsets(sizes["T"], sizes, reaches=REACHES in plan.inputs)
+    if plan.embedding is not None:
+        return inputs
     return inputs + sampling_bytes(sizes["R"], plan.limits.vocab_size)
 
 

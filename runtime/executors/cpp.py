@@ -31,7 +31,7 @@ from graphopt.plan import CPP, Piece, Step
 from graphopt.plan_arguments import Argument, Kind, arguments_of, layer_of
 from graphopt.region import make_region
 
-from ..executor import F32, Sampled, SamplingInputs, StepInputs
+from ..executor import F32, Sampled, SamplingInputs, StepInputs, embedded
 from ..plan_check import check_plan
 from ..threads import ForkGuard, Pinning, limit_spinning, place_threads, this_machine
 from ..weight_check import check_weights
@@ -115,13 +115,15 @@ class CppExecutor(PlanNumbers):
         self._calls = self._calls_of(artifact, self._graph)
         self._weights = place_weights(artifact.weights, self._weights_read(), weights, placement)
         self._output = _tensor_type(self._graph.outputs[0].type)
-        self._sampler = NativeSampler(
-            self._library,
-            self._output.dtype.value,
-            plan.limits.vocab_size,
-            plan.limits.max_rows,
-            self._threads,
-        )
+        self._sampler = None
+        if plan.embedding is None:
+            self._sampler = NativeSampler(
+                self._library,
+                self._output.dtype.value,
+                plan.limits.vocab_size,
+                plan.limits.max_rows,
+                self._threads,
+            )
         self._slots = Slots(plan)
         try:
             self._scratch = aligned(plan.scratch_bytes * self._threads)
@@ -166,12 +168,15 @@ class CppExecutor(PlanNumbers):
         self._places = {key: base + offset for key, offset in offsets.items()}
 
     def run(self, inputs: StepInputs, sampling: SamplingInputs) -> Sampled:
-        """Compute a step, and choose or score a token per row."""
+        """Compute a step, and choose or score a token per row, or give the rows themselves."""
         sizes = self._compute(inputs)
-        return self._sampler.sample(self._logits(sizes), sampling)
+        rows = self._logits(sizes)
+        if self._sampler is None:
+            return embedded(as_f32(rows, self._output.dtype))
+        return self._sampler.sample(rows, sampling)
 
     def logits(self, inputs: StepInputs, observe: Observe | None = None) -> F32:
-        """Compute a step up to its logits, f32[R, V]; for ``run``, and for comparing numbers.
+        """Compute a step up to its output, f32[R, V]; for comparing numbers.
 
         Args:
             inputs: the step.

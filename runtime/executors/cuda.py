@@ -2,9 +2,9 @@
 
 Whatever kernels use lies in memory that is taken once: weights, keys and values, one arena for the
 slots of the largest step, a step's inputs. Only integers and parameters of sampling go to the
-device, and only tokens come back; a captured decode makes its inputs of those before, computes and
-samples in one graph. PyTorch is imported where a step has no kernel, or its kernel leaves its sizes
-to a library.
+device, and only tokens come back, or the rows of a plan that embeds; a captured decode makes its
+inputs of those before, computes and samples in one graph. PyTorch is imported where a step has no
+kernel, or its kernel leaves its sizes to a library.
 """
 
 from __future__ import annotations
@@ -40,10 +40,11 @@ from ..plan_check import check_plan
 from ..scheduler import SchedulerLimits
 from ..weight_check import check_weights
 from .captures import Captures, Launches
-from .device import Device
+from .device import Device, Kernels
 from .device import Graph as Captured
 from .device_decodes import DeviceDecodes
 from .device_places import DevicePlaces, Places, Sizes
+from .device_rows import DeviceRows
 from .device_sampler import DeviceSampler
 from .device_state import DeviceState
 from .device_weights import place_on, weights_read
@@ -87,6 +88,28 @@ class _Bound:
         if self.kernel is None:
             return True
         return self.may_leave and self.kernel.variant(sizes).library
+
+
+@dataclass(frozen=True, slots=True)
+class _Draws:
+    """What draws tokens, and makes the inputs of the next step of them.
+
+    Attributes:
+        sampler: from logits to tokens.
+        between: the kernels ``take`` and ``advance``.
+    """
+
+    sampler: DeviceSampler
+    between: Kernels
+
+    @classmethod
+    def on(cls, device: Device, artifact: Artifact, rows: int, moved: Callable[[], None]) -> _Draws:
+        """Load them for steps of up to so many rows."""
+        vocabulary = artifact.plan.limits.vocab_size
+        kernel, read = artifact.launch(SAMPLE), artifact.cubin
+        sampler = DeviceSampler(device, kernel, read, vocabulary, rows, moved)
+        between = {name: artifact.launch(name) for name in (TAKE, ADVANCE)}
+        return cls(sampler, device.kernels(between, read))
 
 
 class CudaExecutor(PlanNumbers):
@@ -143,20 +166,16 @@ class CudaExecutor(PlanNumbers):
         self._kernels = device.kernels(self._launches, artifact.cubin)
         self._weights = place_on(device, artifact.weights, *weights_read(plan, self._launches))
         most = limits.largest_step(plan.block_size)
-        _check_captures(captured, most)
+        _check_captures(captured, most, embeds=plan.embedding is not None)
         self._kernels.reserve(most)
         self._places = DevicePlaces(device, plan, most)
         self._decodes = DeviceDecodes(device, self._places, plan.block_size)
-        self._sampler = DeviceSampler(
-            device,
-            artifact.launch(SAMPLE),
-            artifact.cubin,
-            plan.limits.vocab_size,
-            most["R"],
-            self._drop_captures,
-        )
-        between = {name: artifact.launch(name) for name in (TAKE, ADVANCE)}
-        self._between = device.kernels(between, artifact.cubin)
+        self._rows: DeviceRows | None = None
+        self._draws: _Draws | None = None
+        if plan.embedding is None:
+            self._draws = _Draws.on(device, artifact, most["R"], self._drop_captures)
+        else:
+            self._rows = DeviceRows(device, self._output.dtype, plan.embedding.size)
         self._flights: deque[Callable[[], Sampled]] = deque()
         self._state: DeviceState | None = None
         self._torch: TorchOnDevice | None = None
@@ -178,7 +197,7 @@ class CudaExecutor(PlanNumbers):
             self.captures.make_all(self._report)
 
     def run(self, inputs: StepInputs, sampling: SamplingInputs) -> Sampled:
-        """Compute a step, and choose or score a token per row."""
+        """Compute a step, and choose or score a token per row, or give the rows themselves."""
         return self._begin(inputs, sampling, None)()
 
     def start(self, inputs: StepInputs, sampling: SamplingInputs, sources: I64) -> None:
@@ -193,21 +212,25 @@ class CudaExecutor(PlanNumbers):
     def _begin(
         self, inputs: StepInputs, sampling: SamplingInputs, sources: I64 | None
     ) -> Callable[[], Sampled]:
-        """Give all of a step to the device; calling the answer waits for its tokens."""
+        """Give all of a step to the device; calling the answer waits for what comes of it."""
         self._device.attach()
         started = self._watchdog.begin(BatchShape.of(inputs))
         with self._watchdog.giving(started):
-            self._sampler.reserve(sampling)
-            sizes = self._compute(inputs, sampling, sources, started)
-            if started.is_captured:
-                answer = self._sampler.fetch(sampling, sizes["R"])
+            if self._rows is not None:
+                sizes = self._compute(inputs, sampling, None, started)
+                answer = self._rows.start(self._logits_at(sizes), len(inputs.rows))
             else:
-                self._watchdog.piece(started, SAMPLING)
-                answer = self._sampler.start(self._logits_at(sizes), sampling)
+                self._sampler.reserve(sampling)
+                sizes = self._compute(inputs, sampling, sources, started)
+                if started.is_captured:
+                    answer = self._sampler.fetch(sampling, sizes["R"])
+                else:
+                    self._watchdog.piece(started, SAMPLING)
+                    answer = self._sampler.start(self._logits_at(sizes), sampling)
         return lambda: self._watchdog.land(started, answer)
 
     def logits(self, inputs: StepInputs, observe: Observe | None = None) -> F32:
-        """Compute a step up to its logits, f32[R, V]; for comparing numbers.
+        """Compute a step up to its output, f32[R, V]; for comparing numbers.
 
         Args:
             inputs: the step.
@@ -252,7 +275,7 @@ class CudaExecutor(PlanNumbers):
             "the arena of slots": self._places.arena,
             "a step's inputs": self._places.inputs,
             **self._kernels.workspaces(),
-            **self._sampler.addresses(),
+            **(self._sampler.addresses() if self._draws else {}),
         }
 
     def close(self) -> None:
@@ -316,7 +339,16 @@ class CudaExecutor(PlanNumbers):
         places = self._places.at(sizes["T"]).inputs
         tokens = places["token_ids"]
         pointers = [self._sampler.results, places["sources"], tokens, tokens]
-        self._between.launch(TAKE, pointers, {"T": len(sources)})
+        self._drawing().between.launch(TAKE, pointers, {"T": len(sources)})
+
+    @property
+    def _sampler(self) -> DeviceSampler:
+        return self._drawing().sampler
+
+    def _drawing(self) -> _Draws:
+        if self._draws is None:
+            raise UsageError("a plan that embeds draws no tokens")
+        return self._draws
 
     def _logits_at(self, sizes: Sizes) -> int:
         return self._places.at(sizes["T"]).slots[self._plan.output]
@@ -342,7 +374,7 @@ class CudaExecutor(PlanNumbers):
         counters = self._sampler.counters(sizes["R"])
         pointers = self._decodes.pointers(sizes, self._sampler.results, counters)
         begins("making the inputs")
-        self._between.launch(ADVANCE, pointers, sizes)
+        self._drawing().between.launch(ADVANCE, pointers, sizes)
         for piece, steps in self._bound:
             begins(self._said[piece.name])
             self._launch(steps, sizes)
@@ -424,12 +456,14 @@ class CudaExecutor(PlanNumbers):
             yield from steps
 
 
-def _check_captures(captured: CapturePlan, most: Sizes) -> None:
-    """Demand that no captured step is larger than the largest.
+def _check_captures(captured: CapturePlan, most: Sizes, *, embeds: bool) -> None:
+    """Demand that no captured step is larger than the largest, and no decode of a plan that embeds.
 
     Raises:
         UsageError: one is; its graph would use memory that is not there.
     """
+    if embeds and captured.decode_sizes:
+        raise UsageError("a plan that embeds has no decodes to capture", got=captured.decode_sizes)
     for what, sizes, limit in (
         ("decodes", captured.decode_sizes, min(most["S"], most["R"])),
         ("tokens", captured.piece_sizes, most["T"]),

@@ -119,6 +119,13 @@ class Device(Protocol):
         Calling the answer waits until they are here.
         """
 
+    def land(self, address: int, nbytes: int) -> Callable[[], Bytes]:
+        """Bytes as they are after everything before, where they arrive on the host.
+
+        Calling the answer waits until they are here and copies nothing: the landing after the next
+        one overwrites them.
+        """
+
     def fill(self, address: int, nbytes: int, byte: int) -> None:
         """Put one byte everywhere, in order with everything else."""
 

@@ -24,13 +24,15 @@ from graphopt.plan import Plan
 from graphopt.safetensors_io import numpy_dtype
 
 from ..executor import I64, StepInputs
+from ..plan_check import REACHES
 from .device import Device, rounded
 from .layouts import Layouts, power_of_two_from
 
 Sizes = Mapping[str, int]
 
 # The inputs in the order in which they lie, with their types; the first four have T entries. Two
-# are for the kernels that make the others from the step before: see ``graphopt.loop_kernels``.
+# are for the kernels that make the others from the step before: see ``graphopt.loop_kernels``. One
+# takes no room where the plan does not read it.
 INPUTS: Mapping[str, DType] = {
     "token_ids": DType.I64,
     "sources": DType.I64,
@@ -40,6 +42,7 @@ INPUTS: Mapping[str, DType] = {
     "starts": DType.I32,
     "new_blocks": DType.I32,
     "lengths": DType.I32,
+    "reaches": DType.I32,
     "tables": DType.I32,
 }
 
@@ -77,7 +80,7 @@ class DevicePlaces:
         self._most = dict(most)
         self._layouts = Layouts(plan)
         self._known: dict[int, Places] = {}
-        _, end = input_offsets(most["T"], most)
+        _, end = self._offsets(most["T"])
         self._largest = self._layout(most["T"])
         self._staged = np.zeros(end, dtype=np.uint8)
         self.inputs = device.allocate(end, "a step's inputs")
@@ -119,9 +122,11 @@ class DevicePlaces:
             inputs: of the step.
             sources: i64[T], where its tokens are from; or one for all of them.
         """
-        offsets, _ = input_offsets(self.at(len(inputs.token_ids)).tokens, self._most)
+        offsets, _ = self._offsets(self.at(len(inputs.token_ids)).tokens)
         end = 0
         for name, offset in offsets.items():
+            if name == REACHES and name not in self._plan.inputs:
+                continue
             array = getattr(inputs, name, None)
             count = len(inputs.lengths if name == "new_blocks" else inputs.token_ids)
             if array is not None:
@@ -140,7 +145,7 @@ class DevicePlaces:
         self._device.free(self.arena)
 
     def _places(self, tokens: int) -> Places:
-        offsets, _ = input_offsets(tokens, self._most)
+        offsets, _ = self._offsets(tokens)
         inputs = {name: self.inputs + offset for name, offset in offsets.items()}
         found = self._layout(tokens)
         if found.peak_bytes > self._largest.peak_bytes:
@@ -149,16 +154,22 @@ class DevicePlaces:
         slots |= {slot: inputs[name] for name, slot in self._plan.inputs.items()}
         return Places(tokens, inputs, slots)
 
+    def _offsets(self, tokens: int) -> tuple[Mapping[str, int], int]:
+        return input_offsets(tokens, self._most, reaches=REACHES in self._plan.inputs)
+
     def _layout(self, tokens: int) -> Layout:
         return self._layouts.at(tokens, min(tokens, self._most["R"]), min(tokens, self._most["S"]))
 
 
-def input_offsets(tokens: int, most: Sizes) -> tuple[Mapping[str, int], int]:
+def input_offsets(
+    tokens: int, most: Sizes, *, reaches: bool = False
+) -> tuple[Mapping[str, int], int]:
     """Where inputs lie in their block in steps up to so many tokens, and where they end.
 
     Args:
         tokens: T.
         most: T, R, S and P of the largest step.
+        reaches: whether the plan reads how far tokens see.
     """
     sequences = min(tokens, most["S"])
     counts = {
@@ -170,6 +181,7 @@ def input_offsets(tokens: int, most: Sizes) -> tuple[Mapping[str, int], int]:
         "starts": sequences + 1,
         "new_blocks": sequences,
         "lengths": sequences,
+        "reaches": tokens if reaches else 0,
         "tables": sequences * most["P"],
     }
     offsets, end = {}, 0

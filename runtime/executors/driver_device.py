@@ -139,6 +139,12 @@ class DriverDevice:
         self._order.other()
         return self._pinned.fetch(address, nbytes)
 
+    def land(self, address: int, nbytes: int) -> Callable[[], Bytes]:
+        """Bytes as they are after everything before, where they arrive; see ``Device``."""
+        self._demand_no_capture("read")
+        self._order.other()
+        return self._pinned.land(address, nbytes)
+
     def fill(self, address: int, nbytes: int, byte: int) -> None:
         """Put one byte everywhere."""
         self._demand_no_capture("fill memory")

@@ -1,7 +1,8 @@
 """A step's inputs for a captured size: made larger by tokens that nobody sees.
 
-A token of padding has no slot (-1), so nothing is written of it; where sequences are padded, each
-has one such token and a context of none, and its logits are read by nobody.
+A token of padding has no slot (-1), so nothing is written of it, and reaches nothing; where
+sequences are padded, each has one such token and a context of none, and its logits are read by
+nobody.
 """
 
 from __future__ import annotations
@@ -55,6 +56,7 @@ def padded(inputs: StepInputs, sizes: Mapping[str, int]) -> StepInputs:
         starts=starts,
         lengths=_longer(inputs.lengths, more["S"], 0),
         tables=tables,
+        reaches=None if inputs.reaches is None else _longer(inputs.reaches, more["T"], 0),
     )
 
 

@@ -26,6 +26,8 @@ Bytes = npt.NDArray[np.uint8]
 BUFFER_BYTES, BUFFERS = 1 << 20, 8
 # So many results may be on their way at once: two of each of two steps.
 FETCHES = 4
+# Places for what may be larger than a buffer and is not copied on: the rows of two steps.
+LANDINGS = 2
 
 
 class _Fetch:
@@ -66,16 +68,16 @@ class Pinned:
         self._next = 0
         self.written_bytes = 0
         self._events: list[Any] = []
+        self._taken: list[int] = []
         count = BUFFERS + 1 + FETCHES
-        total = BUFFER_BYTES * count
-        self._address = int(checked(driver, "pinned memory", driver.cuMemHostAlloc(total, 0)))
-        raw = (ctypes.c_uint8 * total).from_address(self._address)
-        whole = np.ctypeslib.as_array(raw)
+        whole = self._take(BUFFER_BYTES * count)
         self._buffers = [whole[n * BUFFER_BYTES :][:BUFFER_BYTES] for n in range(count)]
         untimed = driver.CUevent_flags.CU_EVENT_DISABLE_TIMING
         self._fetches: deque[_Fetch] = deque()
         self._fetched = 0
-        for _ in range(BUFFERS + FETCHES):
+        self._landings: list[Bytes] = [np.zeros(0, np.uint8)] * LANDINGS
+        self._landed = 0
+        for _ in range(BUFFERS + FETCHES + LANDINGS):
             made = driver.cuEventCreate(int(untimed))
             self._events.append(checked(driver, "an event", made))
 
@@ -133,13 +135,48 @@ class Pinned:
         self._fetches.append(_Fetch(wait, buffer))
         return self._fetches[-1]
 
+    def land(self, address: int, nbytes: int) -> Callable[[], Bytes]:
+        """Bytes of the device as they are after all before on the stream, where they arrive.
+
+        Calling the answer waits for them, and copies nothing: the landing after the next one
+        overwrites them. What is larger than any before takes more memory, for good.
+
+        Raises:
+            MachineError: there is no pinned memory.
+        """
+        driver, place = self._driver, self._landed % LANDINGS
+        self._landed += 1
+        event = self._events[BUFFERS + FETCHES + place]
+        self._patience.event("an earlier copy", event)
+        if nbytes > len(self._landings[place]):
+            # The old place stays, for whoever still looks at it.
+            self._landings[place] = self._take(1 << (nbytes - 1).bit_length())
+        part = self._landings[place][:nbytes]
+        if nbytes:
+            answer = driver.cuMemcpyDtoHAsync(part.ctypes.data, address, nbytes, self._stream)
+            checked(driver, "a copy from the device", answer)
+        checked(driver, "recording an event", driver.cuEventRecord(event, self._stream))
+
+        def landed() -> Bytes:
+            self._patience.event("what ran before", event)
+            return part
+
+        return landed
+
+    def _take(self, nbytes: int) -> Bytes:
+        """Memory that the device reaches."""
+        answer = self._driver.cuMemHostAlloc(nbytes, 0)
+        self._taken.append(int(checked(self._driver, "pinned memory", answer)))
+        raw = (ctypes.c_uint8 * nbytes).from_address(self._taken[-1])
+        return np.ctypeslib.as_array(raw)
+
     def close(self) -> None:
         """Give the memory back; the stream has nothing left to do."""
         events, self._events = self._events, []
-        self._buffers = []
+        self._buffers, self._landings = [], []
         self._fetches.clear()
         for event in events:
             self._driver.cuEventDestroy(event)
-        if self._address:
-            self._driver.cuMemFreeHost(self._address)
-        self._address = 0
+        taken, self._taken = self._taken, []
+        for address in taken:
+            self._driver.cuMemFreeHost(address)

@@ -43,7 +43,9 @@ def aligned(nbytes: int) -> Bytes:
 def as_f32(array: npt.NDArray[Any], dtype: DType) -> npt.NDArray[np.float32]:
     """Numbers of ``dtype`` as float32; bf16 stands in integers of the same size."""
     if dtype is DType.BF16:
-        return (array.astype(np.uint32) << 16).view(np.float32)
+        wide = array.astype(np.uint32)
+        wide <<= 16
+        return wide.view(np.float32)
     return array.astype(np.float32, copy=False)
 
 

@@ -24,7 +24,7 @@ from graphopt.ir.verify import verify
 from graphopt.plan import Operand, Step
 from graphopt.region import make_region
 
-from ..executor import F32, Sampled, SamplingInputs, StepInputs
+from ..executor import F32, Sampled, SamplingInputs, StepInputs, embedded
 from ..plan_check import check_plan
 from ..sampler import sample
 from .plan_numbers import PlanNumbers
@@ -100,15 +100,16 @@ class TorchExecutor(PlanNumbers):
             ) from error
 
     def run(self, inputs: StepInputs, sampling: SamplingInputs) -> Sampled:
-        """Compute a step, and choose or score a token per row.
+        """Compute a step, and choose or score a token per row, or give the rows themselves.
 
         Raises:
             GraphoptError: a step of the plan failed; it is named.
         """
-        return sample(self.logits(inputs), sampling)
+        rows = self.logits(inputs)
+        return sample(rows, sampling) if self.embedding is None else embedded(rows)
 
     def logits(self, inputs: StepInputs, observe: Observe | None = None) -> F32:
-        """Compute a step up to its logits, f32[R, V]; for ``run``, and for comparing numbers.
+        """Compute a step up to its output, f32[R, V]; for ``run``, and for comparing numbers.
 
         Args:
             inputs: the step.

@@ -13,6 +13,7 @@ import numpy as np
 
 from graphopt.artifact import Artifact, ModelInfo, read_artifact, write_artifact
 from graphopt.contents_api import Compiled, contents_of
+from graphopt.embedding import Embedding
 from graphopt.frontend.arrays import weight_loader
 from graphopt.ir.dtype import DType
 from graphopt.ir.printer import print_graph
@@ -39,9 +40,11 @@ class Nowhere:
     generation_config: Mapping[str, Any] = field(default_factory=lambda: {"eos_token_id": 3})
 
 
-def compiled_decoder(dtype: DType = DType.F32, quantize: str | None = None) -> Compiled:
+def compiled_decoder(
+    dtype: DType = DType.F32, quantize: str | None = None, embedding: Embedding | None = None
+) -> Compiled:
     """The decoder after all passes, with the text of its kernels."""
-    graph, context = decoder(dtype), PassContext()
+    graph, context = decoder(dtype, embedding), PassContext()
     lowered = lower(graph, decoder_pipeline(quantize=quantize), Target("cpu"), context)
     native, memory = lowered.native, lowered.memory
     assert native is not None
@@ -52,13 +55,14 @@ def compiled_decoder(dtype: DType = DType.F32, quantize: str | None = None) -> C
         dtype=dtype,
         block_size=BLOCK,
         state=state,
-        limits=Limits(max_model_len=48, vocab_size=VOCAB, max_rows=16),
+        limits=Limits(48, VOCAB, max_rows=16 if embedding is None else 48),
         inputs=memory.inputs,
         output=memory.output,
         slots=memory.slots,
         pieces=lowered.pieces,
         layouts=native.layouts,
         scratch_bytes=native.scratch_bytes(lowered.pieces),
+        embedding=embedding,
     )
     constants = lowered.hoisted.constants
     return Compiled(
@@ -81,9 +85,10 @@ def write_native(
     dtype: DType = DType.F32,
     quantize: str | None = None,
     isas: Sequence[Isa] | None = None,
+    embedding: Embedding | None = None,
 ) -> Artifact:
     """The decoder's artifact at ``path``, with kernels for ``isas``; by default for this CPU."""
-    compiled = compiled_decoder(dtype, quantize)
+    compiled = compiled_decoder(dtype, quantize, embedding)
     path.parent.mkdir(parents=True, exist_ok=True)
     source = Nowhere(path.parent / f"{path.name}-source")
     source.folder.mkdir()

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from graphopt.embedding import Embedding
 from graphopt.runtime.capture_choice import (
     choose_captures,
     decode_series,
@@ -56,6 +58,16 @@ def test_without_a_trace_the_usual_sizes():
     assert tables.endswith("so width costs a copy and no more.")
     assert "32 columns" in tables
     assert "for 16, 32, 48, 64, 80, 96 … 1024 tokens" in pieces
+
+
+def test_texts_that_embed_have_no_decodes():
+    plan = replace(gpu_plan(), embedding=Embedding(8, "mean", True, True))
+    limits = SchedulerLimits(8, 256, 256, 64)
+    found = choose_captures(plan, KERNELS, limits, {decode(4): 100})
+    assert found.decode_sizes == ()
+    assert found.piece_sizes
+    assert "no decodes" in found.reasons[0]
+    assert dispatch(decode(4), found).mode is Mode.PIECES
 
 
 def test_tables_of_many_sequences_are_narrower():

@@ -9,12 +9,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from graphopt.embedding import Embedding
 from graphopt.errors import MachineError, UsageError
 from graphopt.ir.dtype import DType
 from graphopt.runtime.capture_choice import choose_captures
 from graphopt.runtime.dispatch import BatchShape
 from graphopt.runtime.executors.device_places import input_offsets
 from graphopt.runtime.executors.device_sampler import sampling_bytes
+from graphopt.runtime.plan_check import REACHES
 from graphopt.runtime.preflight import memory_need, preflight
 from graphopt.runtime.preflight_gpu import RESERVE_BYTES, gpu_room, gpu_step_bytes
 from graphopt.runtime.scheduler import SchedulerLimits
@@ -58,6 +60,14 @@ def test_what_steps_take():
     assert found.inputs == input_offsets(1024, LIMITS.largest_step(2))[1] + sampling_bytes(64, 13)
     assert found.inputs > tables + 4 * 8 * 1024 + 64 * 180
     assert found.total == found.slots + found.graphs + found.workspaces + found.inputs
+
+
+def test_a_plan_that_embeds_samples_nothing():
+    embedding = Embedding(8, "mean", True, True)
+    plan = replace(PLAN, embedding=embedding, inputs={**PLAN.inputs, REACHES: 0})
+    found = gpu_step_bytes(plan, KERNELS)(LIMITS)
+    assert found.inputs == input_offsets(1024, LIMITS.largest_step(2), reaches=True)[1]
+    assert found.graphs < STEP(LIMITS).graphs
 
 
 def test_the_sampler_works_on_some_rows_at_a_time():

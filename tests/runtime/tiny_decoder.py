@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 import torch
@@ -10,6 +12,7 @@ import torch
 from graphopt.artifact import Artifact, Contents, ModelInfo, read_artifact, write_artifact
 from graphopt.codegen.backend import assign
 from graphopt.codegen.torch import TorchBackend
+from graphopt.embedding import Embedding
 from graphopt.ir.builder import GraphBuilder
 from graphopt.ir.dtype import DType
 from graphopt.ir.graph import Graph, Value
@@ -29,8 +32,12 @@ VOCAB, HIDDEN, HEADS, KV_HEADS, SIZE, WINDOW = 29, 16, 4, 2, 4, 5
 T, R, S, P = sym("T"), sym("R"), sym("S"), sym("P")
 
 
-def decoder(dtype: DType = DType.F32) -> Graph:
-    """The graph; rotary embedding is left out, positions enter through a learned table."""
+def decoder(dtype: DType = DType.F32, embedding: Embedding | None = None) -> Graph:
+    """The graph; rotary embedding is left out, positions enter through a learned table.
+
+    With ``embedding`` it ends with the rows, and where that is ``whole`` tokens see all others.
+    """
+    whole = embedding is not None and embedding.whole
     b = GraphBuilder("tiny")
 
     def weight(name: str, *shape: int) -> Value:
@@ -51,7 +58,9 @@ def decoder(dtype: DType = DType.F32) -> Graph:
     starts = b.input("starts", TensorType(DType.I32, (S + 1,)))
     lengths = b.input("lengths", TensorType(DType.I32, (S,)))
     tables = b.input("tables", TensorType(DType.I32, (S, P)))
+    reaches = [b.input("reaches", TensorType(DType.I32, (T,)))] if whole else []
     state = b.input("kv", StateType("kv", layers))
+    sees = {"reach": True} if whole else {}
     hidden = b.one("embed", [token_ids, weight("embed", VOCAB, HIDDEN)])
     placed = b.one("embed", [positions, weight("places", 64, HIDDEN)])
     hidden = b.one("add", [hidden, placed])
@@ -68,14 +77,16 @@ def decoder(dtype: DType = DType.F32) -> Graph:
         state = b.one("kv_write", [state, k, v, slots], {"layer": number})
         mixed = b.one(
             "attention",
-            [q, state, starts, lengths, tables],
-            {"layer": number, "scale": 0.5, "window": layer.window},
+            [q, state, starts, lengths, tables, *reaches],
+            {"layer": number, "scale": 0.5, "window": layer.window, **sees},
         )
         flat = b.one("reshape", [mixed], {"shape": (T, HEADS * SIZE)})
         hidden = b.one("add", [hidden, project(flat, f"{number}.o", HIDDEN, HEADS * SIZE)])
         gated = b.one("silu", [project(hidden, f"{number}.up", 24, HIDDEN)])
         hidden = b.one("add", [hidden, project(gated, f"{number}.down", HIDDEN, 24)])
     last = b.one("index_select", [hidden, rows], {"dim": 0})
+    if embedding is not None:
+        return b.finish([b.one("rms_norm", [last, weight("norm", HIDDEN)], {"eps": 1e-5})])
     return b.finish([project(last, "head", VOCAB, HIDDEN)])
 
 
@@ -91,10 +102,16 @@ def weights_of(graph: Graph) -> dict[str, torch.Tensor]:
 
 
 def write_decoder(
-    path: Path, *, dtype: DType = DType.F32, tokenizer: Path | None = None, **limits: int
+    path: Path,
+    *,
+    dtype: DType = DType.F32,
+    tokenizer: Path | None = None,
+    embedding: Embedding | None = None,
+    dense: Mapping[str, np.ndarray] = MappingProxyType({}),
+    **limits: int,
 ) -> Artifact:
-    """The decoder's artifact at ``path``."""
-    graph = decoder(dtype)
+    """The decoder's artifact at ``path``, with the weights of dense layers, f32, beside its own."""
+    graph = decoder(dtype, embedding)
     regions = [make_region(graph, [place]) for place in range(len(graph.nodes))]
     ledger = Ledger()
     memory = plan_memory(graph, regions, assign(graph, regions, [TorchBackend()], ledger))
@@ -111,6 +128,7 @@ def write_decoder(
         output=memory.output,
         slots=memory.slots,
         pieces=partition(graph, memory.steps, why_not_on(Target("cpu"))),
+        embedding=embedding,
     )
     weights = weights_of(graph)
     files = {} if tokenizer is None else {one.name: one.read_bytes() for one in tokenizer.iterdir()}
@@ -119,8 +137,13 @@ def write_decoder(
         graph_text=print_graph(graph),
         ledger=ledger,
         model=ModelInfo("tiny", "TinyForCausalLM", "tiny", 1),
-        weights=[(value.name, dtype, tuple(value.type.shape)) for value in graph.weights],
-        weight_arrays=(_array(weights[value.name]) for value in graph.weights),
+        weights=[
+            *((value.name, dtype, tuple(value.type.shape)) for value in graph.weights),
+            *((name, DType.F32, array.shape) for name, array in dense.items()),
+        ],
+        weight_arrays=iter(
+            [*(_array(weights[value.name]) for value in graph.weights), *dense.values()]
+        ),
         tokenizer_files=files,
         generation_defaults={"eos_token_id": 3},
         extra_files={
@@ -139,16 +162,18 @@ def _array(tensor: torch.Tensor) -> np.ndarray:
 class Oracle:
     """The decoder by the interpreter: one sequence from the beginning, in its own fresh memory."""
 
-    def __init__(self, dtype: DType = DType.F32) -> None:
-        self.graph = decoder(dtype)
+    def __init__(self, dtype: DType = DType.F32, embedding: Embedding | None = None) -> None:
+        self.graph = decoder(dtype, embedding)
         self.interpreter = Interpreter(self.graph, weights_of(self.graph))
 
     def logits(self, tokens: list[int]) -> np.ndarray:
-        """Logits f32[len(tokens), V]."""
+        """Logits f32[len(tokens), V], or rows f32[len(tokens), H]."""
         count = len(tokens)
         state = self.graph.inputs[-1].type
+        sees = {"reaches": torch.full((count,), count, dtype=torch.int32)}
         (out,) = self.interpreter.run(
             {
+                **(sees if any(one.name == "reaches" for one in self.graph.inputs) else {}),
                 "token_ids": torch.tensor(tokens),
                 "positions": torch.arange(count),
                 "rows": torch.arange(count),

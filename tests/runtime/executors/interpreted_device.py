@@ -74,6 +74,7 @@ class InterpretedDevice:
     blocks: dict[int, Bytes] = field(default_factory=dict)
     graphs: list[RecordedGraph] = field(default_factory=list)
     recording: list[Run] | None = None
+    landings: list[Bytes] = field(default_factory=lambda: [np.zeros(0, np.uint8)] * 2)
 
     def attach(self) -> None:
         """Any thread may use it."""
@@ -110,6 +111,14 @@ class InterpretedDevice:
 
     def fetch(self, address: int, nbytes: int) -> Callable[[], Bytes]:
         found, comes = self.read(address, nbytes), not self.hung
+        return lambda: self._awaited(found, comes)
+
+    def land(self, address: int, nbytes: int) -> Callable[[], Bytes]:
+        """Places in turn, spoiled when they are used again."""
+        landing = self.landings.pop(0)
+        landing[:] = POISON
+        found, comes = self.read(address, nbytes), not self.hung
+        self.landings.append(found)
         return lambda: self._awaited(found, comes)
 
     def fill(self, address: int, nbytes: int, byte: int) -> None:

@@ -11,7 +11,8 @@ import pytest
 from graphopt.errors import UsageError
 from graphopt.ir.shape import evaluate
 from graphopt.plan import BufferSlot, Plan
-from graphopt.runtime.executors.device_places import INPUTS, DevicePlaces
+from graphopt.runtime.executors.device_places import INPUTS, DevicePlaces, input_offsets
+from graphopt.runtime.plan_check import REACHES
 from tests.runtime.executors.interpreted_device import InterpretedDevice
 from tests.runtime.executors.test_padding import step
 from tests.runtime.executors.test_slots import plan
@@ -19,30 +20,35 @@ from tests.runtime.executors.test_slots import plan
 MOST = {"T": 100, "R": 20, "S": 8, "P": 5}
 
 
-def decoder_plan() -> Plan:
-    """The plan of the tests of slots, with all inputs of a decoder."""
+def decoder_plan(*, embeds: bool = False) -> Plan:
+    """The plan of the tests of slots, with all inputs of a decoder, or of one that embeds."""
     base = plan(workspace=0)
-    extra = [name for name in INPUTS if name != "token_ids"]
+    extra = [name for name in INPUTS if name != "token_ids" and (embeds or name != REACHES)]
     inputs = {"token_ids": 0, **{name: 3 + n for n, name in enumerate(extra)}}
     slots = (*base.slots, *(BufferSlot(8, name) for name in extra))
     return replace(base, inputs=inputs, slots=slots)
 
 
+@pytest.mark.parametrize("embeds", [False, True])
 @pytest.mark.parametrize("counts", [[1], [1, 1, 1], [5, 1], [93, 7]])
-def test_inputs_are_written_where_kernels_read_them(counts: list[int]) -> None:
-    device = InterpretedDevice()
-    places = DevicePlaces(device, decoder_plan(), MOST)
-    given = step(counts, 1, 3)
+def test_inputs_are_written_where_kernels_read_them(counts: list[int], embeds: bool) -> None:
+    device, base = InterpretedDevice(), decoder_plan(embeds=embeds)
+    places = DevicePlaces(device, base, MOST)
+    given = step(counts, 1, 3, embeds=embeds)
     places.write(given)
     found = places.at(sum(counts))
+    before = device.copied_bytes
     made = {"sources": np.full(sum(counts), -1), "new_blocks": np.full(len(counts), -1, np.int32)}
     for name, address in found.inputs.items():
+        if name not in base.inputs:
+            continue
         want = made[name] if name in made else getattr(given, name)
         got = device.read(address, want.nbytes).view(want.dtype).reshape(want.shape)
         np.testing.assert_array_equal(got, want)
-        assert found.slots[decoder_plan().inputs[name]] == address
+        assert found.slots[base.inputs[name]] == address
         assert address % 256 == 0
     places.close()
+    assert device.copied_bytes == before, "all of it was written at once"
     assert device.blocks == {}
 
 
@@ -81,3 +87,14 @@ def test_a_step_beyond_the_largest_is_refused() -> None:
     for name in "TRSP":
         with pytest.raises(UsageError, match="larger than memory was taken for"):
             places.check({**MOST, name: MOST[name] + 1})
+
+
+def test_how_far_tokens_see_takes_no_room_where_nobody_reads_it() -> None:
+    sizes = []
+    for embeds in (False, True):
+        device = InterpretedDevice()
+        places = DevicePlaces(device, decoder_plan(embeds=embeds), MOST)
+        places.write(step([90], 1, 3, embeds=embeds))
+        sizes.append(device.copied_bytes)
+    assert sizes[1] - sizes[0] == 512  # 90 or 100 times 4, rounded up
+    assert input_offsets(100, MOST)[1] == input_offsets(100, MOST, reaches=True)[1] - 512

@@ -12,7 +12,7 @@ from graphopt.runtime.executor import StepInputs
 from graphopt.runtime.executors.padding import padded
 
 
-def step(counts: list[int], rows: int, blocks: int) -> StepInputs:
+def step(counts: list[int], rows: int, blocks: int, *, embeds: bool = False) -> StepInputs:
     rng, tokens = np.random.default_rng(7), sum(counts)
     return StepInputs(
         token_ids=rng.integers(0, 99, tokens),
@@ -22,9 +22,11 @@ def step(counts: list[int], rows: int, blocks: int) -> StepInputs:
         starts=np.cumsum([0, *counts]).astype(np.int32),
         lengths=rng.integers(1, 99, len(counts)).astype(np.int32),
         tables=rng.integers(0, 9, (len(counts), blocks)).astype(np.int32),
+        reaches=rng.integers(1, 99, tokens).astype(np.int32) if embeds else None,
     )
 
 
+@pytest.mark.parametrize("embeds", [False, True])
 @pytest.mark.parametrize(
     ("counts", "rows", "blocks", "sizes"),
     [
@@ -35,18 +37,22 @@ def step(counts: list[int], rows: int, blocks: int) -> StepInputs:
     ],
 )
 def test_what_is_there_stays(
-    counts: list[int], rows: int, blocks: int, sizes: tuple[int, ...]
+    counts: list[int], rows: int, blocks: int, sizes: tuple[int, ...], embeds: bool
 ) -> None:
-    given = step(counts, rows, blocks)
+    given = step(counts, rows, blocks, embeds=embeds)
     found = padded(given, dict(zip("TRSP", sizes, strict=True)))
     tokens, sequences = sum(counts), len(counts)
     for field in fields(StepInputs):
         before, after = getattr(given, field.name), getattr(found, field.name)
+        if before is None:
+            assert after is None
+            continue
         assert after.dtype == before.dtype
         place = tuple(slice(n) for n in before.shape)
         np.testing.assert_array_equal(after[place], before)
     assert (found.slots[tokens:] == -1).all(), "padding writes nothing"
     assert (found.lengths[sequences:] == 0).all()
+    assert not embeds or (found.reaches[tokens:] == 0).all(), "padding sees nothing"
     assert (np.diff(found.starts)[sequences:] == 1).all()
     assert found.starts[-1] <= sizes[0]
     assert (found.rows < sizes[0]).all()

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from graphopt.errors import MachineError
-from graphopt.runtime.executors.pinned import BUFFER_BYTES, BUFFERS, FETCHES, Pinned
+from graphopt.runtime.executors.pinned import BUFFER_BYTES, BUFFERS, FETCHES, LANDINGS, Pinned
 from tests.runtime.executors.memory_driver import MemoryDriver
 
 
@@ -83,4 +83,48 @@ def test_it_is_closed_once() -> None:
     pinned.close()
     pinned.close()
     assert driver.host == {}
-    assert [name for name, *_ in driver.calls].count("cuEventDestroy") == BUFFERS + FETCHES
+    assert [name for name, *_ in driver.calls].count("cuEventDestroy") == (
+        BUFFERS + FETCHES + LANDINGS
+    )
+
+
+def test_what_lands_is_not_copied_and_stays_until_the_landing_after_the_next_one() -> None:
+    driver = MemoryDriver()
+    pinned = Pinned(driver, 77)
+    place = memory(driver, 8)
+    landed = []
+    for number in range(7):
+        pinned.write(place, np.array([number]))
+        landed.append(pinned.land(place, 8))
+        for back in range(min(number + 1, LANDINGS)):
+            found = landed[number - back]()
+            assert found.view(np.int64)[0] == number - back
+            assert not found.flags.owndata
+    assert np.shares_memory(landed[4](), landed[6]())
+
+
+def test_nobody_waits_before_what_lands_is_asked_for() -> None:
+    driver = MemoryDriver()
+    pinned = Pinned(driver, 77)
+    place = memory(driver, 8)
+    landed = [pinned.land(place, 8) for _ in range(LANDINGS)]
+    assert len(driver.queue) == 2 * LANDINGS, "copies, each with its event"
+    landed[-1]()
+    assert not driver.queue
+
+
+def test_more_than_ever_before_lands_elsewhere() -> None:
+    driver = MemoryDriver()
+    pinned = Pinned(driver, 77)
+    most = 2 * BUFFER_BYTES + 17
+    given = np.random.default_rng(3).integers(0, 256, most, dtype=np.uint8)
+    place = memory(driver, most)
+    pinned.write(place, given)
+    small = pinned.land(place, 5)
+    sizes = [1, most, 0, most - 1, 7]
+    found = [(size, pinned.land(place, size)().copy()) for size in sizes]
+    for size, bytes_ in found:
+        np.testing.assert_array_equal(bytes_, given[:size])
+    assert small().shape == (5,)
+    pinned.close()
+    pinned.close()
