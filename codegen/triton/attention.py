@@ -47,14 +47,14 @@ _SEARCH = 256
 # What the template calls things.
 _TAKEN = (
     "acc0 acc1 add_up all_steps arrived at attend base begin below block column compute count "
-    "counter counters d0 d1 e e0 e1 end ends ends_of exists factor first found full_first "
-    "full_last furthest head head_at higher highest inside is_part is_row is_value item items j "
-    "k0 k0_at k1 k1_at k_at key keys kv_head last leader least length less lower lowest made "
-    "member middle once out_at own owned p pace pace_of part parts parts_of passed pivot place "
-    "position q0 q0_at q1 q1_at q_at reach record records row rows s score seen sequence "
-    "sequence_at share shares sink slope slot spot start stat_at state stats steps stride sum_at "
-    "summed sums table taken tile tiles token top tops total totals unit units upper v0 v0_at v1 "
-    "v1_at values weight weights whole work_of workspace "
+    "counter counters d0 d1 e e0 e1 end ends exists factor first found full_first full_last "
+    "furthest head head_at higher highest inside is_part is_row is_value item items j k0 k0_at k1 "
+    "k1_at k_at key keys kv_head last leader least length less lower lowest made member middle "
+    "once out_at own owned p pace pace_of part parts parts_of passed pivot place position q0 "
+    "q0_at q1 q1_at q_at record records row rows s score seen sequence sequence_at share shares "
+    "sink slope slot spot start stat_at state stats steps stride sum_at summed sums table taken "
+    "tile tiles token top tops total totals unit units upper v0 v0_at v1 v1_at values weight "
+    "weights whole work_of workspace "
 )
 
 

@@ -154,6 +154,21 @@ def test_the_same_bits_in_any_batch(window: int) -> None:
     assert torch.equal(computed(mixed, kernel, variant)[4:74], expected)
 
 
+@pytest.mark.interpreted
+def test_parts_with_nothing_to_sum_up() -> None:
+    """All tiles have as many parts as the longest would; the first ends within its first part."""
+    case = replace(ENCODER, sinks=True, layer=LayerState(1, 64, 64, BF16))
+    batch = spanned(make_batch(case, [200, 9], [200, 1], 9), [[(140, 180)], []])
+    kernel = kernel_of(case)
+    forced = {"EXTRA": 16, "SPLITS": 4, "LEAST": 0, "COLUMNS": 32}
+    expected = batch.expected()[:201]
+    for variant in variants_for(kernel, batch.sizes):
+        grid = (variant.grid[0] - variant.constants["EXTRA"] + 16, variant.grid[1])
+        split = replace(variant, constants={**variant.constants, **forced}, grid=grid)
+        out = computed(batch, kernel, split)[:201].double()
+        assert (out - expected).norm() < 1e-2 * expected.norm()
+
+
 def _loads(monkeypatch: pytest.MonkeyPatch, batch: Batch) -> int:
     """How many loads of queries, keys and values there are where nothing is split."""
     kernel, ranks = kernel_of(batch.case, deterministic=True), []
@@ -192,7 +207,7 @@ def test_no_more_is_read_than_rows_see(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_causal_kernel_knows_nothing_of_reaches() -> None:
     text = kernel_of(replace(DECODER, reach=False)).text
-    assert not {"reaches", "ends_of", "furthest"} & {*text.replace("(", " ").split()}
+    assert not {"reaches", "ends", "furthest"} & {*text.replace("(", " ").split()}
 
 
 def test_reaches_are_no_view() -> None:

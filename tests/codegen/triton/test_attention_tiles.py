@@ -28,6 +28,18 @@ MODELS = {
     "gpt-oss": Case(LayerState(8, 64, 64, BF16), 64, BF16, sinks=True, window=128),
     "deepseek": Case(LayerState(1, 576, 512, BF16), 128, BF16, latent=True),
 }
+# Models whose rows see what comes after them.
+ENCODERS = {
+    "bert-base": Case(LayerState(12, 64, 64, BF16), 12, BF16, reach=True),
+    "bert-large": Case(LayerState(16, 64, 64, BF16), 16, BF16, reach=True),
+    "modernbert": Case(LayerState(12, 64, 64, BF16), 12, BF16, window=65, reach=True),
+    "embeddinggemma": Case(LayerState(1, 256, 256, BF16), 3, BF16, window=257, reach=True),
+    "embeddinggemma, every sixth layer": Case(LayerState(1, 256, 256, BF16), 3, BF16, reach=True),
+    "gemma3-4b with images": replace(MODELS["gemma3-4b"], reach=True),
+    "gemma3-4b with images, every sixth layer": Case(
+        LayerState(4, 256, 256, BF16), 8, BF16, reach=True
+    ),
+}
 
 
 def heads_of(**sizes: object) -> Heads:
@@ -168,6 +180,11 @@ def test_a_prompt_s_tiles_are_multiplied_by_warp_groups() -> None:
     assert check_clean(kernel, kernel.variants[-1], 90).has_wgmma
 
 
+def test_an_encoder_s_tiles_are_multiplied_by_warp_groups() -> None:
+    kernel = kernel_of(replace(ENCODERS["bert-base"], block=64), 90)
+    assert check_clean(kernel, kernel.variants[-1], 90).has_wgmma
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("arch", [80, 90])
 @pytest.mark.parametrize("name", MODELS)
@@ -184,11 +201,28 @@ def test_decodes_and_prompts_are_clean(name: str, arch: int) -> None:
 @pytest.mark.parametrize("arch", [80, 90])
 @pytest.mark.parametrize("name", MODELS)
 def test_every_variant_is_clean(name: str, arch: int, block: int) -> None:
-    kernel = kernel_of(replace(MODELS[name], block=block), arch)
+    check_all_clean(kernel_of(replace(MODELS[name], block=block), arch), arch)
+
+
+def check_all_clean(kernel: TritonKernel, arch: int) -> None:
     for variant in distinct(kernel):
         found = check_clean(kernel, variant, arch)
         if arch < 90:
             assert found.shared_bytes <= SHARED_BYTES[89]
+        elif variant.constants["BLOCK_M"] >= 64:
+            assert found.has_wgmma
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("deterministic", [False, True])
+@pytest.mark.parametrize("block", [16, 128])
+@pytest.mark.parametrize("arch", [80, 90])
+@pytest.mark.parametrize("name", ENCODERS)
+def test_every_variant_of_an_encoder_is_clean(
+    name: str, arch: int, block: int, deterministic: bool
+) -> None:
+    case = replace(ENCODERS[name], block=block)
+    check_all_clean(kernel_of(case, arch, deterministic=deterministic), arch)
 
 
 @pytest.mark.full
