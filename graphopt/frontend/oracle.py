@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from graphopt.config import EMBED
 from graphopt.ir.dtype import DType
 
 from .quiet import quiet
@@ -23,17 +24,20 @@ def transformers_logits(
 ) -> Callable[[Sequence[int]], tuple[Logits, Logits]]:
     """A function from one sequence's tokens to its logits, f32[n, V], by transformers.
 
-    It gives them twice: computed in float32, and in ``dtype``. Weights are rounded to ``dtype``
-    first in both, so that the two differ by arithmetic alone. Attention is the eager one.
+    For a checkpoint whose task is to embed they are the rows of the last layer, f32[n, H]. It gives
+    them twice: computed in float32, and in ``dtype``. Weights are rounded to ``dtype`` first in
+    both, so that the two differ by arithmetic alone. Attention is the eager one.
     """
     import torch
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoModel, AutoModelForCausalLM
 
     element = getattr(torch, dtype.torch_name)
+    embeds = checkpoint.task == EMBED
+    family = AutoModel if embeds else AutoModelForCausalLM
 
     def load() -> torch.nn.Module:
         with quiet():
-            model: torch.nn.Module = AutoModelForCausalLM.from_pretrained(
+            model: torch.nn.Module = family.from_pretrained(
                 checkpoint.folder,
                 dtype=element,
                 attn_implementation="eager",
@@ -46,9 +50,13 @@ def transformers_logits(
     exact = own if element == torch.float32 else load().float()
 
     def run(model: torch.nn.Module, token_ids: Sequence[int]) -> Logits:
+        ids = torch.tensor([list(token_ids)])
         with torch.inference_mode():
-            logits = model(input_ids=torch.tensor([list(token_ids)]), use_cache=False).logits
-        found: Logits = logits[0].float().numpy()
+            if embeds:
+                rows = model(input_ids=ids).last_hidden_state
+            else:
+                rows = model(input_ids=ids, use_cache=False).logits
+        found: Logits = rows[0].float().numpy()
         return found
 
     def both(token_ids: Sequence[int]) -> tuple[Logits, Logits]:

@@ -1,6 +1,7 @@
 """Compare what a plan computes with what it should compute, step by step.
 
-The plan runs one prefill step and one mixed step on shuffled blocks. Beside it run the interpreter
+The plan runs one prefill step and one mixed step on shuffled blocks; where tokens see what comes
+after them, every text in one step. Beside it run the interpreter
 on the compiled graph in float32, for each step, and on the traced graph in float32, for the
 logits, so that a pass that changed the meaning shows; the weights that the traced graph wants are
 told from the packed ones. The same two in the plan's own element type
@@ -44,8 +45,12 @@ from .torch import TorchExecutor, weight_tensor
 
 Logits = npt.NDArray[np.float32]
 Doubles = npt.NDArray[np.float64]
-# Logits of a whole sequence, f32[n, V]: computed in float32, and in the plan's element type.
+# Logits of a whole sequence, f32[n, V], or rows that embed, f32[n, H]: computed in float32, and in
+# the plan's element type.
 Reference = Callable[[Sequence[int]], tuple[Logits, Logits]]
+
+# What multiplies, looks up or chooses among rounded weights.
+_ROUNDED = ("quantized_linear", "quantized_embed", "quantized_experts", "fp8_linear")
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,8 +77,8 @@ class VerifyReport:
         dtype: the plan's element type.
         tokens: how many tokens ran.
         steps: one row for each step of the plan, in the second of the two runs.
-        logits: the plan's logits against the interpreter on the traced graph.
-        reference: the plan's logits against transformers, if it was asked.
+        logits: the plan's logits, or rows, against the interpreter on the traced graph.
+        reference: the same against transformers, if it was asked.
     """
 
     dtype: str
@@ -150,12 +155,12 @@ def verify_plan(
     scenario = Scenario.make(token_ids, artifact)
     compiled = parse_graph(artifact.graph_text())
     traced = parse_graph(artifact.stage_text("traced"))
-    quantized = bool(compiled.nodes_named("quantized_linear"))
+    quantized = _is_rounded(compiled, artifact.plan)
     if quantized and reference is not None:
         raise UsageError(
             "a model of rounded weights is another one than the checkpoint",
-            got="a quantized artifact, and a reference",
-            next="leave the reference out: each step is compared with the quantized graph",
+            got="an artifact whose weights, or keys and values, are rounded, and a reference",
+            next="leave the reference out: each step is compared with the rounded graph",
         )
     watched = _watched(artifact.plan, compiled)
     kept = frozenset(value.name for value in watched.values())
@@ -178,7 +183,8 @@ def verify_plan(
     for step, value in watched.items():
         values = (one.values[value.name] for one in (found, expected, rounded))
         steps.append(row(step.name, step.scope, *values))
-    logits = row("logits", "", found.logits, meant, own)
+    output = "logits" if artifact.plan.embedding is None else "rows"
+    logits = row(output, "", found.logits, meant, own)
     against = None
     if reference is not None:
         progress("running transformers", 0, 0)
@@ -187,6 +193,12 @@ def verify_plan(
     return VerifyReport(
         artifact.plan.dtype.torch_name, len(token_ids), tuple(steps), logits, against
     )
+
+
+def _is_rounded(graph: Graph, plan: Plan) -> bool:
+    """Whether weights, or keys and values, have fewer bits than the checkpoint gave them."""
+    is_narrow = any(layer.dtype.nbytes < plan.dtype.nbytes for layer in plan.state.layers)
+    return is_narrow or any(node.op in _ROUNDED for node in graph.nodes)
 
 
 def _row(
@@ -224,10 +236,12 @@ def _ask(reference: Reference, scenario: Scenario, vocabulary: int) -> tuple[Log
 class Scenario:
     """Two steps over three sequences: two prompts, then a third prompt beside a decode of each.
 
+    Of a plan that computes texts in one step, two texts, then the third.
+
     Attributes:
         sequences: the tokens of each sequence.
-        steps: the inputs of each step; every token's logits are asked for.
-        owners: for each row of logits in running order, its sequence and its position.
+        steps: the inputs of each step; every token's row is asked for.
+        owners: for each row in running order, its sequence and its position.
         num_blocks: KV blocks that the tables use.
     """
 
@@ -261,15 +275,19 @@ class Scenario:
         counts = [-(-len(ids) // size) for ids in sequences]
         blocks = np.random.default_rng(0).permutation(sum(counts)).tolist()
         tables = [[blocks.pop() for _ in range(count)] for count in counts]
-        spans = [(0, 0, len(sequences[0]) - 1), (1, 0, len(sequences[1]) - 1)]
+        embedding = artifact.plan.embedding
+        kept = 0 if embedding is not None and embedding.whole else 1
+        spans = [(s, 0, len(sequences[s]) - kept) for s in (0, 1)]
         mixed = [
             (2, 0, len(sequences[2])),
-            *((s, len(sequences[s]) - 1, len(sequences[s])) for s in (0, 1)),
+            *((s, len(sequences[s]) - kept, len(sequences[s])) for s in (0, 1)),
         ]
         steps = [[span for span in step if span[1] < span[2]] for step in (spans, mixed)]
         steps = [step for step in steps if step]
         owners = [(s, p) for step in steps for s, start, stop in step for p in range(start, stop)]
-        inputs = tuple(_inputs(step, sequences, tables, size) for step in steps)
+        inputs = tuple(
+            _inputs(step, sequences, tables, size, sees_ahead=not kept) for step in steps
+        )
         return cls(sequences, inputs, tuple(owners), sum(counts))
 
     def by_sequence(self, logits: Logits) -> Logits:
@@ -283,6 +301,8 @@ def _inputs(
     sequences: Sequence[Sequence[int]],
     tables: Sequence[Sequence[int]],
     block_size: int,
+    *,
+    sees_ahead: bool,
 ) -> StepInputs:
     """Inputs of a step that computes, for each (sequence, start, stop), those tokens."""
     tokens = [(s, p) for s, start, stop in spans for p in range(start, stop)]
@@ -290,6 +310,7 @@ def _inputs(
     rows = np.array([[*tables[s], *[0] * (width - len(tables[s]))] for s, _, _ in spans], np.int32)
     slots = [tables[s][p // block_size] * block_size + p % block_size for s, p in tokens]
     counts = [stop - start for _, start, stop in spans]
+    reaches = np.repeat([stop for _, _, stop in spans], counts).astype(np.int32)
     return StepInputs(
         token_ids=np.array([sequences[s][p] for s, p in tokens], np.int64),
         positions=np.array([p for _, p in tokens], np.int64),
@@ -298,6 +319,7 @@ def _inputs(
         starts=np.array([0, *np.cumsum(counts)], np.int32),
         lengths=np.array([stop for _, _, stop in spans], np.int32),
         tables=rows,
+        reaches=reaches if sees_ahead else None,
     )
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import AutoModel, AutoModelForCausalLM
 
 from graphopt.frontend.checkpoint import Checkpoint
 from graphopt.frontend.oracle import transformers_logits
@@ -29,3 +29,14 @@ def test_bfloat16_differs_by_arithmetic_alone(tmp_path: Path) -> None:
     exact, own = transformers_logits(Checkpoint.open(folder), DType.BF16)(IDS)
     error = np.linalg.norm(own - exact) / np.linalg.norm(exact)
     assert 1e-4 < error < 5e-2
+
+
+def test_rows_of_a_checkpoint_that_embeds(tmp_path: Path) -> None:
+    folder = save_tiny(tmp_path)
+    exact, own = transformers_logits(Checkpoint.open(folder, task="embed"), DType.F32)(IDS)
+    model = AutoModel.from_pretrained(folder, dtype=torch.float32)
+    with torch.no_grad():
+        wanted = model(torch.tensor([IDS])).last_hidden_state[0].numpy()
+    assert exact is own
+    assert exact.shape == (len(IDS), model.config.hidden_size)
+    assert np.allclose(exact, wanted, atol=1e-5)

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
 from graphopt.artifact import Artifact
+from graphopt.embedding import Embedding
 from graphopt.errors import ArtifactError, UsageError
 from graphopt.ir.dtype import DType
 from graphopt.ir.graph import Node
@@ -25,9 +28,10 @@ from graphopt.runtime.executors.verification import (
     token_error,
     verify_plan,
 )
-from tests.runtime.executors.interpreted_artifact import tiny
+from tests.checkpoints import save_tiny
+from tests.runtime.executors.interpreted_artifact import compile_interpreted, tiny
 from tests.runtime.executors.interpreted_device import InterpretedDevice
-from tests.runtime.tiny_decoder import VOCAB, write_decoder
+from tests.runtime.tiny_decoder import HIDDEN, VOCAB, Oracle, write_decoder
 
 TOKENS = [3, 1, 4, 1, 5, 9, 2, 6, 5, 3, 5, 8, 9, 7, 9, 3, 2, 3, 8, 4]
 
@@ -47,6 +51,28 @@ def test_a_right_plan_agrees(artifact: Artifact) -> None:
     assert all(row.tolerance >= FLOORS[artifact.plan.dtype] for row in report.steps)
 
 
+@pytest.mark.parametrize("whole", [True, False])
+def test_the_rows_of_a_plan_that_embeds_are_compared(tmp_path: Path, whole: bool) -> None:
+    embedding = Embedding(HIDDEN, "mean", True, whole)
+    made = write_decoder(tmp_path / "a.gopt", embedding=embedding)
+    oracle = Oracle(embedding=embedding)
+
+    def reference(ids: Sequence[int], factor: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
+        rows = oracle.logits(list(ids))
+        return factor * rows, factor * rows
+
+    report = verify_plan(made, TOKENS, reference=reference)
+    assert report.agrees
+    assert (report.logits.name, report.reference.name) == ("rows", "transformers")
+    assert not verify_plan(made, TOKENS, reference=partial(reference, factor=1.1)).agrees
+    scenario = Scenario.make(TOKENS, made)
+    assert len(scenario.steps) == 2
+    assert [step.reaches is not None for step in scenario.steps] == [whole, whole]
+    if whole:
+        assert [len(step.lengths) for step in scenario.steps] == [2, 1]
+        assert scenario.steps[0].reaches.tolist() == [10] * 10 + [5] * 5
+
+
 @pytest.mark.interpreted
 @pytest.mark.parametrize("dtype", ["float32", pytest.param("bfloat16", marks=pytest.mark.full)])
 def test_a_plan_for_a_gpu_agrees(dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -59,6 +85,37 @@ def test_a_plan_for_a_gpu_agrees(dtype: str, monkeypatch: pytest.MonkeyPatch) ->
         step.name for step in compiled.plan.steps() if step.results
     ]
     assert device.blocks == {}
+
+
+@pytest.mark.interpreted
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"quantize": "fp8", "kv_dtype": "fp8"},
+        *(
+            pytest.param(one, marks=pytest.mark.full)
+            for one in (
+                {"kv_dtype": "fp8-e5m2"},
+                {"quantize": "fp8-tensor"},
+                {"quantize": "w8a8"},
+                {"quantize": "int4"},
+            )
+        ),
+    ],
+    ids=lambda options: ", ".join(options.values()),
+)
+def test_a_plan_of_few_bits_for_a_gpu_agrees(
+    options: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoint = save_tiny(tmp_path / "tiny", num_hidden_layers=1)
+    artifact = compile_interpreted(checkpoint, tmp_path / "a.gopt", dtype="bfloat16", **options)
+    assert artifact.plan.backends() == {"triton"}
+    words = {"int4": "quantized_linear", "w8a8": "quantized_linear", "fp8-e5m2": "f8e5m2"}
+    for one in options.values():
+        assert words.get(one, "f8e4m3") in artifact.graph_text()
+    monkeypatch.setattr(gpu_setup, "this_gpu", lambda plan: InterpretedDevice())
+    report = verify_plan(artifact, TOKENS)
+    assert report.agrees, report
 
 
 def test_a_step_that_computes_wrongly_is_found(
