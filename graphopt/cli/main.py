@@ -27,6 +27,7 @@ COMMANDS: Mapping[str, str] = {
     "compile": "compile",
     "generate": "generate",
     "chat": "chat",
+    "embed": "embed",
     "serve": "serve",
     "verify": "verify",
     "bisect": "bisect",

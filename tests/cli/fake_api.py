@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from graphopt.api import Outcome
 from graphopt.artifact import Artifact, read_artifact, write_artifact
 from graphopt.contents_api import Compiled
@@ -17,6 +19,7 @@ from graphopt.runtime.executors.verification import VerifyReport
 from graphopt.runtime.outputs import (
     Completion,
     Delta,
+    EmbeddingOutput,
     RequestMetrics,
     RequestOutput,
     TokenLogprobs,
@@ -86,6 +89,23 @@ class FakeLLM:
                 RequestMetrics(0.0, 0.25, 1.0),
             )
             for number, prompt in enumerate(prompts)
+        ]
+
+    def embed(
+        self, prompts: Sequence[object], *, dimensions: int | None, progress: ProgressFn
+    ) -> list[EmbeddingOutput]:
+        progress("embedding", 0, len(prompts))
+        if self.error is not None:
+            raise self.error
+        self.prompts += prompts
+        vector = np.array([0.1, -2.5e-8, 3.0], np.float32)[:dimensions]
+        return [
+            EmbeddingOutput(
+                vector,
+                (1, 2, 3) if isinstance(prompt, str) else tuple(prompt),  # type: ignore[arg-type]
+                RequestMetrics(0.0, None, 1.0),
+            )
+            for prompt in prompts
         ]
 
     def close(self) -> None:
