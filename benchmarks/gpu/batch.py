@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
@@ -19,12 +20,16 @@ class Batch:
         lengths: tokens of each sequence after the step.
         block: tokens of a page.
         padding: rows after the last sequence's.
+        span: of each sequence, the positions from the first to before the last whose tokens see
+            one another, such as an image's, or all that an encoder has; None if all see only what
+            comes before them.
     """
 
     queries: tuple[int, ...]
     lengths: tuple[int, ...]
     block: int
     padding: int = 0
+    span: tuple[int, int] | None = None
 
     @property
     def tokens(self) -> int:
@@ -43,12 +48,31 @@ class Batch:
         return sum(self._blocks()) + 3
 
     @property
-    def pairs(self) -> int:
-        """How many tokens the queries see, added up."""
+    def is_whole(self) -> bool:
+        """Whether every token sees all of its sequence."""
+        return self.span is not None and self.span[0] == 0 and self.span[1] >= max(self.lengths)
+
+    def pairs(self, window: int = 0) -> int:
+        """How many tokens the queries see, added up; in a window if it is not 0."""
         found = 0
-        for count, length in zip(self.queries, self.lengths, strict=True):
-            found += count * length - count * (count - 1) // 2
+        for (count, length), times in Counter(zip(self.queries, self.lengths, strict=True)).items():
+            far = window or length
+            for place in range(length - count, length):
+                ahead = max(0, min(self._reach(place), length) - place - 1)
+                found += times * (min(far, place + 1) + min(far - 1, ahead))
         return found
+
+    def _reach(self, place: int) -> int:
+        """How many tokens the one at ``place`` sees at least."""
+        first, last = self.span or (0, 0)
+        return last if first <= place < last else 0
+
+    def reaches(self, device: torch.device) -> Tensor:
+        """How many tokens each row sees at least; of padding, more than there are."""
+        found: list[int] = []
+        for count, length in zip(self.queries, self.lengths, strict=True):
+            found += (self._reach(place) for place in range(length - count, length))
+        return _int32(found + [1 << 30] * self.padding, device)
 
     def _blocks(self) -> list[int]:
         return [-(-length // self.block) for length in self.lengths]
@@ -76,6 +100,11 @@ class Batch:
         places = torch.arange(self.lengths[sequence], device=tables.device)
         blocks = tables[sequence].long()[places // self.block]
         return blocks * self.block + places % self.block
+
+
+def encoder(sequences: int, length: int, block: int) -> Batch:
+    """Whole sequences of one length, whose tokens all see one another."""
+    return Batch((length,) * sequences, (length,) * sequences, block, span=(0, length))
 
 
 def prefill(tokens: int, block: int, *, context: int = 0) -> Batch:

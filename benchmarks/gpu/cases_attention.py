@@ -1,4 +1,4 @@
-"""Cases of attention over pages: prefills, chunks, decodes, mixed batches."""
+"""Cases of attention over pages: prefills, chunks, decodes, mixed batches, encoders."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from graphopt.ir.dtype import DType
 from graphopt.ir.graph import Graph
 
 from . import graphs
-from .batch import Batch, decode, prefill
+from .batch import Batch, decode, encoder, prefill
 from .case import Case
 from .peers_attention import attention_peers
 from .region import RegionCase
@@ -29,13 +29,17 @@ def small_attention() -> Iterator[Case]:
     yield attention(decodes, 4, 2, 64, sinks=True, window=20)
     yield attention(decodes, 4, 2, 64, dtype=DType.F32)
     yield latent(ragged, 4, 64, 32)
+    image = Batch((5, 1, 0, 17), (5, 23, 4, 30), 16, padding=2, span=(3, 20))
+    for window in (0, 7):
+        yield attention(image, 4, 2, 64, window=window)
+        yield attention(encoder(3, 37, 16), 2, 2, 64, window=window)
 
 
 def real_attention() -> Iterator[Case]:
     """Heads of 128: 16384 tokens with pages of 128 and 16, chunks, and decodes of 8192 tokens.
 
-    All attention of the IR is causal. A chunk at the end of a long context sees nearly all of it,
-    which is the nearest to attention without a mask.
+    Encoders have heads of 64 (BERT's), windows both ways (ModernBERT's) or heads of 256
+    (EmbeddingGemma's); an image of 256 tokens stands in a text.
     """
     for block in (128, 16):
         yield attention(prefill(16384, block), 16, 16, 128)
@@ -49,6 +53,14 @@ def real_attention() -> Iterator[Case]:
     yield attention(prefill(8192, 128), 8, 4, 256, window=1024)
     yield attention(Batch((1,) * 63 + (1024,), (4096,) * 63 + (2048,), 128), 32, 8, 128)
     yield latent(decode(32, 4096, 128), 128, 576, 512)
+    yield attention(encoder(64, 512, 128), 12, 12, 64)
+    yield attention(encoder(64, 512, 128), 16, 16, 64)
+    yield attention(encoder(1, 512, 128), 12, 12, 64)
+    yield attention(encoder(8, 8192, 128), 12, 12, 64, window=65)
+    yield attention(encoder(32, 2048, 128), 3, 1, 256, window=257)
+    image = Batch((2048,), (4096,), 128, span=(3000, 3256))
+    yield attention(image, 8, 4, 256)
+    yield attention(image, 8, 4, 256, window=1024)
 
 
 def attention(
@@ -63,13 +75,21 @@ def attention(
     dtype: DType = DType.BF16,
 ) -> Case:
     """Attention to keys and values."""
+    reach = batch.span is not None
     graph = graphs.attention(
-        heads, kv_heads, size, window=window, softcap=softcap, sinks=sinks, dtype=dtype
+        heads,
+        kv_heads,
+        size,
+        window=window,
+        softcap=softcap,
+        sinks=sinks,
+        reach=reach,
+        dtype=dtype,
     )
     words = [f"window {window}"] * bool(window) + ["softcap"] * bool(softcap) + ["sinks"] * sinks
     shape = f"{heads}/{kv_heads} x {size}"
     plain = not words and len(set(batch.queries)) == 1 and not batch.padding
-    seen = _seen(batch, window)
+    plain = plain and (batch.is_whole or not reach)
     kept = batch.sizes["S"] and sum(
         min(length, window + count) if window else length
         for count, length in zip(batch.queries, batch.lengths, strict=True)
@@ -81,7 +101,7 @@ def attention(
         " ".join(
             ["attention", _title(batch), shape, *words, *([str(dtype)] * (dtype is not DType.BF16))]
         ),
-        flops=4.0 * heads * size * seen,
+        flops=4.0 * heads * size * batch.pairs(window),
         nbytes=moved,
         has_peers=plain,
     )
@@ -95,7 +115,7 @@ def latent(batch: Batch, heads: int, size: int, value_size: int) -> Case:
         graph,
         batch,
         f"latent attention {_title(batch)} {heads} x {size}",
-        flops=2.0 * heads * (size + value_size) * batch.pairs,
+        flops=2.0 * heads * (size + value_size) * batch.pairs(),
         nbytes=moved,
         has_peers=False,
     )
@@ -104,24 +124,19 @@ def latent(batch: Batch, heads: int, size: int, value_size: int) -> Case:
 def _case(
     graph: Graph, batch: Batch, name: str, *, flops: float, nbytes: float, has_peers: bool
 ) -> Case:
-    region = RegionCase(graph, "attention", batch.sizes, batch=batch)
-    peers = attention_peers() if has_peers else {}
+    fills = {"reaches": lambda wanted: batch.reaches(wanted.device)}
+    region = RegionCase(graph, "attention", batch.sizes, fills, batch)
+    peers = attention_peers(causal=not batch.is_whole) if has_peers else {}
     return region.case(name, peers=peers, flops=flops, nbytes=nbytes)
-
-
-def _seen(batch: Batch, window: int) -> int:
-    """Pairs of a query and a token that it sees."""
-    if not window:
-        return batch.pairs
-    found = 0
-    for count, length in zip(batch.queries, batch.lengths, strict=True):
-        found += sum(min(window, place + 1) for place in range(length - count, length))
-    return found
 
 
 def _title(batch: Batch) -> str:
     count, longest = len(batch.queries), max(batch.lengths)
     page = f"pages of {batch.block}"
+    if batch.is_whole:
+        return f"encoder {count} x {longest}, {page},"
+    if batch.span is not None:
+        page = f"span {batch.span[0]} to {batch.span[1]}, {page}"
     if set(batch.queries) == {1}:
         return f"decode {count} x {longest}, {page},"
     if count == 1:

@@ -172,6 +172,7 @@ def attention(
     window: int = 0,
     softcap: float = 0.0,
     sinks: bool = False,
+    reach: bool = False,
     dtype: DType = BF16,
     kept: DType | None = None,
 ) -> Graph:
@@ -184,13 +185,15 @@ def attention(
         b.input("lengths", S, dtype=I32),
         b.input("tables", S, P, dtype=I32),
     )
-    extra = (b.weight("sinks", heads),) if sinks else ()
+    extra = [b.weight("sinks", heads)] if sinks else []
+    extra += [b.input("reaches", T, dtype=I32)] if reach else []
     attrs: dict[str, Attr] = {
         "layer": 0,
         "scale": size**-0.5,
         "window": window,
         "softcap": softcap,
         "sinks": sinks,
+        "reach": reach,
     }
     q = b.input("q", T, heads, size)
     return b.finish(b.one("attention", q, state, *told, *extra, **attrs))

@@ -17,18 +17,21 @@ from torch.nn.attention.bias import causal_lower_right
 from .case import AbsentError, Peer, Work
 
 
-def sdpa(backend: SDPBackend) -> Peer:
-    """Scaled dot product attention by one of its libraries; causal, ending where the keys end."""
-    return partial(_sdpa, backend)
+def sdpa(backend: SDPBackend, *, causal: bool = True) -> Peer:
+    """Scaled dot product attention by one of its libraries; causal, ending where the keys end.
+
+    If not ``causal`` there is no mask.
+    """
+    return partial(_sdpa, backend, causal)
 
 
-def _sdpa(backend: SDPBackend, work: Work) -> Callable[[], Tensor]:
+def _sdpa(backend: SDPBackend, causal: bool, work: Work) -> Callable[[], Tensor]:
     q, k, v = _dense(work)
     count, length = q.shape[2], k.shape[2]
     named: dict[str, Any] = {"enable_gqa": q.shape[1] != k.shape[1]}
-    if count == length:
+    if causal and count == length:
         named["is_causal"] = True
-    elif count > 1:
+    elif causal and count > 1:
         named["attn_mask"] = causal_lower_right(count, length)
     attend = torch.nn.functional.scaled_dot_product_attention
 
@@ -39,8 +42,10 @@ def _sdpa(backend: SDPBackend, work: Work) -> Callable[[], Tensor]:
     return lambda: _as_rows(run())
 
 
-def flex(work: Work, compiler: Callable[..., Any] = torch.compile) -> Callable[[], Tensor]:
-    """FlexAttention with a causal mask of blocks."""
+def flex(
+    work: Work, compiler: Callable[..., Any] = torch.compile, *, causal: bool = True
+) -> Callable[[], Tensor]:
+    """FlexAttention with a causal mask of blocks, or without one."""
     from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
     q, k, v = _dense(work)
@@ -51,7 +56,7 @@ def flex(work: Work, compiler: Callable[..., Any] = torch.compile) -> Callable[[
         return row + offset >= column
 
     mask = None
-    if count > 1:
+    if causal and count > 1:
         mask = create_block_mask(is_seen, None, None, count, length, device=str(q.device))
     attend = compiler(flex_attention, dynamic=False)
     gqa = q.shape[1] != k.shape[1]
@@ -69,10 +74,10 @@ def _as_rows(out: Tensor) -> Tensor:
     return out.transpose(1, 2).flatten(0, 1)
 
 
-def attention_peers() -> dict[str, Peer]:
+def attention_peers(*, causal: bool = True) -> dict[str, Peer]:
     """All of them, by the names they have in tables."""
     return {
-        "SDPA flash": sdpa(SDPBackend.FLASH_ATTENTION),
-        "SDPA cuDNN": sdpa(SDPBackend.CUDNN_ATTENTION),
-        "FlexAttention": flex,
+        "SDPA flash": sdpa(SDPBackend.FLASH_ATTENTION, causal=causal),
+        "SDPA cuDNN": sdpa(SDPBackend.CUDNN_ATTENTION, causal=causal),
+        "FlexAttention": partial(flex, causal=causal),
     }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from benchmarks.gpu.batch import Batch, decode, prefill
+from benchmarks.gpu.batch import Batch, decode, encoder, prefill
 from benchmarks.gpu.case import POISON, Result, relative_error
 from benchmarks.gpu.region import new_slots
 
@@ -65,6 +65,19 @@ def test_slots_of_a_batch_are_its_own() -> None:
 
 
 def test_pairs_of_queries_and_tokens() -> None:
-    assert prefill(4, 16).pairs == 10
-    assert prefill(2, 16, context=3).pairs == 9
-    assert decode(3, 7, 16).pairs == 21
+    assert prefill(4, 16).pairs() == 10
+    assert prefill(2, 16, context=3).pairs() == 9
+    assert decode(3, 7, 16).pairs() == 21
+    assert prefill(4, 16).pairs(window=2) == 7
+    assert encoder(2, 5, 16).pairs() == 50
+    assert encoder(2, 5, 16).pairs(window=2) == 26
+
+
+def test_how_far_rows_see() -> None:
+    batch = Batch((3, 1, 0), (5, 9, 4), 16, padding=1, span=(1, 4))
+    assert batch.reaches(CPU).tolist() == [4, 4, 0, 0, 1 << 30]
+    assert batch.pairs() == 4 + 4 + 5 + 9
+    assert not batch.is_whole
+    assert not prefill(4, 16).is_whole
+    assert encoder(3, 4, 16).is_whole
+    assert encoder(3, 4, 16).reaches(CPU).tolist() == [4] * 12

@@ -11,7 +11,7 @@ import torch
 from torch.nn.attention import SDPBackend
 
 from benchmarks.gpu import peers
-from benchmarks.gpu.batch import Batch, decode, prefill
+from benchmarks.gpu.batch import Batch, decode, encoder, prefill
 from benchmarks.gpu.case import AbsentError, Case, Peer, relative_error
 from benchmarks.gpu.cases import small_cases
 from benchmarks.gpu.cases_attention import attention
@@ -61,8 +61,17 @@ def test_attention(batch: Batch) -> None:
     assert error_of(case, partial(flex, compiler=identity)) < 1e-2
 
 
+def test_attention_without_a_mask() -> None:
+    case = attention(encoder(3, 19, 16), 4, 2, 64)
+    assert set(case.peers) == set(attention_peers())
+    assert error_of(case, sdpa(SDPBackend.MATH, causal=False)) < 1e-2
+    assert error_of(case, partial(flex, compiler=identity, causal=False)) < 1e-2
+    assert error_of(case, sdpa(SDPBackend.MATH)) > 1e-1
+
+
 def test_ragged_sequences_have_no_dense_form() -> None:
     assert not attention(Batch((5, 1), (5, 20), 16), 4, 2, 64).peers
+    assert not attention(Batch((9,), (9,), 16, span=(2, 6)), 4, 2, 64).peers
     work = added_norm(3, 64).work(CPU, 1)
     with pytest.raises(AbsentError, match="dense"):
         sdpa(SDPBackend.MATH)(work)

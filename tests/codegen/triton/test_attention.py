@@ -102,6 +102,7 @@ def batches(draw: st.DrawFn) -> Batch:
         softcap=draw(st.sampled_from([0.0, 0.0, 5.0])),
         sinks=draw(st.booleans()),
         alibi=draw(st.booleans()),
+        reach=draw(st.booleans()),
         score="score - abs(q - k) / (head + 2)" if expressions else "",
         mask="(remainder(k + sequence, 3) < 2) | (k == q)" if expressions else "",
         form=draw(st.sampled_from(["plain", "split", "select"])),
@@ -191,8 +192,9 @@ def test_a_long_decode_beside_a_prompt_is_split(monkeypatch: pytest.MonkeyPatch)
 
 
 @pytest.mark.interpreted
-def test_parts_find_room_for_their_sums(monkeypatch: pytest.MonkeyPatch) -> None:
-    case = Case(LayerState(1, 16, 16, F32), 4)
+@pytest.mark.parametrize("reach", [False, True])
+def test_parts_find_room_for_their_sums(monkeypatch: pytest.MonkeyPatch, reach: bool) -> None:
+    case = Case(LayerState(1, 16, 16, F32), 4, window=40 if reach else 0, reach=reach)
     for lengths, counts in (
         ([33, 65, 97, 129], [1, 1, 1, 1]),
         ([300], [30]),
