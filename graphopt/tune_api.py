@@ -46,7 +46,7 @@ Work = Callable[[], None]
 
 
 class Device(Protocol):
-    """A GPU; see ``runtime.executors.cuda_device``."""
+    """A GPU; see ``runtime.executors.gpu.tuning``."""
 
     driver: Any
     memory: Any
@@ -157,7 +157,7 @@ def tune_artifact(
 
 
 def _device() -> Device:
-    from graphopt.runtime.executors.cuda_device import CudaDevice
+    from graphopt.runtime.executors.gpu.tuning import CudaDevice
 
     return CudaDevice()
 
@@ -313,7 +313,7 @@ class _Session:
         *others: Work,
     ) -> Sequence[tuple[float, float]]:
         """How long a kernel takes, and others in turns with it, on the device and on the host."""
-        from graphopt.runtime.executors.cubins import KernelSet
+        from graphopt.runtime.executors.gpu.cubins import KernelSet
 
         device = self._device
         kernels = KernelSet(

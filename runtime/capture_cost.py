@@ -17,7 +17,7 @@ from graphopt.launch import LaunchKernel
 from graphopt.loop_kernels import ADVANCE, SAMPLE
 from graphopt.plan import TRITON, Piece, Plan, Step
 
-from .executors.device_sampler import rows_at_once
+from .executors.gpu.sampler import rows_at_once
 
 # What the driver keeps of a captured launch, and of a graph besides. An estimate from above: graphs
 # of 500, 1000 and 2000 empty kernels took 362, 395 and 458 MB of a device, 64 KiB a launch

@@ -25,7 +25,7 @@ from .scheduler import SchedulerLimits
 if TYPE_CHECKING:
     from .capture_plan import CapturePlan
     from .executor import Executor
-    from .executors.device import Device
+    from .executors.gpu.device import Device
 
 # The longest steps take a second or two; what takes minutes does not end.
 DEFAULT_WATCHDOG_S = 300.0
@@ -116,7 +116,7 @@ class GpuSetup:
         Raises:
             MachineError: there is not enough memory.
         """
-        from .executors.cuda import CudaExecutor
+        from .executors.gpu.executor import CudaExecutor
 
         return CudaExecutor(
             self.artifact,
@@ -159,7 +159,7 @@ def open_gpu(
     # Nothing of this is imported where an engine runs on a CPU.
     from .capture_choice import choose_captures, launches_of
     from .capture_trace import read_trace
-    from .executors.device_weights import unpacked_bytes
+    from .executors.gpu.weights import unpacked_bytes
     from .preflight_gpu import gpu_room, gpu_step_bytes
 
     trace = None if options.capture_trace is None else read_trace(options.capture_trace)
@@ -186,8 +186,8 @@ def this_gpu(plan: Plan) -> Device:
         ArtifactError: the plan is for another one.
         MachineError: there is none.
     """
-    from .executors.cubins import demand_device
-    from .executors.driver_device import DriverDevice
+    from .executors.gpu.cubins import demand_device
+    from .executors.gpu.driver import DriverDevice
 
     demand_device(plan)
     return DriverDevice()

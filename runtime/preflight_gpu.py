@@ -18,8 +18,8 @@ from graphopt.plan import Plan
 
 from .capture_choice import Trace, choose_captures
 from .capture_cost import Launches, known_sizes
-from .executors.device_places import input_offsets
-from .executors.device_sampler import rows_at_once, sampling_bytes
+from .executors.gpu.places import input_offsets
+from .executors.gpu.sampler import rows_at_once, sampling_bytes
 from .plan_check import REACHES
 from .preflight import Room, StepBytes, StepBytesOf
 from .scheduler import SchedulerLimits

@@ -33,14 +33,14 @@ from graphopt.ledger import Verdict, refuse
 from graphopt.plan import TRITON, Piece, Step
 from graphopt.region import Region, make_region
 from graphopt.runtime.executor import StepInputs
-from graphopt.runtime.executors.cuda import CudaExecutor
+from graphopt.runtime.executors.gpu.executor import CudaExecutor
 from graphopt.runtime.executors.torch import TorchExecutor, weight_tensor
 from graphopt.runtime.scheduler import SchedulerLimits
 from graphopt.runtime.weight_check import check_weights
 from tests.checkpoints import save_tiny
 from tests.codegen.triton.linear_runs import Launch, alone
-from tests.runtime.executors.interpreted_artifact import compile_interpreted
-from tests.runtime.executors.interpreted_device import InterpretedDevice
+from tests.runtime.executors.gpu.interpreted_artifact import compile_interpreted
+from tests.runtime.executors.gpu.interpreted_device import InterpretedDevice
 
 EMBED, LINEAR = "quantized_embed", "quantized_linear"
 BLOCKS, BLOCK = 3, 16

@@ -24,7 +24,7 @@ from graphopt.loop_kernels import LOOP_KERNELS
 from graphopt.region import Region
 from graphopt.tune_api import step_inputs, tune_artifact, typical_sizes
 from tests.checkpoints import save_tiny
-from tests.runtime.executors.fake_driver import FakeDriver, FakeMemory
+from tests.runtime.executors.gpu.fake_driver import FakeDriver, FakeMemory
 from tests.runtime.fakes import small_plan
 
 BUILT = Built(b"", "f", 128, 0, 0, 1, 40, 0, 12, 3, 0, False, ())

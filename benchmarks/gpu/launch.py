@@ -21,7 +21,7 @@ from graphopt.errors import MachineError
 from graphopt.ir.reference import torch_dtype
 from graphopt.ir.shape import evaluate
 from graphopt.launch import Launch, LaunchKernel, LaunchVariant
-from graphopt.runtime.executors.cubins import KernelSet, Memory, TorchMemory, open_driver
+from graphopt.runtime.executors.gpu.cubins import KernelSet, Memory, TorchMemory, open_driver
 
 from .case import AbsentError
 

@@ -39,7 +39,7 @@ from .. import gpu_setup
 from ..executor import StepInputs
 from ..scheduler import SchedulerLimits
 from .cpp import CppExecutor
-from .cuda import CudaExecutor
+from .gpu.executor import CudaExecutor
 from .slots import as_f32
 from .torch import TorchExecutor, weight_tensor
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from graphopt.runtime.executors.driver_device import DriverDevice
+from graphopt.runtime.executors.gpu.driver import DriverDevice
 
 
 @pytest.fixture

@@ -11,8 +11,8 @@ import torch
 from graphopt import api
 from graphopt.artifact import Artifact
 from graphopt.runtime.capture_plan import NOTHING_CAPTURED, CapturePlan
-from graphopt.runtime.executors.cuda import CudaExecutor
-from graphopt.runtime.executors.driver_device import DriverDevice
+from graphopt.runtime.executors.gpu.driver import DriverDevice
+from graphopt.runtime.executors.gpu.executor import CudaExecutor
 from graphopt.runtime.scheduler import SchedulerLimits
 from tests.runtime.test_determinism import Bits, Request, _checkpoint, _requests, _run
 

@@ -13,15 +13,15 @@ from graphopt.artifact import Artifact
 from graphopt.runtime.capture_plan import NOTHING_CAPTURED, CapturePlan
 from graphopt.runtime.engine import Engine, EngineConfig
 from graphopt.runtime.executor import StepInputs
-from graphopt.runtime.executors.cuda import CudaExecutor
-from graphopt.runtime.executors.driver_device import DriverDevice
+from graphopt.runtime.executors.gpu.driver import DriverDevice
+from graphopt.runtime.executors.gpu.executor import CudaExecutor
 from graphopt.runtime.executors.verification import relative_error
 from graphopt.runtime.scheduler import SchedulerLimits
 from tests.models import harness
 from tests.models.harness import chooses_clearly, generated, mixed_step, prompts, reference_logits
 from tests.models.native import BLOCKS, Checkpoint
 from tests.runtime.churn import churn
-from tests.runtime.executors.interpreted_artifact import greedy_through_engine
+from tests.runtime.executors.gpu.interpreted_artifact import greedy_through_engine
 
 pytestmark = pytest.mark.gpu
 

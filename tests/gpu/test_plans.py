@@ -13,17 +13,17 @@ from graphopt import api
 from graphopt.artifact import Artifact
 from graphopt.runtime.capture_plan import NOTHING_CAPTURED, CapturePlan
 from graphopt.runtime.executor import SamplingInputs
-from graphopt.runtime.executors.cuda import CudaExecutor
-from graphopt.runtime.executors.driver_device import DriverDevice
+from graphopt.runtime.executors.gpu.driver import DriverDevice
+from graphopt.runtime.executors.gpu.executor import CudaExecutor
 from graphopt.runtime.llm import LLM
 from graphopt.runtime.sampler import sample
 from graphopt.runtime.sampling_params import SamplingParams
 from graphopt.runtime.scheduler import SchedulerLimits
 from tests.checkpoints import save_tiny
 from tests.models.harness import generated, prompts
-from tests.runtime.executors.interpreted_artifact import greedy_through_engine
-from tests.runtime.executors.test_driver_calls import decode
-from tests.runtime.executors.test_steady_decodes import DECODES, histories
+from tests.runtime.executors.gpu.interpreted_artifact import greedy_through_engine
+from tests.runtime.executors.gpu.test_driver_calls import decode
+from tests.runtime.executors.gpu.test_steady_decodes import DECODES, histories
 
 pytestmark = pytest.mark.gpu
 
@@ -112,7 +112,7 @@ def test_a_captured_decode_copies_nothing_and_runs_by_itself(
 
 
 def test_rows_are_sampled_as_numpy_does(artifact: Artifact, device: DriverDevice) -> None:
-    from tests.runtime.executors.test_cuda import MIXED
+    from tests.runtime.executors.gpu.test_executor import MIXED
 
     executor = CudaExecutor(artifact, device, LIMITS)
     executor.allocate(8)

@@ -13,11 +13,11 @@ from graphopt import api
 from graphopt.artifact import Artifact
 from graphopt.errors import DeviceLostError
 from graphopt.runtime.capture_plan import NOTHING_CAPTURED, CapturePlan
-from graphopt.runtime.executors.cuda import CudaExecutor
-from graphopt.runtime.executors.driver_device import DriverDevice
+from graphopt.runtime.executors.gpu.driver import DriverDevice
+from graphopt.runtime.executors.gpu.executor import CudaExecutor
 from graphopt.runtime.scheduler import SchedulerLimits
 from tests.checkpoints import save_tiny
-from tests.runtime.executors.test_driver_calls import decode
+from tests.runtime.executors.gpu.test_driver_calls import decode
 
 pytestmark = pytest.mark.gpu
 

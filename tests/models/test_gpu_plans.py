@@ -17,20 +17,20 @@ from graphopt.artifact import Artifact
 from graphopt.plan import TRITON
 from graphopt.runtime import gpu_setup
 from graphopt.runtime.capture_plan import CapturePlan
-from graphopt.runtime.executors.cuda import CudaExecutor
+from graphopt.runtime.executors.gpu.executor import CudaExecutor
 from graphopt.runtime.llm import LLM
 from graphopt.runtime.sampling_params import SamplingParams
 from graphopt.runtime.scheduler import SchedulerLimits
 from tests.models.cases import CASES
 from tests.models.harness import config_of, generated, prompts, reference_logits
 from tests.models.native import Checkpoint
-from tests.runtime.executors.interpreted_artifact import (
+from tests.runtime.executors.gpu.interpreted_artifact import (
     compile_interpreted,
     greedy_through_engine,
     reference_of,
     tiny,
 )
-from tests.runtime.executors.interpreted_device import InterpretedDevice
+from tests.runtime.executors.gpu.interpreted_device import InterpretedDevice
 
 LIMITS = SchedulerLimits(max_num_seqs=4, max_num_batched_tokens=16, max_rows=16, max_model_len=64)
 CAPTURED = CapturePlan((2, 4), (8, 16), 4, (0, 0), (0, 0))

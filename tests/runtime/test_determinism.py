@@ -215,7 +215,7 @@ def _for_gpu(name: str, *, deterministic: bool) -> Artifact:
 
 def _run_on_gpu(name: str, rounds: int, *, deterministic: bool) -> tuple[list[Bits], list[Bits]]:
     """What requests get alone, and what those of some batches get that get something else."""
-    from graphopt.runtime.executors.cuda import CudaExecutor
+    from graphopt.runtime.executors.gpu.executor import CudaExecutor
 
     from .executors.interpreted_device import InterpretedDevice
 

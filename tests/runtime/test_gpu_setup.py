@@ -110,8 +110,8 @@ def test_the_watchdog_is_generous_and_has_a_time():
 def test_captures_are_made_at_the_start_or_when_they_are_needed(
     lazy: bool, unmarked: bool, monkeypatch: pytest.MonkeyPatch
 ):
-    from tests.runtime.executors.interpreted_artifact import tiny
-    from tests.runtime.executors.interpreted_device import InterpretedDevice
+    from tests.runtime.executors.gpu.interpreted_artifact import tiny
+    from tests.runtime.executors.gpu.interpreted_device import InterpretedDevice
 
     device, told = InterpretedDevice(), []
     monkeypatch.setattr(gpu_setup, "this_gpu", lambda plan: device)
@@ -141,8 +141,8 @@ def test_an_llm_on_a_gpu_takes_what_it_said_and_answers_as_transformers(
 ):
     """Twice: with the usual captures, recording; then with those that fit the recording."""
     from tests.models.harness import generated
-    from tests.runtime.executors.interpreted_artifact import reference_of, tiny
-    from tests.runtime.executors.interpreted_device import InterpretedDevice
+    from tests.runtime.executors.gpu.interpreted_artifact import reference_of, tiny
+    from tests.runtime.executors.gpu.interpreted_device import InterpretedDevice
 
     prompts, trace = [[5, 6, 7, 8, 9, 10, 11, 3, 4], [3, 4, 5]], tmp_path / "trace"
     expected = [generated(reference_of(tiny()), prompt, 3) for prompt in prompts]
@@ -167,8 +167,8 @@ def test_an_llm_on_a_gpu_takes_what_it_said_and_answers_as_transformers(
 def test_a_model_that_does_not_fit_is_refused_and_the_device_closed(
     monkeypatch: pytest.MonkeyPatch,
 ):
-    from tests.runtime.executors.interpreted_artifact import tiny
-    from tests.runtime.executors.interpreted_device import InterpretedDevice
+    from tests.runtime.executors.gpu.interpreted_artifact import tiny
+    from tests.runtime.executors.gpu.interpreted_device import InterpretedDevice
 
     closed = []
 

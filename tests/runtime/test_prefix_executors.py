@@ -48,7 +48,7 @@ def test_tokens_are_those_of_the_interpreter(
 @pytest.mark.interpreted
 def test_tokens_on_a_simulated_gpu_are_those_of_transformers() -> None:
     """Two prompts find what a third has left, and are computed together with steps that overlap."""
-    from graphopt.runtime.executors.cuda import CudaExecutor
+    from graphopt.runtime.executors.gpu.executor import CudaExecutor
     from tests.models.harness import generated
 
     from .executors.interpreted_artifact import reference_of, tiny

@@ -14,8 +14,8 @@ from graphopt.errors import MachineError, UsageError
 from graphopt.ir.dtype import DType
 from graphopt.runtime.capture_choice import choose_captures
 from graphopt.runtime.dispatch import BatchShape
-from graphopt.runtime.executors.device_places import input_offsets
-from graphopt.runtime.executors.device_sampler import sampling_bytes
+from graphopt.runtime.executors.gpu.places import input_offsets
+from graphopt.runtime.executors.gpu.sampler import sampling_bytes
 from graphopt.runtime.plan_check import REACHES
 from graphopt.runtime.preflight import memory_need, preflight
 from graphopt.runtime.preflight_gpu import RESERVE_BYTES, gpu_room, gpu_step_bytes

@@ -13,7 +13,7 @@ from graphopt.codegen.triton.kernel import TritonKernel, Variant
 from graphopt.errors import MachineError
 from graphopt.ir.dtype import DType
 from graphopt.ir.shape import sym
-from tests.runtime.executors.fake_driver import FakeDriver, FakeMemory
+from tests.runtime.executors.gpu.fake_driver import FakeDriver, FakeMemory
 
 T = sym("T")
 SECOND = Variant("sum", {"BLOCK": 32}, (4,), num_warps=2)

@@ -17,11 +17,14 @@ from graphopt.launch import LaunchKernel
 from graphopt.loop_kernels import LOOP_KERNELS
 from graphopt.plan import TRITON
 from graphopt.plan_arguments import Argument, Kind, arguments_of, layer_of
-from graphopt.runtime.executors.cuda import CudaExecutor
+from graphopt.runtime.executors.gpu.executor import CudaExecutor
 from graphopt.runtime.scheduler import SchedulerLimits
 from tests.checkpoints import save_tiny
-from tests.runtime.executors.interpreted_artifact import compile_interpreted, greedy_through_engine
-from tests.runtime.executors.interpreted_device import InterpretedDevice
+from tests.runtime.executors.gpu.interpreted_artifact import (
+    compile_interpreted,
+    greedy_through_engine,
+)
+from tests.runtime.executors.gpu.interpreted_device import InterpretedDevice
 
 from .asked import asked_by
 

@@ -24,7 +24,7 @@ from graphopt.ir.shape import evaluate
 from graphopt.ledger import Verdict
 from graphopt.loop_kernels import SAMPLE_OPERANDS, SAMPLE_RESULTS
 from graphopt.runtime.executor import F32, Sampled, SamplingInputs
-from graphopt.runtime.executors.device_sampler import operands
+from graphopt.runtime.executors.gpu.sampler import operands
 from graphopt.runtime.sampler import sample
 from graphopt.runtime.sampling_params import GREEDY_TEMPERATURE
 from tests.codegen.cpp.sampling_cases import disagreements, random_inputs, random_logits

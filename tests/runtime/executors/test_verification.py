@@ -29,8 +29,8 @@ from graphopt.runtime.executors.verification import (
     verify_plan,
 )
 from tests.checkpoints import save_tiny
-from tests.runtime.executors.interpreted_artifact import compile_interpreted, tiny
-from tests.runtime.executors.interpreted_device import InterpretedDevice
+from tests.runtime.executors.gpu.interpreted_artifact import compile_interpreted, tiny
+from tests.runtime.executors.gpu.interpreted_device import InterpretedDevice
 from tests.runtime.tiny_decoder import HIDDEN, VOCAB, Oracle, write_decoder
 
 TOKENS = [3, 1, 4, 1, 5, 9, 2, 6, 5, 3, 5, 8, 9, 7, 9, 3, 2, 3, 8, 4]
