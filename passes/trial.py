@@ -223,12 +223,14 @@ def _step(
     """A step in which, for each part, a sequence goes on by some tokens and wants some rows."""
     positions: list[int] = []
     slots: list[int] = []
+    reaches: list[int] = []
     rows: list[int] = []
     starts, lengths = [0], []
     for who, count, wanted in parts:
         for position in range(done[who], done[who] + count):
             positions.append(position)
             slots.append(int(tables[who, position // BLOCK]) * BLOCK + position % BLOCK)
+        reaches += [done[who] + count] * count
         starts.append(len(positions))
         lengths.append(done[who] + count)
         rows += range(len(positions) - min(wanted, count), len(positions))
@@ -242,6 +244,7 @@ def _step(
         "starts": torch.tensor(starts, dtype=torch.int32),
         "lengths": torch.tensor(lengths, dtype=torch.int32),
         "tables": tables[[who for who, _, _ in parts], :width].to(torch.int32),
+        "reaches": torch.tensor(reaches + [0] * padding, dtype=torch.int32),
     }
 
 

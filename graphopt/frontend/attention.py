@@ -40,7 +40,7 @@ _HARMLESS = frozenset(
 torch.library.define(
     "graphopt::attention",
     "(Tensor q, Tensor k, Tensor v, int layer, float scale, int window, int chunk, float softcap,"
-    " Tensor? sinks, Tensor? alibi) -> Tensor",
+    " bool reach, Tensor? sinks, Tensor? alibi) -> Tensor",
 )
 
 
@@ -53,6 +53,7 @@ def _attention_shape(
     window: int,
     chunk: int,
     softcap: float,
+    reach: bool,
     sinks: Tensor | None,
     alibi: Tensor | None,
 ) -> Tensor:
@@ -150,12 +151,12 @@ def emit(
         [1, T, Hq, Dv].
 
     Raises:
-        UnsupportedError: the mask or the shapes are not those of causal self-attention.
+        UnsupportedError: the mask or the shapes are not those of self-attention.
     """
-    causal = _causal(mask, module)
+    seen = _seen(mask, module)
     if query.shape[0] != 1 or query.shape[2] != key.shape[2] or key.shape[1:3] != value.shape[1:3]:
         raise UnsupportedError(
-            "attention is not causal self-attention over the step's tokens",
+            "attention is not self-attention over the step's tokens",
             where=name_of(module),
             got=f"query {_shape(query)}, key {_shape(key)}, value {_shape(value)}",
             expected="query [1, Hq, T, D], key [1, Hkv, T, D], value [1, Hkv, T, Dv]",
@@ -167,16 +168,17 @@ def emit(
         *packed,
         -1 if layer is None else int(layer),
         scale,
-        causal.window,
-        causal.chunk,
+        seen.window,
+        seen.chunk,
         float(softcap or 0.0),
+        seen.reach,
         None if sinks is None else sinks.reshape(-1),
         alibi,
     )
     return out.unsqueeze(0)
 
 
-def _causal(mask: object, module: nn.Module) -> Mask:
+def _seen(mask: object, module: nn.Module) -> Mask:
     """``mask``, if it is one that the operator can say.
 
     Raises:
@@ -184,17 +186,18 @@ def _causal(mask: object, module: nn.Module) -> Mask:
     """
     if not isinstance(mask, Mask):
         raise UnsupportedError(
-            "attention without a causal mask of transformers' own making",
+            "attention without a mask of transformers' own making",
             where=name_of(module),
             got="no mask" if mask is None else f"a mask of type {type(mask).__name__}",
-            expected="a decoder whose layers see the past only",
+            expected="a mask that transformers' masking_utils makes",
         )
     if mask.refusal:
         raise UnsupportedError(
-            "the attention mask is not causal, or has parts that graphopt does not know",
+            "the attention mask has parts that graphopt does not know",
             where=name_of(module),
             got=mask.refusal,
-            expected="a causal mask, with at most a sliding window or a chunk",
+            expected="a causal mask, with at most a sliding window or a chunk, or one that sees "
+            "what comes after a token too, with at most a sliding window",
         )
     return mask
 

@@ -27,6 +27,7 @@ from graphopt.config import EMBED, GENERATE
 from graphopt.errors import GraphoptError, TraceError
 
 from .legacy import registered_attention
+from .positions import first_position
 from .quiet import quiet
 
 PREFIX = "graphopt_model"
@@ -55,6 +56,7 @@ class _Packed(nn.Module):
     def __init__(self, model: PreTrainedModel, task: str) -> None:
         super().__init__()
         setattr(self, PREFIX, model)
+        self.first_position = first_position(model)
         self.result = "last_hidden_state" if task == EMBED else "logits"
         accepted = inspect.signature(model.forward).parameters
         self.takes_positions = "position_ids" in accepted
@@ -65,7 +67,8 @@ class _Packed(nn.Module):
         arguments: dict[str, Any] = {"input_ids": token_ids.unsqueeze(0), "return_dict": True}
         arguments |= without_cache(model)
         if self.takes_positions:
-            arguments["position_ids"] = positions.unsqueeze(0)
+            first = self.first_position
+            arguments["position_ids"] = (positions + first if first else positions).unsqueeze(0)
         if self.takes_rows:
             arguments["logits_to_keep"] = rows
         out: Tensor = getattr(model(**arguments), self.result).squeeze(0)

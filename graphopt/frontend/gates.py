@@ -97,6 +97,21 @@ def check_rows(graph: Graph) -> None:
         )
 
 
+def check_causal(graph: Graph, name: str) -> None:
+    """Demands that no token sees what comes after it, since what comes next is asked for.
+
+    Raises:
+        UnsupportedError: one does.
+    """
+    if any(value.name == "reaches" for value in graph.inputs):
+        raise UnsupportedError(
+            f"{name} is an encoder: its tokens see what comes after them",
+            got="attention that is not causal",
+            expected="a decoder",
+            next="pass --task embed to turn texts into vectors with it",
+        )
+
+
 def coverage(graph: Graph) -> frozenset[tuple[str, ...]]:
     """The kinds of computation in a graph: operators by module path without numbers, with flags.
 
@@ -113,6 +128,7 @@ def coverage(graph: Graph) -> frozenset[tuple[str, ...]]:
                 "softcap": softcap,
                 "sinks": node.attrs["sinks"],
                 "alibi": node.attrs["alibi"],
+                "reach": node.attrs["reach"],
             }
             flags = tuple(key for key, value in named.items() if value)
         if node.op in ("attention", "linear", "moe_experts", "softmax", "rsqrt", "cos", "topk"):

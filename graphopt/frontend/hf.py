@@ -26,6 +26,7 @@ from . import gates
 from .export import export
 from .importer import import_program
 from .locality import check_locality
+from .positions import first_position, table_limit
 from .rope import (
     ContextLimit,
     fix_frequencies,
@@ -67,6 +68,12 @@ class Decoder:
         return size if isinstance(size, int) else 1
 
     @property
+    def uncounted(self) -> int | None:
+        """The padding token of a model that gives it no position, which a packed step does."""
+        padding = getattr(text_config(self.model.config), "pad_token_id", None)
+        return padding if first_position(self.model) and isinstance(padding, int) else None
+
+    @property
     def scalars(self) -> dict[str, float | int]:
         """Values without dimensions that the model computes itself and no checkpoint stores."""
         stored = self.model.state_dict()
@@ -94,8 +101,11 @@ def trace_decoder(config: PretrainedConfig, dtype: DType, task: str = GENERATE) 
     verify(graph)
     doubts = gates.check_attention(graph, imported.attentions, text)
     gates.check_rows(graph)
+    if task != EMBED:
+        gates.check_causal(graph, text.model_type)
     check_locality(graph)
-    found = (rotary, temperature, gates.chunk_limit(imported.attentions))
+    chunk, table = gates.chunk_limit(imported.attentions), table_limit(model)
+    found = (rotary, temperature, chunk, table)
     limit = min((one for one in found if one), key=lambda one: one.tokens, default=None)
     return Decoder(graph, imported.constants, model, limit, doubts, task)
 

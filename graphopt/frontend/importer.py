@@ -32,6 +32,7 @@ from .translator import Translator, name_of_call
 
 T, R, S, P = sym("T"), sym("R"), sym("S"), sym("P")
 _KNOWN = 1024  # integers of a constant index that are looked at
+_REACH = 8  # its place among the operator's arguments
 _STEP_INPUTS = ("token_ids", "positions", "rows")
 
 
@@ -143,6 +144,9 @@ class _Importer(Translator):
             self.builder.input(name, type_) for name, type_ in integers
         )
         layers = tuple(self._layer_state(node) for node in self._attention_nodes())
+        self.reaches: Value | None = None
+        if any(_reaches(node) for node in self._attention_nodes()):
+            self.reaches = self.builder.input("reaches", TensorType(DType.I32, (T,)))
         self.state = self.builder.input("kv", StateType("kv", layers))
 
     def _attention_nodes(self) -> Iterator[Node]:
@@ -202,6 +206,8 @@ class _Importer(Translator):
         self.state = self.emit.one("kv_write", inputs, {"layer": index})
         read = [query, self.state, self.starts, self.lengths, self.tables]
         extra = [call.value(name) for name in ("sinks", "alibi") if call.has(name)]
+        reaches = self.reaches if _reaches(node) else None
+        extra += [] if reaches is None else [reaches]
         attrs: dict[str, Attr] = {
             "layer": index,
             "scale": float(call.number("scale")),
@@ -209,11 +215,17 @@ class _Importer(Translator):
             "softcap": float(call.number("softcap")),
             "sinks": call.has("sinks"),
             "alibi": call.has("alibi"),
+            "reach": reaches is not None,
         }
         module = loc.module if loc is not None else ""
         chunk, layer = int(call.number("chunk")), int(call.number("layer"))
         self.attentions.append(AttentionCall(module, layer, chunk, call.has("alibi")))
         return self.emit.one("attention", [*read, *extra], attrs)
+
+
+def _reaches(node: Node) -> bool:
+    """Whether tokens of an attention see what comes after them."""
+    return bool(node.args[_REACH])
 
 
 def _keeps_state(name: str) -> TraceError:

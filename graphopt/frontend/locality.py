@@ -16,6 +16,7 @@ import torch
 from graphopt.errors import UnsupportedError
 from graphopt.ir.graph import Attr, Graph, Node, Value
 from graphopt.ir.ops import OPS, is_aten
+from graphopt.ir.ops_state import reaches_of
 from graphopt.ir.shape import Dim, Expr, product, sym, symbols
 from graphopt.ir.types import StateType, TensorType
 
@@ -44,6 +45,8 @@ class _Mixes(Exception):  # noqa: N818
 
 
 _Rule = Callable[["_Locality", Node], "Rows | None"]
+# What the entries of an input are, by its name.
+_SIZES = {"token_ids": "T", "positions": "T", "slots": "T", "reaches": "T", "rows": "R"}
 
 
 def check_locality(graph: Graph) -> None:
@@ -62,7 +65,7 @@ class _Locality:
 
     def run(self) -> None:
         for value in self.graph.inputs:
-            size = {"token_ids": "T", "positions": "T", "slots": "T", "rows": "R"}.get(value.name)
+            size = _SIZES.get(value.name)
             self.rows[value] = Rows(size, 0) if size else None
         for value in self.graph.weights:
             self.rows[value] = None
@@ -358,6 +361,18 @@ def _per_token(count: int) -> _Rule:
     return rule
 
 
+def _attention(self: _Locality, node: Node) -> Rows | None:
+    """The queries are one entry per token, and so is how far they see."""
+    reaches = reaches_of(node)
+    if reaches is not None and self.of(reaches) != Rows("T", 0):
+        raise _Mixes("how far tokens see is not one entry per token")
+    if any(self.of(value) is not None for value in node.inputs[1:] if value is not reaches):
+        raise _Mixes("what all tokens share depends on tokens")
+    if self.of(node.inputs[0]) != Rows("T", 0):
+        raise _Mixes("queries are not one entry per token")
+    return Rows("T", 0)
+
+
 def _kv_write(self: _Locality, node: Node) -> Rows | None:
     if any(self.of(value) != Rows("T", 0) for value in node.inputs[1:]):
         raise _Mixes("keys, values and slots are not one entry per token")
@@ -429,7 +444,7 @@ _RULES: Mapping[str, _Rule] = {
     "matmul": _matmul,
     "conv1d": _conv1d,
     "kv_write": _kv_write,
-    "attention": _per_token(1),
+    "attention": _attention,
     "rope": _per_token(3),
     "moe_router": _per_token(1),
     "moe_experts": _per_token(3),

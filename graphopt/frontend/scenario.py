@@ -2,7 +2,8 @@
 
 Sequences of different lengths share blocks of four tokens in no order. One is far ahead of the
 others; prompts come in chunks beside decodes; the order within a step changes; one step has
-padding, one a single token, one wants no rows. Memory nobody wrote holds NaN.
+padding, one a single token, one wants no rows. Memory nobody wrote holds NaN. Where tokens see what
+comes after them, every sequence comes whole, beside others of other lengths.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from graphopt.ir.types import StateType
 
 BLOCK = 4
 LENGTHS = (29, 18, 9, 120)
+WHOLE_LENGTHS = (*LENGTHS, 1)
 
 # Per step, for each sequence in it: which, how many tokens, and of how many of them, counted from
 # the last, the rows are wanted. -1 stands for all that are left but so many.
@@ -37,6 +39,12 @@ _STEPS: tuple[tuple[_Part, ...], ...] = (
     ((2, 1, 1), (3, 1, 1), (1, -1, 2), (0, 1, 1)),
     ((3, -0, 9), (1, -0, 9)),
 )
+_WHOLE_STEPS: tuple[tuple[_Part, ...], ...] = (
+    ((3, -0, 120), (1, -0, 18)),
+    ((2, -0, 9),),
+    ((4, -0, 1),),
+    ((0, -0, 29),),
+)
 _PADDED_STEP = 3
 _PADDING = 3
 
@@ -51,12 +59,26 @@ class Track:
     rows: list[tuple[int, Tensor]] = field(default_factory=list)
 
 
+def sees_all(graph: Graph) -> bool:
+    """Whether tokens see what comes after them, so that a sequence has to come whole."""
+    return any(value.name == "reaches" for value in graph.inputs)
+
+
 def make_tracks(
-    vocabulary: int, longest: int, seed: int, special: Sequence[int] = ()
+    vocabulary: int,
+    longest: int,
+    seed: int,
+    special: Sequence[int] = (),
+    *,
+    lengths: Sequence[int] = LENGTHS,
+    without: int | None = None,
 ) -> list[Track]:
-    """Sequences of random tokens, none longer than ``longest``; special tokens are among them."""
+    """Sequences of random tokens, none longer than ``longest``; special tokens are among them.
+
+    The token ``without`` is in none of them.
+    """
     chance = random.Random(seed)
-    lengths = [min(length, longest) for length in LENGTHS]
+    lengths = [min(length, longest) for length in lengths]
     counts = [-(-length // BLOCK) for length in lengths]
     pool = list(range(1, sum(counts) + 1))
     chance.shuffle(pool)
@@ -65,6 +87,7 @@ def make_tracks(
         tokens = [chance.randrange(vocabulary) for _ in range(length)]
         for token in special:
             tokens[chance.randrange(length)] = token
+        tokens = [(token + 1) % vocabulary if token == without else token for token in tokens]
         tracks.append(Track(tokens, [pool.pop() for _ in range(count)]))
     return tracks
 
@@ -81,12 +104,13 @@ def play(graph: Graph, weights: Mapping[str, Tensor], tracks: Sequence[Track]) -
     if not isinstance(type_, StateType):
         return
     state = PagedState.allocate(type_, blocks, BLOCK, fill=float("nan"))
-    for number, step in enumerate(_STEPS):
+    whole = sees_all(graph)
+    for number, step in enumerate(_WHOLE_STEPS if whole else _STEPS):
         parts = [(tracks[which], *_amount(tracks[which], n, rows)) for which, n, rows in step]
         parts = [part for part in parts if part[1]]
         if parts:
             padding = _PADDING if number == _PADDED_STEP else 0
-            _run(interpreter, state, parts, padding)
+            _run(interpreter, state, parts, padding, whole=whole)
 
 
 def _amount(track: Track, count: int, rows: int) -> tuple[int, int]:
@@ -101,11 +125,14 @@ def _run(
     state: PagedState,
     parts: Sequence[tuple[Track, int, int]],
     padding: int,
+    *,
+    whole: bool,
 ) -> None:
     """One step: for each part a track, how many tokens, and how many rows of the output."""
     tokens: list[int] = []
     positions: list[int] = []
     slots: list[int] = []
+    reaches: list[int] = []
     rows: list[int] = []
     wanted: list[tuple[Track, int]] = []
     starts = [0]
@@ -117,6 +144,7 @@ def _run(
             tokens.append(track.tokens[position])
             positions.append(position)
             slots.append(track.blocks[position // BLOCK] * BLOCK + position % BLOCK)
+            reaches.append(len(track.tokens))
         track.done += count
         starts.append(len(tokens))
     order = list(range(len(rows)))[::-1]  # rows need not be in the order of tokens
@@ -130,6 +158,8 @@ def _run(
         "tables": _tables([track for track, _, _ in parts]),
         "kv": state,
     }
+    if whole:
+        inputs["reaches"] = torch.tensor(reaches + [0] * padding, dtype=torch.int32)
     (out,) = interpreter.run(inputs)
     for row, index in enumerate(order):
         track, position = wanted[index]

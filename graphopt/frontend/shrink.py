@@ -72,6 +72,7 @@ _HIDDEN = (
     "embedding_size",
     "embedding_dim",
     "emb_dim",
+    "dim",
     "word_embed_proj_dim",
     "input_embedding_size",
     "output_embedding_size",
@@ -115,6 +116,7 @@ _INNER = (
     "moe_shared_expert_intermediate_size",
     "d_inner",
     "feed_forward_size",
+    "hidden_dim",
 )
 _EXPERTS = (
     "num_experts",

@@ -92,8 +92,17 @@ def trace(
         decoder.constants,
         decoder.model,
         decoder.scalars,
-        (*notes, *decoder.doubts, *proof.notes),
+        (*notes, *decoder.doubts, *_padding(decoder), *proof.notes),
         decoder.vocabulary,
+    )
+
+
+def _padding(decoder: Decoder) -> tuple[str, ...]:
+    if decoder.uncounted is None:
+        return ()
+    return (
+        f"token {decoder.uncounted}, which is padding, takes a position like any other token; in "
+        "transformers it takes none",
     )
 
 

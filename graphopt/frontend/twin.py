@@ -27,7 +27,7 @@ from .gates import coverage
 from .hf import Decoder, trace_decoder
 from .quiet import quiet
 from .rope import longest_context
-from .scenario import Track, make_tracks, play
+from .scenario import LENGTHS, WHOLE_LENGTHS, Track, make_tracks, play, sees_all
 from .shrink import shrink, unknown_sizes
 from .skeleton import auto_class, text_config
 
@@ -186,7 +186,11 @@ def _played(
     given = getattr(text, "vocab_size", None)
     if isinstance(given, int):
         vocabulary = min(vocabulary, given)
-    tracks = make_tracks(vocabulary, longest, seed, _special_tokens(text, vocabulary))
+    lengths = WHOLE_LENGTHS if sees_all(decoder.graph) else LENGTHS
+    special = _special_tokens(text, vocabulary)
+    tracks = make_tracks(
+        vocabulary, longest, seed, special, lengths=lengths, without=decoder.uncounted
+    )
     play(decoder.graph, weights_of(reference, decoder), tracks)
     return tracks
 

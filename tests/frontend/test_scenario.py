@@ -6,8 +6,11 @@ import pytest
 import torch
 
 from graphopt.frontend import scenario
-from graphopt.frontend.scenario import BLOCK, make_tracks, play
-from tests.models.harness import case
+from graphopt.frontend.hf import trace_decoder
+from graphopt.frontend.scenario import BLOCK, WHOLE_LENGTHS, make_tracks, play, sees_all
+from graphopt.frontend.shrink import shrink
+from graphopt.ir.dtype import DType
+from tests.models.harness import case, config_of
 
 
 class Recorder:
@@ -73,3 +76,32 @@ def test_the_hard_cases_are_among_the_steps(monkeypatch: pytest.MonkeyPatch) -> 
 def test_special_tokens_are_in_every_sequence() -> None:
     for track in make_tracks(50, 256, seed=4, special=[0, 7]):
         assert {0, 7} & set(track.tokens)
+
+
+@pytest.mark.parametrize("longest", [256, 48, 3])
+def test_sequences_whose_tokens_see_all_come_whole(
+    longest: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    graph = trace_decoder(shrink(config_of("bert")), DType.F32, "embed").graph
+    assert sees_all(graph)
+    assert not sees_all(case("llama").decoder.graph)
+    monkeypatch.setattr(scenario, "Interpreter", Recorder)
+    tracks = make_tracks(50, longest, seed=2, special=[7], lengths=WHOLE_LENGTHS, without=7)
+    play(graph, {}, tracks)
+    assert not any(7 in track.tokens for track in tracks)
+    for track in tracks:
+        assert [position for position, _ in sorted(track.rows, key=lambda row: row[0])] == list(
+            range(len(track.tokens))
+        )
+    steps = Recorder.last.steps
+    sizes = []
+    for step in steps:
+        starts, lengths = step["starts"].tolist(), step["lengths"].tolist()
+        assert lengths == [b - a for a, b in zip(starts, starts[1:], strict=False)]
+        reaches = [length for length in lengths for _ in range(length)]
+        padding = len(step["token_ids"]) - len(reaches)
+        assert step["reaches"].tolist() == reaches + [0] * padding
+        sizes.append((len(lengths), padding))
+    assert any(count > 1 for count, _ in sizes)
+    assert any(padding for _, padding in sizes)
+    assert min(len(step["token_ids"]) for step in steps) == 1
