@@ -27,8 +27,9 @@ class Mask:
     """A mask. ``window`` and ``chunk`` are sizes in tokens, 0 where there is none.
 
     With ``reach`` a token also sees what comes after it; within a window it then sees those less
-    than ``window`` tokens away on either side. ``refusal`` says why attention under this mask cannot be compiled. A model may make such a mask
-    and not use it, so it is an error only where a layer attends under it.
+    than ``window`` tokens away on either side. ``refusal`` says why attention under this mask
+    cannot be compiled. A model may make such a mask and not use it, so it is an error only where a
+    layer attends under it.
     """
 
     window: int = 0
@@ -79,8 +80,8 @@ def _pieces(function: object, *, both: bool) -> Iterator[tuple[str, int]]:
         yield name, _size(cells, "chunk_size")
     elif name == _EITHER and both:
         # A causal mask, or the same in both directions: theirs, which has no name in common.
-        for inner, size in (piece for one in _inside(cells) for piece in _pieces(one, both=both)):
-            if inner == _SLIDING:
+        for piece, size in (piece for one in _inside(cells) for piece in _pieces(one, both=both)):
+            if piece == _SLIDING:
                 yield _SLIDING_BOTH, size - 1
         yield _BIDIRECTIONAL, 0
     elif name in _WRAPPERS:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -97,7 +98,7 @@ def test_sequences_whose_tokens_see_all_come_whole(
     sizes = []
     for step in steps:
         starts, lengths = step["starts"].tolist(), step["lengths"].tolist()
-        assert lengths == [b - a for a, b in zip(starts, starts[1:], strict=False)]
+        assert lengths == [b - a for a, b in pairwise(starts)]
         reaches = [length for length in lengths for _ in range(length)]
         padding = len(step["token_ids"]) - len(reaches)
         assert step["reaches"].tolist() == reaches + [0] * padding
