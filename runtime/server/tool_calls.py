@@ -18,8 +18,8 @@ from typing import Any
 from graphopt.errors import UsageError
 
 from ..constraint import Constraint
+from ..tokenizer import Tokenizer
 from .http_errors import refuse, unsupported
-from .protocol.chat import ChatRequest
 from .tool_styles.events import Begin, Event, Parser
 from .tool_styles.hermes import BEGIN, END, HermesParser
 from .tool_styles.llama_json import TAG, LlamaJsonParser
@@ -66,6 +66,21 @@ def style_of(template: str | None, wanted: str | None = None) -> str | None:
 
 
 @dataclass(frozen=True, slots=True)
+class Offer:
+    """What a request says of tools, in the form of chats.
+
+    Attributes:
+        tools: functions with their schemas, as the template takes them.
+        choice: ``none``, ``auto``, ``required``, or a function by name; None for ``auto``.
+        one_call: whether no more than one call is wanted.
+    """
+
+    tools: list[dict[str, Any]]
+    choice: str | dict[str, Any] | None = None
+    one_call: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Tools:
     """The tools of one request.
 
@@ -87,14 +102,24 @@ class Tools:
         """What understands one sample."""
         return CallReader(STYLES[self.style](self.names), is_single=self.is_single)
 
+    def params(self, tokenizer: Tokenizer | None) -> dict[str, Any]:
+        """Sampling parameters under which calls are made, and can be read."""
+        given: dict[str, Any] = {}
+        if self.constraint is not None:
+            given["constraint"] = self.constraint
+        if tokenizer is not None:  # marks of calls that are special tokens have to be seen
+            marks = (tokenizer.token_id(one) for one in MARKS)
+            given["skip_special_tokens"] = not any(one in tokenizer.special_ids for one in marks)
+        return given
 
-def tools_of(body: ChatRequest, style: str | None) -> Tools | None:
-    """The tools that a request offers; None if there are none, or none may be called.
+
+def tools_of(offer: Offer, style: str | None) -> Tools | None:
+    """The tools of a request; None if there are none, or none may be called.
 
     Raises:
         ApiError: tools or choice make no sense, or the model's calls are not understood.
     """
-    offered, choice = body.tools or [], body.tool_choice
+    offered, choice = offer.tools, offer.choice
     if not offered:
         if choice not in (None, "none", "auto"):
             raise refuse("tool_choice needs tools", "tool_choice")
@@ -114,7 +139,7 @@ def tools_of(body: ChatRequest, style: str | None) -> Tools | None:
         raise unsupported(
             "tools", "how this model writes calls is not known; start with --tool-call-parser"
         )
-    names, is_single = frozenset(wanted), body.parallel_tool_calls is False
+    names, is_single = frozenset(wanted), offer.one_call
     if choice in (None, "auto"):
         return Tools(offered, style, names, None, is_single)
     is_single = is_single or isinstance(choice, dict)

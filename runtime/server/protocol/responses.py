@@ -1,4 +1,4 @@
-"""``/v1/responses``: OpenAI's newer form, as far as it is about text."""
+"""``/v1/responses``: OpenAI's newer form, as far as it is about text and functions."""
 
 from __future__ import annotations
 
@@ -7,16 +7,21 @@ from typing import Annotated, Any, Literal
 from pydantic import FailFast, Field
 from typing_extensions import TypeAliasType
 
-from .common import MAX_ITEMS, MAX_TOKEN, Body, Options, Reply
+from .chat import TokenLogprob, Tools
+from .common import MAX_ITEMS, MAX_TOKEN, Body, Options, Reply, Texts
 from .messages import Parts
 
 
 class InputItem(Body):
-    """One item of the input; messages are taken."""
+    """One item of the input: a message, a call of a function, or what came of one."""
 
     type: str | None = None
     role: str | None = None
     content: str | Parts | None = None
+    call_id: str | None = None
+    name: str | None = None
+    arguments: str | None = None
+    output: str | Parts | None = None
 
 
 Items = TypeAliasType("Items", Annotated[list[InputItem], FailFast(), Field(max_length=MAX_ITEMS)])
@@ -42,20 +47,20 @@ class ResponsesRequest(Body):
     text: TextForm | None = None
     cache_salt: str | None = Field(default=None, min_length=1, max_length=256)
     priority: int | None = Field(default=None, ge=-(2**31), le=2**31 - 1)
-    tools: list[Any] | None = None
-    tool_choice: Any = None
+    tools: Tools | None = None
+    tool_choice: str | dict[str, Any] | None = None
+    parallel_tool_calls: bool | None = None
     previous_response_id: str | None = None
     conversation: Any = None
     background: bool | None = None
-    include: list[Any] | None = None
+    include: Texts | None = None
     reasoning: dict[str, Any] | None = None
     prompt: Any = None
-    top_logprobs: int | None = None
+    top_logprobs: int | None = Field(default=None, ge=0)
     max_tool_calls: int | None = None
     # Known, and of no consequence here.
     store: bool | None = None
     metadata: dict[str, Any] | None = None
-    parallel_tool_calls: bool | None = None
     service_tier: str | None = None
     safety_identifier: str | None = None
     prompt_cache_key: str | None = None
@@ -70,7 +75,7 @@ class OutputText(Reply):
     type: Literal["output_text"] = "output_text"
     text: str
     annotations: list[Any] = Field(default_factory=list)
-    logprobs: list[Any] = Field(default_factory=list)
+    logprobs: list[TokenLogprob] = Field(default_factory=list)
 
 
 class OutputMessage(Reply):
@@ -83,10 +88,22 @@ class OutputMessage(Reply):
     content: list[OutputText]
 
 
+class OutputCall(Reply):
+    """One call of an answer."""
+
+    id: str
+    type: Literal["function_call"] = "function_call"
+    call_id: str
+    name: str
+    arguments: str
+    status: str
+
+
 class InputDetails(Reply):
     """Where the tokens of the input came from."""
 
     cached_tokens: int
+    cache_write_tokens: int = 0
 
 
 class OutputDetails(Reply):
@@ -117,15 +134,16 @@ class ResponseObject(Reply):
     instructions: str | None
     max_output_tokens: int | None
     model: str
-    output: list[OutputMessage]
-    parallel_tool_calls: bool = False
+    output: list[OutputMessage | OutputCall]
+    parallel_tool_calls: bool = True
     previous_response_id: None = None
     reasoning: dict[str, Any] | None = None
     store: bool = False
     temperature: float
     text: dict[str, Any] = Field(default_factory=lambda: {"format": {"type": "text"}})
-    tool_choice: str = "none"
-    tools: list[Any] = Field(default_factory=list)
+    tool_choice: str | dict[str, Any] = "auto"
+    tools: list[dict[str, Any]] = Field(default_factory=list)
+    top_logprobs: int = 0
     top_p: float
     truncation: str = "disabled"
     usage: ResponsesUsage | None

@@ -18,7 +18,7 @@ from ..json_body import BoundedRoute
 from ..protocol.chat import ChatChunk, ChatCompletion, ChatRequest
 from ..sampling import at_most, sampling_params
 from ..service import Service
-from ..tool_calls import MARKS, Tools, tools_of
+from ..tool_calls import Offer, Tools, tools_of
 from .documented import generated
 
 _REFUSED = {
@@ -45,7 +45,8 @@ def router(service: Service) -> APIRouter:
 async def _answer(service: Service, request: Request, body: ChatRequest) -> Response:
     name = service.name(body.model)
     service.generator()
-    tools = tools_of(body, service.tool_style)
+    offer = Offer(body.tools or [], body.tool_choice, body.parallel_tool_calls is False)
+    tools = tools_of(offer, service.tool_style)
     params = _params(service, body, tools)
     await service.grammars.check(params.language)
     prompt = await conversation_ids(
@@ -116,14 +117,9 @@ def _for_calls(service: Service, body: ChatRequest, tools: Tools) -> dict[str, A
         value = getattr(body, name)
         if value is not None and value != {"type": "text"}:
             raise refuse(f"tools and {name} exclude each other; set tool_choice to none", name)
-    given: dict[str, Any] = {}
-    if tools.constraint is not None:
-        given["constraint"] = tools.constraint
-    tokenizer = service.words.tokenizer
-    if tokenizer is not None and body.skip_special_tokens is None:
-        # Marks of calls that are special tokens have to be seen.
-        marks = (tokenizer.token_id(one) for one in MARKS)
-        given["skip_special_tokens"] = not any(one in tokenizer.special_ids for one in marks)
+    given = tools.params(service.words.tokenizer)
+    if body.skip_special_tokens is not None:
+        given.pop("skip_special_tokens", None)
     return given
 
 

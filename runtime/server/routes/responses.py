@@ -1,35 +1,35 @@
-"""``POST /v1/responses``: OpenAI's newer form, for plain text."""
+"""``POST /v1/responses``: OpenAI's newer form, for text and for calls of functions."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from fastapi import APIRouter, Request
-from pydantic import ValidationError
 from starlette.responses import Response
 
+from ...sampling_params import SamplingParams
 from .. import answering
+from ..answering import Sample
 from ..constraints import of_format
 from ..conversations import conversation_ids
-from ..http_errors import unsupported
+from ..http_errors import refuse, unsupported
 from ..json_body import BoundedRoute
 from ..protocol.common import SamplingFields
-from ..protocol.messages import Message
-from ..protocol.responses import InputItem, ResponseObject, ResponsesRequest
-from ..response_events import ResponseEvents, status_of
-from ..sampling import sampling_params
+from ..protocol.responses import ResponseObject, ResponsesRequest
+from ..response_events import LOGPROBS, ResponseEvents
+from ..response_input import messages_of, offer_of
+from ..sampling import at_most, sampling_params
 from ..service import Service
+from ..text_stream import Piece
+from ..tool_calls import Tools, tools_of
 from .documented import generated
 
 _REFUSED = {
-    "tools": "the model's calls are not understood here",
     "previous_response_id": "answers are not kept; send the whole conversation",
     "conversation": "conversations are not kept; send all of it",
     "background": "answers are not kept",
-    "include": "there is nothing more to include",
     "prompt": "prompts are not kept",
-    "top_logprobs": "use /v1/chat/completions",
-    "max_tool_calls": "there are no tools",
+    "max_tool_calls": "the model's calls are yours to make, and to count",
 }
 
 
@@ -55,26 +55,69 @@ async def _answer(service: Service, request: Request, body: ResponsesRequest) ->
         priority=body.priority,
         cache_salt=body.cache_salt,
     )
-    given: dict[str, Any] = {}
+    tools = tools_of(offer_of(body), service.tool_style)
+    params = _params(service, body, fields, tools)
+    await service.grammars.check(params.language)
+    prompt = await conversation_ids(
+        service, messages_of(body), tools=None if tools is None else tools.offered
+    )
+    asked = answering.ask(service, request, "resp", [prompt], params, fields)
+    events = ResponseEvents(asked, body, name, service.texts, tools)
+    if body.stream:
+        return await answering.stream(service, request, asked, events, body)
+    ((sample,),) = await answering.gather(request, asked)
+    events.begin()
+    events.pieces([_piece(sample)])
+    events.end()
+    return answering.reply(request, body, events.answer())
+
+
+def _piece(sample: Sample) -> Piece:
+    """A whole sample as a stream's only piece."""
+    return Piece(
+        0,
+        0,
+        sample.text,
+        tuple(sample.token_ids),
+        sample.offsets,
+        tuple(sample.logprobs),
+        sample.finish_reason,
+        sample.stop_reason,
+    )
+
+
+def _params(
+    service: Service, body: ResponsesRequest, fields: SamplingFields, tools: Tools | None
+) -> SamplingParams:
+    """How to sample.
+
+    Raises:
+        ApiError: fields that contradict one another, or a limit is exceeded.
+    """
+    limits = service.settings.limits
+    given: dict[str, Any] = {} if tools is None else tools.params(service.words.tokenizer)
     if body.max_output_tokens is not None:
         given["max_tokens"] = body.max_output_tokens
     elif not (service.words.defaults or {}).get("max_new_tokens"):
         given["max_tokens"] = None  # as many as the context holds
     if body.text is not None and body.text.format is not None:
-        given["constraint"] = of_format(body.text.format, "text.format")
-    params = sampling_params(fields, service.words, service.settings.limits, **given)
-    await service.grammars.check(params.language)
-    prompt = await conversation_ids(service, _messages(body))
-    asked = answering.ask(service, request, "resp", [prompt], params, fields)
-    events = ResponseEvents(asked, body, name)
-    if body.stream:
-        return await answering.stream(service, request, asked, events, body)
-    ((sample,),) = await answering.gather(request, asked)
-    return answering.reply(request, body, events.whole(status_of(sample), sample))
+        constraint = of_format(body.text.format, "text.format")
+        if constraint is not None and tools is not None:
+            raise refuse(
+                "tools and text.format exclude each other; set tool_choice to none", "text.format"
+            )
+        if constraint is not None:
+            given["constraint"] = constraint
+    at_most("top_logprobs", body.top_logprobs or 0, limits.max_logprobs)
+    if LOGPROBS in (body.include or ()):
+        given["logprobs"] = body.top_logprobs or 0
+    elif body.top_logprobs:
+        raise refuse(f"top_logprobs needs include to hold {LOGPROBS}", "top_logprobs")
+    return sampling_params(fields, service.words, limits, **given)
 
 
 def _refuse(body: ResponsesRequest) -> None:
-    """Refuse what is not about text.
+    """Refuse what is not about text and functions.
 
     Raises:
         ApiError: a field is not supported; it is named.
@@ -82,28 +125,7 @@ def _refuse(body: ResponsesRequest) -> None:
     for name, why in _REFUSED.items():
         if getattr(body, name):
             raise unsupported(name, why)
-    if body.tool_choice not in (None, "none", "auto"):
-        raise unsupported("tool_choice", "there are no tools")
+    if any(one != LOGPROBS for one in body.include or ()):
+        raise unsupported("include", f"there is nothing but {LOGPROBS} to include")
     if body.reasoning is not None and any(value is not None for value in body.reasoning.values()):
         raise unsupported("reasoning", "the model is asked without")
-
-
-def _messages(body: ResponsesRequest) -> list[Message]:
-    """The input as a conversation."""
-    found = []
-    if body.instructions is not None:
-        found.append(Message(role="system", content=body.instructions))
-    if isinstance(body.input, str):
-        return [*found, Message(role="user", content=body.input)]
-    return [*found, *(_message(place, item) for place, item in enumerate(body.input))]
-
-
-def _message(place: int, item: InputItem) -> Message:
-    if item.type not in (None, "message"):
-        raise unsupported(f"input.{place}.type", "only messages are")
-    try:
-        return Message(role=item.role, content=item.content)  # type: ignore[arg-type]
-    except ValidationError as error:
-        raise unsupported(
-            f"input.{place}.role", "roles are system, developer, user, assistant"
-        ) from error

@@ -12,14 +12,13 @@ import pytest
 from graphopt.errors import UsageError
 from graphopt.runtime.grammar import Vocabulary, compile_grammar, next_mask
 from graphopt.runtime.server.http_errors import ApiError
-from graphopt.runtime.server.protocol.chat import ChatRequest
-from graphopt.runtime.server.protocol.messages import Message
 from graphopt.runtime.server.tool_calls import (
     HERMES,
     LLAMA_JSON,
     MAX_TOOLS,
     PYTHONIC,
     STYLES,
+    Offer,
     Tools,
     style_of,
     tools_of,
@@ -39,9 +38,12 @@ OFFERED = [tool("weather", PLACE), tool("now")]
 
 
 def tools(style: str | None = HERMES, **fields: Any) -> Tools | None:
-    fields = {"tools": OFFERED, **fields}
-    talk = [Message(role="user", content="hey")]
-    return tools_of(ChatRequest(messages=talk, **fields), style)
+    offer = Offer(
+        fields.get("tools", OFFERED) or [],
+        fields.get("tool_choice"),
+        one_call=fields.get("parallel_tool_calls") is False,
+    )
+    return tools_of(offer, style)
 
 
 def test_styles_are_known_by_their_templates() -> None:
