@@ -4,8 +4,8 @@ before:  where a weight lies, and which part of it a program takes
 after:   statements that ask for its first lines; they name pointers, constants and programs alone
 
 Asking takes no registers and reads nothing: the lines come to the second-level cache while the
-kernel before still ends. Of a large weight it is a program's first two steps: all programs together
-then ask for about what memory gives in the time that a launch takes. Of a small one it is all.
+kernel before still ends. Of a large weight it is a program's first steps, some 16 KiB: all programs
+together then ask for about what memory gives while a kernel begins. Of a small one it is all.
 """
 
 from __future__ import annotations
@@ -35,8 +35,9 @@ def prefetch(pointers):
 
 
 """
-# Steps that are asked for: two, or all if a program has but one.
-_STEPS = "(1 + (STEPS > 1))"
+# Steps that are asked for, of rows and of chunks, whose steps are smaller; fewer if a program has
+# fewer, but a power of two.
+_STEPS, _CHUNK_STEPS = "(1 + (STEPS > 1))", "(1 + (STEPS > 1) + 2 * (STEPS > 2))"
 
 
 def of_rows(
@@ -78,19 +79,20 @@ def of_chunks(data: str, scales: str, packing: GpuPacking, first: int) -> tuple[
         packing: how they lie.
         first: the chunk that the part begins with.
     """
-    steps, step = packing.steps, CHUNK_ROWS * packing.depth
+    count, step = packing.steps, CHUNK_ROWS * packing.depth
     chunk = f"({first} + (tl.program_id(1) * BLOCK_N // {CHUNK_ROWS}).to(tl.int64))"
     within = f"tl.program_id(1) * BLOCK_N % {CHUNK_ROWS} * {packing.depth}"
-    number = f"tl.minimum(tl.program_id(2) * STEPS + tl.arange(0, {_STEPS}), {steps - 1})"
+    steps = f"tl.minimum(tl.arange(0, {_CHUNK_STEPS}), STEPS - 1)"
+    steps = f"tl.minimum(tl.program_id(2) * STEPS + {steps}, {count - 1})"
     lines = f"tl.arange(0, BLOCK_N * BLOCK_K // {CACHE_LINE})[None, :] * {CACHE_LINE}"
-    place = f"{number}[:, None] * {step} + {lines}"
-    bytes_ = f"prefetch({data} + {chunk} * {steps * step} + {within} + {place})"
+    place = f"{steps}[:, None] * {step} + {lines}"
+    bytes_ = f"prefetch({data} + {chunk} * {count * step} + {within} + {place})"
+    if packing.is_whole:
+        return bytes_, f"prefetch({scales} + {chunk} * {CHUNK_ROWS} + tl.arange(0, 1))"
     # The scales of a chunk for one half of a step are one line.
-    halves = 1 if packing.is_whole else packing.halves
-    factors = 1 if packing.is_whole else steps * halves
-    row = f"tl.arange(0, {_STEPS} * {halves})"
-    row = f"tl.minimum(tl.program_id(2) * STEPS * {halves} + {row}, {factors - 1})"
-    return bytes_, f"prefetch({scales} + {chunk} * {factors * CHUNK_ROWS} + {row} * {CHUNK_ROWS})"
+    halves = f"tl.arange(0, {packing.halves})[None, :]"
+    row = f"({steps}[:, None] * {packing.halves} + {halves}) * {CHUNK_ROWS}"
+    return bytes_, f"prefetch({scales} + {chunk} * {count * packing.halves * CHUNK_ROWS} + {row})"
 
 
 def of_all(pointer: str, count: int, itemsize: int) -> str:

@@ -53,12 +53,12 @@ def test_axes_of_programs_are_the_kernels() -> None:
 
 @pytest.mark.parametrize("bits", [8, 4])
 @pytest.mark.parametrize("group", [32, 128, 0])
-@pytest.mark.parametrize("block", [32, 64])
-def test_chunks_are_asked_for_as_they_lie(bits: int, group: int, block: int) -> None:
+@pytest.mark.parametrize(("block", "steps"), [(32, 1), (32, 2), (64, 3), (64, 5)])
+def test_chunks_are_asked_for_as_they_lie(bits: int, group: int, block: int, steps: int) -> None:
     k = 900
     packing = GpuPacking(150, k, bits, group or k, ((0, 100, 1), (100, 150, 1)))
     scales = packing.scales
-    steps, split = 2, -(-packing.steps // 2)
+    split = -(-packing.steps // steps)
     constants = {"BLOCK_N": block, "BLOCK_K": packing.depth, "STEPS": steps}
     for first, chunks in ((0, 2), (2, 1)):
         lines = of_chunks("w", "s", packing, first)
@@ -67,7 +67,7 @@ def test_chunks_are_asked_for_as_they_lie(bits: int, group: int, block: int) -> 
             chunk, step, row, _ = np.unravel_index(data, packing.shape)  # raises beyond the end
             start = program[1] * block
             assert set(chunk) == {first + start // CHUNK_ROWS}
-            last = min(packing.steps, steps * program[2] + 2)
+            last = min(packing.steps, steps * program[2] + min(steps, 4))
             assert set(step) == set(range(steps * program[2], last))
             assert set(row) <= set(range(start % CHUNK_ROWS, start % CHUNK_ROWS + block))
             # Each line of the tile once, and none twice but where there is no second step.
