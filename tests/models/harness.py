@@ -80,7 +80,10 @@ class Engine:
         raise NotImplementedError
 
     def step(self, parts: Sequence[tuple[Running, int]], last_only: bool = False) -> list[Tensor]:
-        """Gives each sequence its next ``count`` tokens; logits of those, or of the last one."""
+        """Gives each sequence its next ``count`` tokens; logits of those, or of the last one.
+
+        Where tokens see what comes after them, they see all of the step.
+        """
         ids, positions, slots, rows, sizes, starts = [], [], [], [], [], [0]
         for sequence, count in parts:
             for position in range(sequence.done, sequence.done + count):
@@ -96,6 +99,7 @@ class Engine:
             sizes.append(wanted)
         longest = max(len(sequence.blocks) for sequence, _ in parts)
         tables = [s.blocks + [0] * (longest - len(s.blocks)) for s, _ in parts]
+        lengths = np.array([s.done for s, _ in parts], np.int32)
         logits = self.logits(
             StepInputs(
                 token_ids=np.array(ids),
@@ -103,8 +107,9 @@ class Engine:
                 rows=np.array(rows),
                 slots=np.array(slots),
                 starts=np.array(starts, np.int32),
-                lengths=np.array([s.done for s, _ in parts], np.int32),
+                lengths=lengths,
                 tables=np.array(tables, np.int32),
+                reaches=np.repeat(lengths, np.diff(starts)),
             )
         )
         return list(logits.split(sizes))

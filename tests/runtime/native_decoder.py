@@ -113,7 +113,7 @@ def threads_here() -> int:
 
 
 def batch(*runs: Run) -> StepInputs:
-    """A step with new tokens of several sequences."""
+    """A step with new tokens of several sequences, which see all of their own that there are."""
     ids, positions, slots, rows, starts = [], [], [], [], [0]
     for one in runs:
         table = np.array(one.blocks)
@@ -127,12 +127,14 @@ def batch(*runs: Run) -> StepInputs:
     tables = np.zeros((len(runs), widest), dtype=np.int32)
     for row, one in zip(tables, runs, strict=True):
         row[: len(one.blocks)] = one.blocks
+    lengths = np.array([len(one.tokens) for one in runs], dtype=np.int32)
     return StepInputs(
         token_ids=np.array(ids, dtype=np.int64),
         positions=np.array(positions, dtype=np.int64),
         rows=np.array(rows, dtype=np.int64),
         slots=np.array(slots, dtype=np.int64),
         starts=np.array(starts, dtype=np.int32),
-        lengths=np.array([len(one.tokens) for one in runs], dtype=np.int32),
+        lengths=lengths,
         tables=tables,
+        reaches=np.repeat(lengths, np.diff(starts)),
     )

@@ -147,6 +147,8 @@ def random_weights(lowered: Lowered) -> dict[str, torch.Tensor]:
             )
             tensor = tensor.abs() / 40 + 1e-3 if scales else tensor
             tensor = 1 + tensor if len(shape) == 1 else tensor
+        elif dtype is DType.I64:  # rows of a table
+            tensor = torch.zeros(shape)
         else:
             tensor = torch.randint(-8, 8, shape, generator=generator)
         found[value.name] = tensor.to(torch_dtype(dtype))

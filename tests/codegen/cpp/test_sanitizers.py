@@ -1,4 +1,4 @@
-"""Whole decoders under the compiler's sanitizers: no access out of bounds, no race, no overflow.
+"""Whole models under the compiler's sanitizers: no access out of bounds, no race, no overflow.
 
 Each buffer is memory of its own, so that a kernel that leaves one is seen. A kernel that was broken
 on purpose shows that it would have been.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from graphopt.config import EMBED, GENERATE
 from graphopt.frontend.hf import trace_decoder
 from graphopt.ir.dtype import DType
 from graphopt.passes.manager import PassContext
@@ -38,11 +39,15 @@ MODELS = [
     ("gpt_oss", DType.F32, "int8"),
     ("mixtral", DType.F32, "int4"),
     ("deepseek_v3", DType.F32, None),
+    ("bert", DType.F32, None),
+    ("modernbert", DType.BF16, None),
 ]
+ENCODERS = ("bert", "modernbert")
 
 
 def lowered(name: str, dtype: DType, quantize: str | None) -> Lowered:
-    decoder = trace_decoder(small_config(name, num_hidden_layers=2), dtype)
+    task = EMBED if name in ENCODERS else GENERATE
+    decoder = trace_decoder(small_config(name, num_hidden_layers=2), dtype, task)
     pipeline = decoder_pipeline(decoder.scalars, quantize)
     found = lower(decoder.graph, pipeline, Target("cpu"), PassContext())
     assert {step.backend for step in found.memory.steps} == {CPP}
