@@ -98,6 +98,24 @@ def bases(model: str) -> list[tuple[str, dict[str, Any]]]:
         ),
         ("/v1/responses", {"model": model, "input": "a", "max_output_tokens": 16}),
         ("/v1/embeddings", {"model": model, "input": "a"}),
+        ("/v1/embeddings", {"model": model, "input": [[5, 6], [7]], "dimensions": 4}),
+        (
+            "/v1/embeddings",
+            {"model": model, "input": ["a", "b"], "encoding_format": "base64", "user": "a"},
+        ),
+        (
+            "/v1/responses",
+            {
+                "model": model,
+                "input": [
+                    {"type": "function_call", "call_id": "1", "name": "f", "arguments": "{}"},
+                    {"type": "function_call_output", "call_id": "1", "output": "a"},
+                ],
+                "tools": [{"type": "function", "name": "f", "parameters": {"type": "object"}}],
+                "max_output_tokens": 2,
+                "stream": True,
+            },
+        ),
         ("/tokenize", {"model": model, "prompt": "a b"}),
         ("/detokenize", {"model": model, "tokens": [5, 6]}),
     ]

@@ -8,6 +8,7 @@ import random
 import time
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import httpx
@@ -15,6 +16,7 @@ import psutil
 import pytest
 
 import graphopt
+from tests.clients.encoder import small_encoder
 from tests.clients.mutations import mutated
 from tests.clients.served import Served, serve
 
@@ -49,42 +51,42 @@ def address(server: Served) -> tuple[str, int]:
     return url.host, url.port
 
 
+async def attack(server: Served, count: int, seed: int) -> tuple[Counter[int], list[str]]:
+    """Send mutated requests, eight at a time; statuses, and what should not have happened."""
+    statuses: Counter[int] = Counter()
+    faults: list[str] = []
+    rng = random.Random(seed)
+    left = iter(range(count))
+
+    async def work(client: httpx.AsyncClient) -> None:
+        for _ in left:
+            method, path, headers, body = mutated(rng, server.model)
+            try:
+                answer = await client.request(
+                    method,
+                    path,
+                    headers={**HEADERS, **{k: v.encode() for k, v in headers.items()}},
+                    content=body,
+                )
+            except httpx.TimeoutException:
+                faults.append(f"no answer: {method} {path} {headers} {body[:300]!r}")
+            except httpx.HTTPError:
+                statuses[0] += 1  # the connection was closed on what is not HTTP
+            else:
+                statuses[answer.status_code] += 1
+                if answer.status_code >= 500 or len(answer.content) > 1 << 20:
+                    faults.append(f"{answer.status_code}: {method} {path} {headers} {body[:300]!r}")
+
+    async with httpx.AsyncClient(base_url=server.url, timeout=PATIENCE_S) as client:
+        await asyncio.gather(*(work(client) for _ in range(8)))
+    return statuses, faults
+
+
 def test_mutated_requests_get_no_server_error_and_leave_no_memory_behind(server: Served) -> None:
-    async def send(count: int, seed: int) -> tuple[Counter[int], list[str]]:
-        statuses: Counter[int] = Counter()
-        faults: list[str] = []
-        rng = random.Random(seed)
-        left = iter(range(count))
-
-        async def work(client: httpx.AsyncClient) -> None:
-            for _ in left:
-                method, path, headers, body = mutated(rng, server.model)
-                try:
-                    answer = await client.request(
-                        method,
-                        path,
-                        headers={**HEADERS, **{k: v.encode() for k, v in headers.items()}},
-                        content=body,
-                    )
-                except httpx.TimeoutException:
-                    faults.append(f"no answer: {method} {path} {headers} {body[:300]!r}")
-                except httpx.HTTPError:
-                    statuses[0] += 1  # the connection was closed on what is not HTTP
-                else:
-                    statuses[answer.status_code] += 1
-                    if answer.status_code >= 500 or len(answer.content) > 1 << 20:
-                        faults.append(
-                            f"{answer.status_code}: {method} {path} {headers} {body[:300]!r}"
-                        )
-
-        async with httpx.AsyncClient(base_url=server.url, timeout=PATIENCE_S) as client:
-            await asyncio.gather(*(work(client) for _ in range(8)))
-        return statuses, faults
-
     process = psutil.Process(server.process.pid)
-    asyncio.run(send(REQUESTS // 5, seed=1))
+    asyncio.run(attack(server, REQUESTS // 5, seed=1))
     before = process.memory_info().rss
-    statuses, faults = asyncio.run(send(REQUESTS, seed=2))
+    statuses, faults = asyncio.run(attack(server, REQUESTS, seed=2))
     grown = process.memory_info().rss - before
     print(dict(statuses), f"{grown >> 20} MiB more")
     assert faults == []
@@ -92,6 +94,31 @@ def test_mutated_requests_get_no_server_error_and_leave_no_memory_behind(server:
     assert statuses[0] < REQUESTS // 10
     assert grown < 32 << 20
     assert ask(server).status_code == 200
+
+
+def test_a_server_of_vectors_takes_the_same(tmp_path: Path) -> None:
+    checkpoint = small_encoder(tmp_path / "checkpoint", DEMO)
+    graphopt.compile_checkpoint(checkpoint, output=tmp_path / "encoder.gopt", task="embed")
+    with serve(tmp_path / "encoder.gopt", "--api-key", KEY) as one:
+        statuses, faults = asyncio.run(attack(one, REQUESTS // 4, seed=3))
+        print(dict(statuses))
+        assert faults == []
+        assert statuses[200] > 0
+        body = {"model": one.model, "input": ["a"] * 2048}
+        url = f"{one.url}/v1/embeddings"
+        started = time.monotonic()
+        for wrong in ({"input": ["a"] * 2049}, {"input": [5] * 600_000}, {"dimensions": 10**6}):
+            given = {**body, **wrong}
+            answer = httpx.post(url, json=given, headers=HEADERS, timeout=PATIENCE_S)
+            assert answer.status_code == 400
+            assert len(answer.text) < 4000
+        assert time.monotonic() - started < 5
+        for _ in range(4):  # who leaves takes his texts along
+            with suppress(httpx.TimeoutException):
+                httpx.post(url, json=body, headers=HEADERS, timeout=0.2)
+        answer = httpx.post(url, json=body, headers=HEADERS, timeout=PATIENCE_S)
+        assert answer.status_code == 200
+        assert len(answer.json()["data"]) == 2048
 
 
 def test_idle_and_slow_connections_do_not_stop_others(server: Served) -> None:

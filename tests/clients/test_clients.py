@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 import graphopt
+from tests.clients.encoder import SIZE, small_encoder
 from tests.clients.served import Served, serve
 
 HERE = Path(__file__).parent
@@ -81,6 +82,31 @@ def test_the_openai_package_before_it(server: Served, others: Path) -> None:
 def test_langchain(server: Served, others: Path) -> None:
     program = str(HERE / "programs" / "with_langchain.py")
     assert "fine" in run(others, program, f"{server.url}/v1", KEY, server.model)
+
+
+@pytest.fixture(scope="module")
+def embedder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """A small encoder, served."""
+    folder = tmp_path_factory.mktemp("embedder")
+    made = small_encoder(folder / "checkpoint", ROOT / "examples" / "demo-llama")
+    graphopt.compile_checkpoint(made, output=folder / "encoder.gopt", dtype="float32", task="embed")
+    with serve(folder / "encoder.gopt", "--api-key", KEY) as one:
+        yield one
+
+
+def test_vectors_for_the_newest_openai_package(embedder: Served) -> None:
+    program = str(HERE / "programs" / "embeddings_openai.py")
+    assert "promise" in run(sys.executable, program, f"{embedder.url}/v1", KEY, str(SIZE))
+
+
+def test_vectors_for_the_openai_package_before_it(embedder: Served, others: Path) -> None:
+    program = str(HERE / "programs" / "embeddings_openai.py")
+    assert "openai 2." in run(others, program, f"{embedder.url}/v1", KEY, str(SIZE))
+
+
+def test_vectors_for_langchain(embedder: Served, others: Path) -> None:
+    program = str(HERE / "programs" / "embeddings_langchain.py")
+    assert "fine" in run(others, program, f"{embedder.url}/v1", KEY, embedder.model)
 
 
 @pytest.fixture(scope="module")

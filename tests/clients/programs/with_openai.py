@@ -140,15 +140,17 @@ def structured(client: Any, model: str) -> None:
     calls = called.message.tool_calls or []
     demand([call.function.name for call in calls] == ["count_words"], calls)
     demand(set(json.loads(calls[0].function.arguments)) == {"name", "count"}, calls)
-    name, arguments, ids = "", "", set()
+    name, arguments, ids, deltas = "", "", set(), 0
     for chunk in client.chat.completions.create(**asked, stream=True):
         for row in chunk.choices:
             for delta in row.delta.tool_calls or ():
+                deltas += 1
                 ids |= {delta.id} if delta.id else set()
                 name += (delta.function.name or "") if delta.function else ""
                 arguments += (delta.function.arguments or "") if delta.function else ""
     demand(name == "count_words" and len(ids) == 1, (name, ids))
-    demand(json.loads(arguments) == json.loads(calls[0].function.arguments), arguments)
+    demand(arguments == calls[0].function.arguments, arguments)
+    demand(deltas > 3, "arguments are not streamed")
     again = client.chat.completions.create(
         model=model,
         messages=[
@@ -176,6 +178,55 @@ def responses(client: Any, model: str) -> None:
         text += event.delta if event.type == "response.output_text.delta" else ""
     demand(text == whole.output_text, (text, whole.output_text))
     demand(last in ("response.completed", "response.incomplete"), last)
+    scored = client.responses.create(
+        model=model,
+        input="def read(",
+        max_output_tokens=16,
+        temperature=0,
+        include=["message.output_text.logprobs"],
+        top_logprobs=2,
+    )
+    rows = scored.output[0].content[0].logprobs
+    demand(rows and all(len(row.top_logprobs) == 2 for row in rows), rows)
+
+
+def functions(client: Any, model: str) -> None:
+    """The newer surface: a form, a call, the same as events, and what came of it."""
+    shaped = client.responses.create(
+        model=model,
+        input="What does this function return?",
+        max_output_tokens=96,
+        text={"format": {"type": "json_schema", "name": "c", "schema": SCHEMA, "strict": True}},
+    )
+    demand(set(json.loads(shaped.output_text)) == {"name", "count"}, shaped)
+    asked: dict[str, Any] = {
+        "model": model,
+        "input": QUESTION,
+        "max_output_tokens": 128,
+        "temperature": 0,
+        "tools": [{"type": "function", **TOOL["function"], "strict": False}],
+        "tool_choice": {"type": "function", "name": "count_words"},
+    }
+    whole = client.responses.create(**asked)
+    (call,) = whole.output
+    demand(call.type == "function_call" and call.name == "count_words", whole)
+    demand(set(json.loads(call.arguments)) == {"name", "count"}, call)
+    pieces: list[str] = []
+    with client.responses.stream(**asked) as stream:
+        for event in stream:
+            if event.type == "response.function_call_arguments.delta":
+                pieces.append(event.delta)
+        last = stream.get_final_response()
+    demand(len(pieces) > 1 and "".join(pieces) == call.arguments, pieces)
+    demand([item.type for item in last.output] == ["function_call"], last)
+    output = {"type": "function_call_output", "call_id": call.call_id, "output": "3"}
+    again = client.responses.create(
+        model=model,
+        input=[*QUESTION, call.model_dump(exclude_none=True), output],
+        tools=asked["tools"],
+        max_output_tokens=16,
+    )
+    demand(again.usage is not None, again)
 
 
 def errors(client: Any, model: str) -> None:
@@ -228,7 +279,7 @@ def main() -> None:
     base_url, key = sys.argv[1:3]
     with openai.OpenAI(base_url=base_url, api_key=key, max_retries=0, timeout=120) as client:
         model = models(client)
-        for part in (completions, chat, structured, responses, errors):
+        for part in (completions, chat, structured, responses, functions, errors):
             part(client, model)
             print(f"{part.__name__}: fine", flush=True)
     asyncio.run(many(base_url, key, model))
