@@ -32,9 +32,10 @@ Run = Callable[[], None]
 
 @dataclass(eq=False)
 class RecordedGraph:
-    """Launches of a capture, and whether it was given back."""
+    """Launches of a capture, marks among them, and whether it was given back."""
 
     launches: list[Run]
+    marks: int = 0
     released: bool = False
 
 
@@ -80,7 +81,7 @@ class InterpretedDevice:
         """Any thread may use it."""
 
     def memory(self) -> tuple[int, int]:
-        graphs = sum(self.node_bytes * len(one.launches) for one in self.graphs)
+        graphs = sum(self.node_bytes * (len(one.launches) - one.marks) for one in self.graphs)
         return self.total - sum(map(self._size, self.blocks)) - graphs, self.total
 
     def allocate(self, nbytes: int, what: str) -> int:
@@ -141,14 +142,14 @@ class InterpretedDevice:
         if error is not None:
             raise error
         found: list[RecordedGraph] = []
-        self.recording = []
+        marks, self.recording = self.captured_marks, []
         try:
             yield lambda: found[0]
         except BaseException:
             self.recording = None
             raise
         launches, self.recording = self.recording, None
-        found.append(RecordedGraph(launches))
+        found.append(RecordedGraph(launches, self.captured_marks - marks))
         self.graphs.append(found[0])
 
     def replay(self, graph: Any) -> None:

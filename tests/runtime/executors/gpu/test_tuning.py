@@ -17,7 +17,7 @@ from graphopt.ir.graph import Graph
 from graphopt.ir.shape import sym
 from graphopt.ir.types import TensorType
 from graphopt.region import make_region
-from graphopt.runtime.executors.gpu import tuning as cuda_device
+from graphopt.runtime.executors.gpu import tuning
 from graphopt.runtime.executors.gpu.cubins import TorchMemory
 from graphopt.runtime.executors.gpu.tuning import REPETITIONS, WARMUPS, CudaDevice
 from tests.runtime.executors.gpu.fake_driver import FakeDriver, FakeMemory
@@ -71,8 +71,8 @@ def device(monkeypatch: pytest.MonkeyPatch) -> CudaDevice:
         **{name: getattr(torch, name) for name in names},
     )
     monkeypatch.setitem(sys.modules, "torch", fake)  # type: ignore[arg-type]
-    monkeypatch.setattr(cuda_device, "open_driver", lambda: FakeDriver(arch=90))
-    monkeypatch.setattr(cuda_device, "TorchMemory", FakeMemory)
+    monkeypatch.setattr(tuning, "open_driver", lambda: FakeDriver(arch=90))
+    monkeypatch.setattr(tuning, "TorchMemory", FakeMemory)
     return CudaDevice()
 
 
