@@ -21,6 +21,7 @@ from graphopt.codegen.triton.dependent import (
 )
 from graphopt.codegen.triton.kernel import TritonKernel, Variant, named_kernel
 from graphopt.codegen.triton.makers import kernel_of
+from graphopt.codegen.triton.resources import resources_of
 from graphopt.errors import CompileError
 from graphopt.ir.dtype import DType
 from graphopt.ir.graph import Graph
@@ -30,7 +31,9 @@ from tests.codegen.cpp.attention_batch import Case
 from tests.codegen.cpp.linear_cases import AFTER, BEFORE, linear_case
 from tests.codegen.cpp.test_attention import region_of as attention_case
 
-from .quant_runs import quantized
+from .fp8_runs import fp8_shape
+from .linear_shapes import shape_case
+from .quant_runs import quantized, quantized_shape
 
 _TEXT = """import triton
 import triton.language as tl
@@ -281,3 +284,34 @@ def test_older_gpus_have_none() -> None:
     for kernel, _ in _made(89):
         assert WAIT not in kernel.text
         assert not any(one.dependent for one in kernel.variants)
+
+
+def _at_real_sizes() -> dict[str, tuple[Graph, Region] | None]:
+    """Kernels whose registers are scarce."""
+    model = "llama-3.2-1b"
+    return {
+        "gate and up": shape_case(model, "gate_up"),
+        "int4": quantized_shape(model, "qkv", 4, 64, weight_only=True),
+        "w8a8": quantized_shape(model, "qkv", 8, 128, weight_only=False),
+        "fp8": fp8_shape(model, "qkv", 128),
+    }
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("arch", [90, 100])
+@pytest.mark.parametrize("name", ["gate and up", "int4", "w8a8", "fp8"])
+def test_asking_and_waiting_take_no_room(name: str, arch: int) -> None:
+    case = _at_real_sizes()[name]
+    assert case is not None
+    plain, early = (kernel_of(*case, arch=arch, block_size=16, dependent=d) for d in (False, True))
+    assert isinstance(plain, TritonKernel)
+    assert isinstance(early, TritonKernel)
+    is_few = [any(word in one.function for word in ("_few", "_left")) for one in plain.variants]
+    assert any(is_few)
+    for few, before, after in zip(is_few, plain.variants, early.variants, strict=True):
+        if few:
+            old = resources_of(compile_variant(plain, before, arch))
+            new = resources_of(compile_variant(early, after, arch))
+            assert set(new.problems()) <= set(old.problems())
+            assert new.programs >= old.programs, f"{old.registers} to {new.registers} registers"
+            assert new.instructions["CCTL"] > old.instructions["CCTL"]
