@@ -30,7 +30,15 @@ from ..rows.arguments import Kind, arguments
 from ..rows.names import Names
 from ..rows.program import comment
 from ..rows.views import View, view_of
-from .attention_tiles import FEW_ROWS, Heads, Part, parts_of_size, variants_of, workspace_of
+from .attention_tiles import (
+    FEW_ROWS,
+    Heads,
+    Part,
+    parts_of_size,
+    tall_rows,
+    variants_of,
+    workspace_of,
+)
 from .expression import TYPES, Term, dim_text, triton_expression
 from .functions import functions_for
 from .kernel import TritonKernel, Variant, named_kernel
@@ -67,6 +75,7 @@ class _Program:
         views: where its operands lie.
         heads: its sizes.
         variants: how it is cut.
+        tall: rows from which on a tile has a loop of its own for keys that all rows see.
         deterministic: whether a row's sums depend on its position alone.
     """
 
@@ -74,6 +83,7 @@ class _Program:
     views: Mapping[Value, View]
     heads: Heads
     variants: tuple[Variant, ...]
+    tall: int
     deterministic: bool = False
 
 
@@ -123,7 +133,9 @@ def attention_kernel(
             return refuse(f"no attention with {_dtype(value)} for each head is computed", value)
     heads = _heads(node)
     variants = variants_of(heads, block_size, arch, deterministic=deterministic)
-    made = _Program(node, views, heads, variants, deterministic)
+    both_ways = reaches is not None and int_of(node.attrs, "window") > 0
+    tall = tall_rows(heads, arch, both_ways=both_ways)
+    made = _Program(node, views, heads, variants, tall, deterministic)
     return _kernel(graph, region, made)
 
 
@@ -166,7 +178,7 @@ def _kernel(graph: Graph, region: Region, made: _Program) -> TritonKernel:
         constants=list(variants[0].constants),
         room=room,
         search=_SEARCH,
-        tall=heads.tall,
+        tall=made.tall,
         # No tile for few rows, nor loops without masks, where the order of a sum must not change.
         few=0 if made.deterministic else FEW_ROWS,
         **_operands(made, known, states),

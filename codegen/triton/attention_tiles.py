@@ -111,14 +111,6 @@ class Heads:
         return self.queries // self.keys
 
     @property
-    def tall(self) -> int:
-        """Rows from which on a tile has a loop of its own for keys that all rows see.
-
-        Sums of 512 have no registers left for it, nor much to win: a tile is one or two tokens.
-        """
-        return _TALL if self.wide <= 256 else _TALL + 1
-
-    @property
     def wide(self) -> int:
         """Entries of the larger of a key's and a value's tiles."""
         sizes = (self.key_size, self.value_size)
@@ -172,6 +164,21 @@ def variants_of(
                 many,
             )
     return (many,)
+
+
+def tall_rows(heads: Heads, arch: int, *, both_ways: bool) -> int:
+    """Rows from which on a tile has a loop of its own for keys that all rows see.
+
+    Sums of 512 have no registers left for it, nor much to win: a tile is one or two tokens. Nor
+    have heads of 256 on sm_80 where a window goes ``both_ways``: with it 16 bytes are spilled.
+
+    Args:
+        heads: what is computed.
+        arch: the oldest GPU that it is for, such as 90.
+        both_ways: whether rows see what comes after them, and before, in a window.
+    """
+    widest = 128 if both_ways and not _is_large(arch) else 256
+    return _TALL if heads.wide <= widest else _TALL + 1
 
 
 def workspace_of(heads: Heads, variants: Sequence[Variant]) -> Workspace:

@@ -9,7 +9,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from graphopt.codegen.triton.attention_tiles import Heads, parts_of_size, variants_of, workspace_of
+from graphopt.codegen.triton.attention_tiles import (
+    Heads,
+    parts_of_size,
+    tall_rows,
+    variants_of,
+    workspace_of,
+)
 from graphopt.codegen.triton.compile import compile_variant
 from graphopt.codegen.triton.kernel import TritonKernel, Variant
 from graphopt.codegen.triton.resources import SHARED_BYTES, Resources, resources_of
@@ -86,6 +92,18 @@ def test_some_variant_fits_all_sizes() -> None:
                 rows, shared = one.constants["BLOCK_M"], one.constants["HEADS"]
                 assert 1 <= shared <= rows
                 assert 2 <= one.constants["SPLITS"] <= max(2, one.constants["EXTRA"])
+
+
+def test_a_loop_without_masks_is_for_tiles_that_have_registers_for_it() -> None:
+    for size, arch, both_ways, expected in (
+        (256, 80, False, True),
+        (256, 80, True, False),
+        (256, 90, True, True),
+        (128, 80, True, True),
+        (512, 90, False, False),
+    ):
+        heads = heads_of(key_size=size, value_size=size)
+        assert (tall_rows(heads, arch, both_ways=both_ways) <= 64) == expected
 
 
 def test_there_is_a_program_for_every_token() -> None:
