@@ -1,1 +1,1 @@
-"""What runs a plan on an NVIDIA GPU: the executor, its memory, launches, captures and a watchdog."""
+"""What runs a plan on an NVIDIA GPU: an executor, its memory, its captures, and a watchdog."""
