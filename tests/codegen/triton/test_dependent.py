@@ -9,6 +9,7 @@ from dataclasses import replace
 import pytest
 
 from graphopt.codegen.rows.arguments import Kind, arguments
+from graphopt.codegen.triton.assembler import instructions_of
 from graphopt.codegen.triton.compile import compile_variant
 from graphopt.codegen.triton.dependent import (
     RELEASE,
@@ -22,6 +23,7 @@ from graphopt.codegen.triton.dependent import (
 from graphopt.codegen.triton.kernel import TritonKernel, Variant, named_kernel
 from graphopt.codegen.triton.makers import kernel_of
 from graphopt.codegen.triton.resources import resources_of
+from graphopt.codegen.triton.step_inputs import taker
 from graphopt.errors import CompileError
 from graphopt.ir.dtype import DType
 from graphopt.ir.graph import Graph
@@ -315,3 +317,16 @@ def test_asking_and_waiting_take_no_room(name: str, arch: int) -> None:
             assert set(new.problems()) <= set(old.problems())
             assert new.programs >= old.programs, f"{old.registers} to {new.registers} registers"
             assert new.instructions["CCTL"] > old.instructions["CCTL"]
+
+
+@pytest.mark.parametrize("arch", [90, 100])
+def test_the_machine_code_waits_first(arch: int) -> None:
+    """What ``ptxas`` makes of it keeps the order: nothing is read or written ahead of the wait."""
+    touching = ("LD", "ST", "ATOM", "RED", "UTMA", "UBLK", "EXIT", "BRA")
+    allowed = ("LDC", "STS", "LDS", "LDCU")
+    for kernel in (with_dependent_launch(taker(1000)), _made(arch)[1][0]):
+        code = compile_variant(kernel, kernel.variants[0], arch).code
+        names = [name for name, _ in instructions_of(code)]
+        before = names[: names.index("ACQBULK")]
+        assert names.count("ACQBULK") == before.count("PREEXIT") == 1
+        assert [one for one in before if one.startswith(touching) and one not in allowed] == []

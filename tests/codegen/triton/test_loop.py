@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from graphopt.codegen.triton.dependent import early_accesses
 from graphopt.codegen.triton.kernel import TritonKernel
 from graphopt.codegen.triton.loop import loop_kernels
 from graphopt.ir.builder import GraphBuilder
@@ -34,6 +35,18 @@ def test_a_decoder_has_them_all() -> None:
     assert isinstance(advance, TritonKernel)
     assert advance.variants[0].constants["BLOCK_SIZE"] == 32
     assert "< 1000)" in advance.text
+
+
+def test_all_of_them_may_begin_while_what_is_before_them_ends() -> None:
+    graph = decoder(DType.BF16, 1000)
+    for name, kernel in loop_kernels(graph, 32, dependent=True).items():
+        assert isinstance(kernel, TritonKernel)
+        assert kernel.name == name
+        assert early_accesses(kernel) == []
+        launches = [one for variant in kernel.variants for one in variant.launches]
+        assert all(one.dependent for one in launches)
+    for verdict in loop_kernels(decoder(DType.F32, sym("V")), 16, dependent=True).values():
+        assert isinstance(verdict, Verdict)
 
 
 def test_a_graph_without_state_has_none() -> None:
