@@ -240,18 +240,16 @@ def _text(anchored: Anchored, plan: _Plan, prologue: Prologue) -> str:
     store = anchored.epilogue(is_even=plan.even_n)
     even = size.k % fill_block(size.k) == 0
     fill = anchored.prologue(is_even=even, defers=False) if plan.is_filled else None
+    shared = ["work"] if plan.splits or plan.shares or fill else []
     lines = [*prologue.lines, *scale, *store, *(fill.lines if fill else ())]
     text = "\n".join(lines)
+    work = ["work"] if plan.splits or plan.shares or fill else []
     return render(
         "triton/linear.jinja",
         title=f"{anchored.region.name or 'linear'} of {anchored.region.scope or 'the model'}",
         libdevice="libdevice." in text,
         functions=functions_for(text),
-        arguments=[
-            *names,
-            *(["work"] if plan.splits or plan.shares or fill else []),
-            *anchored.sizes,
-        ],
+        arguments=[*names, *shared, *anchored.sizes],
         finishes=finishes,
         passed=", ".join((*finishes, "row", "column", *anchored.accumulators)),
         carried=[*anchored.accumulators, *(one.name for one in prologue.sums)],
