@@ -7,16 +7,16 @@ device answers nothing any more ends the run, and the caller goes on in a fresh 
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from graphopt.codegen.triton.kernel import TritonKernel
+from graphopt.codegen.triton.kernel import TritonKernel, Variant
 
-from .ahead import fitting, made_kernel
+from .ahead import fitting, made_kernel, title
 from .case import AbsentError, Case, Peer, Work, relative_error
 from .check import Outcome, check_work, finite
 from .clock import Clock, measure
@@ -75,13 +75,14 @@ class Bench:
         if made.kernel is None:
             return row | {"status": made.status, "reason": made.reason}
         row["kernel"] = made.kernel.name
-        row["variant"] = fitting(made.kernel, case.sizes)[0]
         try:
+            picked = self.launchers[0].picked(made.kernel, case.sizes, case.source)
+            row["variant"] = _told_variant(picked)
             work = case.work(self.device, 1)
             expected = work.expected()
             row |= self._checked(case, made.kernel, work, expected)
             if self.clock is not None and row["status"] == "right":
-                row |= self._timed(case, made.kernel, work, expected)
+                row |= self._timed(case, made.kernel, picked, work, expected)
         except Exception as error:
             row |= {"status": "failed", "reason": told(error)}
             if is_fatal(error):
@@ -114,19 +115,21 @@ class Bench:
         }
 
     def _timed(
-        self, case: Case, kernel: TritonKernel, work: Work, expected: Sequence[Tensor]
+        self,
+        case: Case,
+        kernel: TritonKernel,
+        picked: Variant,
+        work: Work,
+        expected: Sequence[Tensor],
     ) -> Row:
         if self.clock is None:
             return {}
         contenders: dict[str, Callable[[], object]] = {}
         pointers = with_workspace(kernel, work.pointers, work.sizes)
-        places = fitting(kernel, work.sizes)
         for launcher in self.launchers:
-            for place in places if self.all_variants else places[:1]:
-                name = "graphopt" if place == places[0] else f"graphopt variant {place}"
+            for name, variant in self.timed(kernel, picked, work.sizes).items():
                 name += "" if launcher is self.launchers[0] else f" ({launcher.name})"
                 try:
-                    variant = kernel.variants[place]
                     contenders[name] = launcher.prepare(kernel, variant, pointers, work.sizes)
                 except AbsentError:
                     continue
@@ -141,6 +144,17 @@ class Bench:
             "times": {name: timing.as_json() for name, timing in found.items()},
             "peers": peers,
         }
+
+    def timed(
+        self, kernel: TritonKernel, picked: Variant, sizes: Mapping[str, int]
+    ) -> dict[str, Variant]:
+        """The variants that are timed, by what tables call them: the picked one is ``graphopt``."""
+        found = {"graphopt": picked}
+        if self.all_variants:
+            for place in fitting(kernel, sizes):
+                if kernel.variants[place] != picked:
+                    found[f"graphopt variant {place}"] = kernel.variants[place]
+        return found
 
     def _peers(self, case: Case) -> dict[str, Peer]:
         found: dict[str, Peer] = {}
@@ -188,6 +202,11 @@ class Bench:
                 torch.cuda.empty_cache()
             except RuntimeError:
                 return  # the error that led here is told already
+
+
+def _told_variant(picked: Variant) -> list[str]:
+    """The launches of a variant in words."""
+    return [title(launch) for launch in picked.launches]
 
 
 def fractions(row: Row, rates: Rates) -> Row:

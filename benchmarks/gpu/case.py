@@ -14,7 +14,9 @@ import torch
 from torch import Tensor
 
 from graphopt.codegen.triton.kernel import TritonKernel
+from graphopt.ir.graph import Graph
 from graphopt.ledger import Verdict
+from graphopt.region import Region
 
 # Elements after each result that must stay as they are.
 GUARD = 64
@@ -28,6 +30,8 @@ TOLERANCE: Mapping[torch.dtype, float] = {
     torch.float16: 2e-3,
 }
 
+# What a kernel is made of.
+Source = tuple[Graph, Region]
 Tensors = Mapping[str, Tensor]
 # What a case computes, as a function of its operands by name, in PyTorch.
 Eager = Callable[[Tensors], Tensor]
@@ -137,6 +141,7 @@ class Case:
         eager: the same in PyTorch; timed as it is and compiled.
         peers: other ways to compute the same, by name.
         tolerance: relative error of floats, if not that of the type.
+        source: what the kernel is made of; None where it is no region's.
     """
 
     name: str
@@ -149,6 +154,7 @@ class Case:
     eager: Eager | None = None
     peers: Mapping[str, Peer] = field(default_factory=dict)
     tolerance: float | None = None
+    source: Source | None = None
 
 
 def relative_error(found: Tensor, expected: Tensor) -> float:

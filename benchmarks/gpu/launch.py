@@ -1,8 +1,9 @@
 """Ways to run a variant of a kernel: Triton's own launcher, cubins, or the interpreter.
 
-Each prepares a variant once and gives something that can be called with pointers. Triton's launcher
-shows whether a kernel is right before anything else works; sizes are kept from being specialised,
-so what it compiles is what the cubin holds.
+Each says which variant a step of some sizes runs, prepares a variant once, and gives something that
+can be called. Cubins are those of ``graphopt compile``; see ``shipping``. Triton's launcher shows
+whether a kernel is right before anything else works; sizes are kept from being specialised, and it
+is told the options that the cubin was compiled with, so what it compiles is the same.
 """
 
 from __future__ import annotations
@@ -14,16 +15,15 @@ import torch
 from torch import Tensor
 
 from graphopt.codegen.triton import interpreter
-from graphopt.codegen.triton.compile import Cubin, compile_variant
 from graphopt.codegen.triton.kernel import TritonKernel, Variant
 from graphopt.codegen.triton.load import load_module
 from graphopt.errors import MachineError
 from graphopt.ir.reference import torch_dtype
 from graphopt.ir.shape import evaluate
-from graphopt.launch import Launch, LaunchKernel, LaunchVariant
 from graphopt.runtime.executors.gpu.cubins import KernelSet, Memory, TorchMemory, open_driver
 
-from .case import AbsentError
+from .case import AbsentError, Source
+from .shipping import Shipping
 
 Runnable = Callable[[], None]
 
@@ -34,6 +34,11 @@ class Launcher(Protocol):
     @property
     def name(self) -> str:
         """As in tables."""
+
+    def picked(
+        self, kernel: TritonKernel, sizes: Mapping[str, int], source: Source | None
+    ) -> Variant:
+        """What a step of these sizes runs; ``source``: what the kernel was made of, if known."""
 
     def prepare(
         self,
@@ -72,6 +77,12 @@ class Interpreted:
 
     name = "interpreter"
 
+    def picked(
+        self, kernel: TritonKernel, sizes: Mapping[str, int], source: Source | None
+    ) -> Variant:
+        """The first that fits: nothing is compiled, so nothing is wrong with any."""
+        return kernel.variant(sizes)
+
     def prepare(
         self,
         kernel: TritonKernel,
@@ -84,9 +95,22 @@ class Interpreted:
 
 
 class Jit:
-    """Triton's own launcher, on PyTorch's current device and stream."""
+    """Triton's own launcher, on PyTorch's current device and stream.
+
+    Args:
+        arch: of the device, such as 90.
+    """
 
     name = "jit"
+
+    def __init__(self, arch: int) -> None:
+        self._shipping = Shipping(arch)
+
+    def picked(
+        self, kernel: TritonKernel, sizes: Mapping[str, int], source: Source | None
+    ) -> Variant:
+        """See :class:`Launcher`."""
+        return self._shipping.variant(kernel, sizes, source)
 
     def prepare(
         self,
@@ -101,8 +125,7 @@ class Jit:
         calls: list[Runnable] = []
         for launch in variant.launches:
             function = plain_function(kernel, launch)[launch.programs(sizes)]
-            options = {"num_warps": launch.num_warps, "num_stages": launch.num_stages}
-            given = {**launch.constants, **options}
+            given = {**launch.constants, **self._shipping.options(kernel, launch)}
             calls.append(_call(function, [*pointers, *counts], given))
         return _one_after_the_other(calls)
 
@@ -124,14 +147,18 @@ class Cubins:
     def __init__(
         self, arch: int, driver: Any = None, memory: Callable[[], Memory] = TorchMemory
     ) -> None:
-        self._arch = arch
+        self._shipping = Shipping(arch)
         try:
             self._driver = open_driver() if driver is None else driver
         except MachineError as error:
             raise AbsentError(f"{error.what}: {error.got}") from error
         self._memory = memory
-        # What Triton keeps is found again, but reading it takes a while.
-        self._cubins: dict[tuple[str, str], Cubin] = {}
+
+    def picked(
+        self, kernel: TritonKernel, sizes: Mapping[str, int], source: Source | None
+    ) -> Variant:
+        """See :class:`Launcher`."""
+        return self._shipping.variant(kernel, sizes, source)
 
     def prepare(
         self,
@@ -141,55 +168,14 @@ class Cubins:
         sizes: Mapping[str, int],
     ) -> Runnable:
         """See :class:`Launcher`."""
-        codes = [self._cubin(kernel, launch) for launch in variant.launches]
-        launches = tuple(
-            _launch_of(launch, cubin, f"{place}.cubin")
-            for place, (launch, cubin) in enumerate(zip(variant.launches, codes, strict=True))
-        )
-        alone = LaunchKernel(
-            kernel.name,
-            f"sm_{self._arch}",
-            kernel.pointers,
-            kernel.sizes,
-            kernel.workspace,
-            (LaunchVariant({}, launches),),
-        )
+        alone, codes = self._shipping.cubins(kernel, variant)
         loaded = KernelSet(
-            {kernel.name: alone},
-            lambda name, file: codes[int(file.split(".")[0])].code,
-            self._driver,
-            self._memory(),
+            {kernel.name: alone}, lambda name, file: codes[file], self._driver, self._memory()
         )
         loaded.reserve(sizes)
         plain = pointers[:-1] if None in kernel.pointers else pointers  # it has its own workspace
         addresses = [pointer.data_ptr() for pointer in plain]
         return lambda: loaded.launch(kernel.name, addresses, sizes)
-
-    def _cubin(self, kernel: TritonKernel, launch: Variant) -> Cubin:
-        key = (kernel.name, repr(launch))
-        if key not in self._cubins:
-            self._cubins[key] = compile_variant(kernel, launch, self._arch)
-        return self._cubins[key]
-
-
-def _launch_of(launch: Variant, cubin: Cubin, file: str) -> Launch:
-    """What launching a cubin takes; figures that only tell are left out."""
-    x, y, z = (*launch.grid, 1, 1)[:3]
-    return Launch(
-        file,
-        cubin.symbol,
-        dict(launch.constants),
-        (x, y, z),
-        launch.num_warps,
-        launch.num_stages,
-        cubin.threads,
-        cubin.shared_bytes,
-        cubin.global_bytes,
-        cubin.global_alignment,
-        registers=0,
-        spill_bytes=0,
-        programs=0,
-    )
 
 
 def plain_function(kernel: TritonKernel, launch: Variant) -> Any:

@@ -104,6 +104,7 @@ class RegionCase:
             eager=eager,
             peers=peers or {},
             tolerance=tolerance,
+            source=(self.graph, self.region),
         )
 
     def work(self, device: torch.device, seed: int) -> Work:

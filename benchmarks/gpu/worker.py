@@ -86,7 +86,7 @@ def launchers_of(names: Sequence[str], device: torch.device) -> list[Launcher]:
     """
     makers: dict[str, Callable[[], Launcher]] = {
         "interpreter": Interpreted,
-        "jit": Jit,
+        "jit": lambda: Jit(architecture(device)),
         "cubin": lambda: Cubins(architecture(device)),
     }
     found: list[Launcher] = []

@@ -88,6 +88,20 @@ class Choosing:
                     self._dropped.append(f"none for {bucket.name}: {why}")
                     self._buckets.remove(bucket)
 
+    def picked(self, sizes: Mapping[str, int]) -> Variant | None:
+        """The variant that a step of these sizes launches; None if a library computes it.
+
+        Raises:
+            CompileError: not everything is settled.
+        """
+        bucket = next(one for one in self._reached() if one.fits(sizes))
+        if bucket.name in self._libraries:
+            return None
+        picked = self._pick(bucket)
+        if picked is None:
+            raise CompileError("a kernel is not settled", where=self._kernel.name)
+        return picked[0]
+
     def compiled(self, arch: str) -> Compiled:
         """What is launched, once everything is settled."""
         files: dict[bytes, str] = {}

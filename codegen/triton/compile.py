@@ -54,6 +54,7 @@ class Cubin:
         global_bytes: of Triton's own memory for one program.
         global_alignment: of that memory.
         arch: such as 90 for ``sm_90``.
+        bound: the most registers of a thread that it was compiled for; None for any.
     """
 
     code: bytes
@@ -64,11 +65,21 @@ class Cubin:
     global_bytes: int
     global_alignment: int
     arch: int
+    bound: int | None = None
 
 
 def arch_number(arch: str) -> int:
     """90 of ``sm_90``."""
     return int(arch.removeprefix("sm_"))
+
+
+def options_of(variant: Variant) -> dict[str, Any]:
+    """What Triton is told besides constants; a bound of registers may come to it."""
+    return {
+        "num_warps": variant.num_warps,
+        "num_stages": variant.num_stages,
+        "enable_fp_fusion": True,
+    }
 
 
 def compile_variant(kernel: TritonKernel, variant: Variant, arch: int) -> Cubin:
@@ -102,11 +113,7 @@ def compile_variant(kernel: TritonKernel, variant: Variant, arch: int) -> Cubin:
         if type_.startswith("*")
     }
     source = ASTSource(function, signature, constexprs=dict(variant.constants), attrs=attrs)
-    options = {
-        "num_warps": variant.num_warps,
-        "num_stages": variant.num_stages,
-        "enable_fp_fusion": True,
-    }
+    options = options_of(variant)
 
     def made(**bound: int) -> Cubin:
         target = GPUTarget("cuda", arch, 32)
@@ -168,6 +175,7 @@ def _cubin(compiled: Any, arch: int) -> Cubin:
         meta.global_scratch_size,
         max(1, meta.global_scratch_align),
         arch,
+        meta.maxnreg,
     )
 
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 import pytest
 import torch
 
+from benchmarks.gpu.ahead import title
 from benchmarks.gpu.bench import Bench, fractions
-from benchmarks.gpu.case import Case, Result, Work
+from benchmarks.gpu.case import Case, Result, Source, Work
 from benchmarks.gpu.check import check_case
 from benchmarks.gpu.clock import HostClock
-from benchmarks.gpu.launch import Interpreted
+from benchmarks.gpu.launch import Interpreted, Runnable
 from benchmarks.gpu.rates import Rates
 from graphopt.codegen.triton.kernel import TritonKernel, Variant, named_kernel
 from graphopt.ir.dtype import DType
@@ -85,6 +88,39 @@ def test_wrong(body: str, problem: str) -> None:
     assert row["status"] == "wrong"
     assert problem in row["reason"]
     assert "times" not in row
+
+
+class Second(Interpreted):
+    """As if the first variant that fits were not the one that ships."""
+
+    def __init__(self) -> None:
+        self.prepared: list[Variant] = []
+
+    def picked(
+        self, kernel: TritonKernel, sizes: Mapping[str, int], source: Source | None
+    ) -> Variant:
+        return kernel.variants[1]
+
+    def prepare(
+        self,
+        kernel: TritonKernel,
+        variant: Variant,
+        pointers: Sequence[torch.Tensor],
+        sizes: Mapping[str, int],
+    ) -> Runnable:
+        self.prepared.append(variant)
+        return super().prepare(kernel, variant, pointers, sizes)
+
+
+def test_the_variant_that_is_picked_is_timed() -> None:
+    launcher, kernel = Second(), kernel_of(RIGHT)
+    row = Bench(CPU, [launcher], HostClock(), 2, compiles_peers=False).run(case_of(RIGHT))
+    assert launcher.prepared == [*kernel.variants, kernel.variants[1]]  # all are checked first
+    assert row["variant"] == [title(kernel.variants[1])]
+    assert set(row["times"]) == {"graphopt", "torch"}
+    both = Bench(CPU, [launcher], HostClock(), 2, compiles_peers=False, all_variants=True)
+    assert set(both.run(case_of(RIGHT))["times"]) == {"graphopt", "graphopt variant 0", "torch"}
+    assert launcher.prepared[-2:] == [kernel.variants[1], kernel.variants[0]]
 
 
 def test_a_row_with_times() -> None:

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
-from benchmarks.gpu import launch
+from benchmarks.gpu import launch, shipping
 from benchmarks.gpu.case import AbsentError
 from benchmarks.gpu.launch import Cubins, seen_as, with_workspace
-from graphopt.codegen.triton.compile import Cubin
 from graphopt.codegen.triton.kernel import TritonKernel, Variant
+from graphopt.codegen.triton.worker import Built
 from graphopt.errors import MachineError
 from graphopt.ir.dtype import DType
 from graphopt.ir.shape import sym
 from tests.runtime.executors.gpu.fake_driver import FakeDriver, FakeMemory
 
 T = sym("T")
+BUILT = Built(b"", "", 32, 0, 0, 1, 0, 0, 1, 0, 0, False, ())
 SECOND = Variant("sum", {"BLOCK": 32}, (4,), num_warps=2)
 FIRST = Variant("parts", {"BLOCK": 16}, ((T + 15) // 16, 2), {"T": 64}, 8, 4, (SECOND,))
 KERNEL = TritonKernel(
@@ -23,21 +26,18 @@ KERNEL = TritonKernel(
 )
 
 
-def fake_compile(kernel: TritonKernel, variant: Variant, arch: int) -> Cubin:
-    return Cubin(
-        code=variant.function.encode(),
-        ptx="",
-        symbol=variant.function,
-        threads=32 * variant.num_warps,
-        shared_bytes=100 * variant.num_warps,
-        global_bytes=0,
-        global_alignment=1,
-        arch=arch,
+def fake_build(kernel: TritonKernel, launch: Variant, arch: int) -> Built:
+    return replace(
+        BUILT,
+        code=launch.function.encode(),
+        symbol=launch.function,
+        threads=32 * launch.num_warps,
+        shared_bytes=100 * launch.num_warps,
     )
 
 
 def test_all_launches_of_a_variant(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(launch, "compile_variant", fake_compile)
+    monkeypatch.setattr(shipping, "build", fake_build)
     driver = FakeDriver(signatures={"parts": "pppipp", "sum": "pppipp"})
     memory = FakeMemory()
     x, y = torch.zeros(40, dtype=torch.bfloat16), torch.zeros(40)
