@@ -25,11 +25,11 @@ from graphopt.attention_variant import AttentionVariant, with_variant
 from graphopt.cache import ArtifactCache, checkpoint_factors, source_factor
 from graphopt.config import EMBED, GENERATE, CompileOptions
 from graphopt.contents_api import Compiled, contents_of, parameters, versions
-from graphopt.embedding import Embedding
+from graphopt.embedding_api import Embeds, check_task, embeds, width_of
 from graphopt.errors import ArtifactError, MachineError, UsageError
 from graphopt.ir.dtype import DType
 from graphopt.ir.graph import Graph
-from graphopt.ir.types import StateType, TensorType
+from graphopt.ir.types import StateType
 from graphopt.isa import Isa, isas_of
 from graphopt.plan import Limits, Plan
 from graphopt.progress import ProgressFn, silent
@@ -60,6 +60,8 @@ _COMPILE_OPTIONS = {
     "dependent_launch",
     "task",
     "kv_dtype",
+    "pooling",
+    "normalize",
 }
 # What verification runs when it is given nothing: prose, code, digits and a sign outside ASCII.
 VERIFICATION_TEXT = (
@@ -98,6 +100,8 @@ def compile_options(
     dependent_launch: bool = False,
     task: str = "auto",
     kv_dtype: str = "auto",
+    pooling: str = "auto",
+    normalize: bool | None = None,
 ) -> CompileOptions:
     """Options as a user writes them, checked.
 
@@ -123,6 +127,8 @@ def compile_options(
         dependent_launch,
         task,
         kv_dtype,
+        pooling,
+        normalize,
     )
     options.check()
     return options
@@ -247,23 +253,19 @@ def compile_graph(
     from graphopt.passes.pipeline import decoder_pipeline
     from graphopt.passes.quantize import kept_notes
 
-    report = progress or silent
-    disabled = frozenset(options.disabled_passes)
+    report, disabled = progress or silent, frozenset(options.disabled_passes)
     # Before the work, not after it.
+    check_task(source, options)
     kv_dtype = None if options.kv_dtype == "auto" else options.kv_dtype
     check_names(decoder_pipeline(quantize=options.quantize, kv_dtype=kv_dtype), disabled)
     report("tracing the model", 0, 0)
-    started = time.perf_counter()
-    dtype = compute_dtype(source, options)
-    traced = _traced(source, dtype, options)
-    embedding = embedding_of(source, traced)
-    binding = bind(traced.model, source, used=traced.weights if embedding else None)
-    vocabulary = traced.vocabulary if embedding else None
-    limits = limits_of(traced.graph, traced.max_model_len, vocabulary)
+    started, dtype = time.perf_counter(), compute_dtype(source, options)
+    made, traced = embeds(source, _traced(source, dtype, options), options)
+    binding = bind(traced.model, source, used=traced.weights if made else None)
+    limits = limits_of(traced.graph, traced.max_model_len, traced.vocabulary if made else None)
     tracing = time.perf_counter() - started
     report("rewriting the graph", 0, 0)
     context, stages = PassContext(fuel=options.pass_fuel), {"traced": print_graph(traced.graph)}
-
     lowered = lower(
         traced.graph,
         decoder_pipeline(
@@ -282,7 +284,7 @@ def compile_graph(
     stages["constants"] = print_graph(constants)
     unrounded = kept_notes(context.ledger.entries)
     return Compiled(
-        plan_of(source.folder.name, options, dtype, lowered, limits, embedding),
+        plan_of(source.folder.name, options, dtype, lowered, limits, made),
         graph,
         stages,
         context.ledger,
@@ -293,6 +295,7 @@ def compile_graph(
         {"tracing": tracing, **lowered.seconds},
         kernel_sources(lowered),
         kernel_cubins(lowered),
+        made.weights if made else {},
     )
 
 
@@ -344,7 +347,7 @@ def plan_of(
     dtype: DType,
     lowered: Lowered,
     limits: Limits,
-    embedding: Embedding | None = None,
+    made: Embeds | None = None,
 ) -> Plan:
     """The plan that a lowered model runs by."""
     graph, memory = lowered.graph, lowered.memory
@@ -362,7 +365,7 @@ def plan_of(
         layouts=lowered.native.layouts if lowered.native else {},
         scratch_bytes=lowered.native.scratch_bytes(lowered.pieces) if lowered.native else 0,
         deterministic=options.deterministic,
-        embedding=embedding,
+        embedding=made.embedding if made else None,
     )
 
 
@@ -471,24 +474,10 @@ def limits_of(graph: Graph, max_model_len: int, vocabulary: int | None = None) -
         max_model_len: longest context in tokens.
         vocabulary: how many tokens a model that embeds knows; None where the rows are logits.
     """
-    width = _width(graph)
+    width = width_of(graph)
     most = MAX_ROWS if vocabulary is None else MAX_EMBEDDED_ROWS
     rows = max(1, min(most, MAX_LOGITS_BYTES // (4 * width)))
     return Limits(max_model_len, width if vocabulary is None else vocabulary, rows)
-
-
-def _width(graph: Graph) -> int:
-    """Entries in a row of the output."""
-    rows = graph.outputs[0].type
-    return int(str(rows.shape[-1])) if isinstance(rows, TensorType) else 0
-
-
-def embedding_of(source: Checkpoint, traced: Traced) -> Embedding | None:
-    """How the rows of a checkpoint's model become vectors; None for a model that generates."""
-    if source.task != EMBED:
-        return None
-    whole = any(value.name == "reaches" for value in traced.graph.inputs)
-    return Embedding(_width(traced.graph), "mean" if whole else "last", normalize=True, whole=whole)
 
 
 def _model_info(source: Checkpoint, graph: Graph, notes: Sequence[str]) -> ModelInfo:

@@ -397,9 +397,32 @@ class ArtifactFolder(KernelFiles):
 
 @dataclass(frozen=True)
 class Artifact(ArtifactFolder):
-    """A compiled decoder."""
+    """A compiled decoder or encoder."""
 
     plan: Plan
+
+    def dense_weights(self) -> dict[str, npt.NDArray[np.float32]]:
+        """The weights of the layers that ``plan.embedding.dense`` lists, in float32, by name.
+
+        Raises:
+            ArtifactError: they are not those that the plan lists.
+        """
+        layers = self.plan.embedding.dense if self.plan.embedding is not None else ()
+        shapes: dict[str, tuple[int, ...]] = {
+            one.weight: (one.outputs, one.inputs) for one in layers
+        }
+        shapes |= {one.bias: (one.outputs,) for one in layers if one.bias}
+        found = {}
+        for name, shape in shapes.items():
+            array = self.weights.view(name)
+            if self.weights.dtype(name) is not DType.F32 or array.shape != shape:
+                raise ArtifactError(
+                    f"weight {name} is not the one that the plan lists",
+                    got=f"{self.weights.dtype(name)}{list(array.shape)}",
+                    expected=f"f32{list(shape)}",
+                )
+            found[name] = np.asarray(array, np.float32)
+        return found
 
     def _layouts(self) -> Mapping[str, WeightLayout]:
         return self.plan.layouts

@@ -42,14 +42,16 @@ def key_of(factors: Mapping[str, str]) -> str:
 def checkpoint_factors(folder: Path) -> dict[str, str]:
     """What identifies a checkpoint: its small files by content, its weights by size and time."""
     factors = {"checkpoint": str(folder.resolve())}
-    for file in sorted(folder.iterdir()):
+    # Modules of sentence-transformers are in folders that begin with a number.
+    for file in sorted([*folder.iterdir(), *folder.glob("[0-9]*_*/*")]):
         if not file.is_file():
             continue
+        name = file.relative_to(folder).as_posix()
         stat = file.stat()
         if file.suffix == ".safetensors":
-            factors[WEIGHTS + file.name] = f"{stat.st_size} bytes of {_moment(stat.st_mtime_ns)}"
+            factors[WEIGHTS + name] = f"{stat.st_size} bytes of {_moment(stat.st_mtime_ns)}"
         elif file.suffix in (".json", ".jinja", ".model", ".txt") and stat.st_size < 1 << 26:
-            factors[FILE + file.name] = hashlib.sha256(file.read_bytes()).hexdigest()[:16]
+            factors[FILE + name] = hashlib.sha256(file.read_bytes()).hexdigest()[:16]
     return factors
 
 

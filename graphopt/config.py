@@ -10,6 +10,8 @@ from graphopt.target import GPU_ARCHS, Target
 # What a model is compiled for: to say what comes next, or to turn a text into a vector.
 GENERATE, EMBED = "generate", "embed"
 TASKS = ("auto", GENERATE, EMBED)
+# How the rows of a text become a vector; ``graphopt.embedding`` says what each means.
+POOLINGS = ("auto", "mean", "cls", "last", "max", "mean_sqrt_len", "weighted_mean")
 QUANTIZE = ("int8", "int4", "w8a8", "fp8", "fp8-tensor")
 KV_DTYPES = ("auto", "fp8", "fp8-e5m2")
 # The first GPUs whose tensor cores multiply fp8.
@@ -44,6 +46,9 @@ class CompileOptions:
             sm_90 on.
         kv_dtype: ``auto`` to keep keys and values as the model computes them, ``fp8`` or
             ``fp8-e5m2`` to keep them in half the bytes on a GPU.
+        pooling: how the rows of a text become a vector, one of ``POOLINGS``; ``auto`` for what the
+            checkpoint says.
+        normalize: whether vectors get length 1; None for what the checkpoint says.
         task: ``generate``, ``embed``, or ``auto`` for what the checkpoint is made for.
     """
 
@@ -62,6 +67,8 @@ class CompileOptions:
     dependent_launch: bool = False
     task: str = "auto"
     kv_dtype: str = "auto"
+    pooling: str = "auto"
+    normalize: bool | None = None
 
     def factors(self) -> dict[str, str]:
         """Every field as text, by name."""
@@ -76,6 +83,8 @@ class CompileOptions:
         """
         if self.task not in TASKS:
             raise UsageError("unknown task", got=self.task, expected=", ".join(TASKS))
+        if self.pooling not in POOLINGS:
+            raise UsageError("unknown pooling", got=self.pooling, expected=", ".join(POOLINGS))
         if self.dtype not in ("auto", *COMPUTE_DTYPES):
             raise UsageError(
                 "unknown dtype", got=self.dtype, expected=", ".join(("auto", *COMPUTE_DTYPES))

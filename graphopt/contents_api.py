@@ -51,6 +51,7 @@ class Compiled:
         seconds: how long the other stages took, by name.
         kernels: source files of the kernels, by name; none where PyTorch runs everything.
         cubins: the kernels' files where they are compiled for a GPU already.
+        dense: weights of the layers that make vectors of pooled rows, in float32, by name.
     """
 
     plan: Plan
@@ -64,6 +65,7 @@ class Compiled:
     seconds: Mapping[str, float]
     kernels: Mapping[str, str]
     cubins: Mapping[str, bytes] = field(default_factory=dict)
+    dense: Mapping[str, npt.NDArray[np.float32]] = field(default_factory=dict)
 
 
 class Source(Protocol):
@@ -112,12 +114,14 @@ def contents_of(
     within = {one.scales for one in layouts.values() if isinstance(one, Layout) and one.scales}
     kept = [value for value in compiled.graph.weights if value.name not in within]
     weights = [_stored(value, layouts) for value in kept]
+    weights += [(name, DType.F32, array.shape) for name, array in compiled.dense.items()]
     sizes = [_nbytes(spec) for spec in weights]
 
     def arrays() -> Iterator[npt.NDArray[np.generic]]:
         pairs = ((spec[0], size) for spec, size in zip(weights, sizes, strict=True))
         for name in weighed(pairs, "writing the weights", sum(sizes), progress):
-            yield _as_stored(name, layouts.get(name), compiled.load)
+            dense = compiled.dense.get(name)
+            yield _as_stored(name, layouts.get(name), compiled.load) if dense is None else dense
 
     started = time.perf_counter()
     kernels = _kernel_files(compiled, isas, progress)

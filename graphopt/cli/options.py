@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 import click
 
-from graphopt.config import COMPUTE_DTYPES, KV_DTYPES, QUANTIZE, TASKS
+from graphopt.config import COMPUTE_DTYPES, KV_DTYPES, POOLINGS, QUANTIZE, TASKS
 from graphopt.errors import UsageError
 
 from .parsing import byte_size, logit_bias, token_count, token_ids
@@ -60,6 +60,8 @@ COMPILE_OPTIONS = (
     "dependent_launch",
     "task",
     "kv_dtype",
+    "pooling",
+    "normalize",
 )
 
 compile_options = _all(
@@ -130,6 +132,18 @@ compile_options = _all(
         type=click.Choice(TASKS),
         help="What the model is for: to say what comes next, or to turn a text into a vector. "
         "Default: auto, embed for encoders and checkpoints of sentence-transformers.",
+    ),
+    click.option(
+        "--pooling",
+        type=click.Choice(POOLINGS),
+        help="How the rows of a text become its vector. Default: auto, what the checkpoint says; "
+        "where it says nothing, mean for encoders and last for decoders.",
+    ),
+    click.option(
+        "--normalize/--no-normalize",
+        default=None,
+        help="Whether vectors get length 1. Default: what the checkpoint says; where it says "
+        "nothing, they do.",
     ),
 )
 

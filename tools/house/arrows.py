@@ -44,6 +44,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     (
         "stages",
         "contents_api",
+        "embedding_api",
         "api",
         "bisect_api",
         "cache_api",
