@@ -49,6 +49,7 @@ def summarize(artifact: Artifact) -> dict[str, Any]:
         "weight_bytes": artifact.weight_bytes,
         "total_bytes": sum(files.values()),
         "tokenizer": artifact.tokenizer_dir is not None,
+        "embedding": None if plan.embedding is None else plan.embedding.to_json(),
         "versions": dict(artifact.manifest["versions"]),
         "notes": list(model.notes),
         "files": files,
@@ -122,6 +123,7 @@ def compile_rows(summary: Mapping[str, Any]) -> Rows:
         ("artifact", f"{summary['path']} ({human_bytes(summary['total_bytes'])})"),
         ("model", _model(summary)),
         ("target", f"{summary['target']}, computes in {summary['dtype']}"),
+        *_vectors(summary),
         ("plan", _plan(summary)),
         ("kernels", _kernels(summary)),
         ("time", f"{summary['seconds']:.1f} s"),
@@ -142,6 +144,7 @@ def inspect_rows(summary: Mapping[str, Any]) -> Rows:
         ("model", _model(summary)),
         ("target", f"{summary['target']}, computes in {summary['dtype']}"),
         ("context", f"{summary['max_model_len']} tokens, vocabulary {summary['vocab_size']}"),
+        *_vectors(summary),
         ("tokenizer", "yes" if summary["tokenizer"] else "no, prompts are token ids"),
         ("plan", _plan(summary)),
         ("kernels", _kernels(summary)),
@@ -162,6 +165,18 @@ def inspect_rows(summary: Mapping[str, Any]) -> Rows:
 def _model(summary: Mapping[str, Any]) -> str:
     parameters = human_count(summary["parameters"])
     return f"{summary['model']}, {summary['architecture']}, {parameters} parameters"
+
+
+def _vectors(summary: Mapping[str, Any]) -> Rows:
+    """What a text becomes; nothing for a model that generates."""
+    found = summary["embedding"]
+    if found is None:
+        return []
+    sizes = [found["size"], *(layer[3] for layer in found["dense"])]
+    layers = f", {len(sizes) - 1} dense layers" if len(sizes) > 1 else ""
+    length = ", of length 1" if found["normalize"] else ""
+    pooling = found["pooling"].replace("_", " ")
+    return [("embeds", f"{sizes[-1]} numbers a text, rows pooled by {pooling}{layers}{length}")]
 
 
 def _memory(memory: Mapping[str, Any]) -> str:

@@ -16,6 +16,7 @@ from graphopt.cli.summary import (
     summarize,
     total_rows,
 )
+from graphopt.embedding import Dense, Embedding
 from graphopt.errors import UsageError
 from graphopt.ledger import Ledger, accept, refuse
 from graphopt.runtime import preflight
@@ -67,6 +68,18 @@ def test_rows_show_notes(artifact: Artifact) -> None:
     assert ("note", "a note") in compile_rows(summary)
     assert ("note", "a note") in inspect_rows(summary)
     assert ("time", "1.2 s") in compile_rows(summary)
+
+
+def test_what_a_text_becomes(artifact: Artifact) -> None:
+    summary = summarize(artifact)
+    assert summary["embedding"] is None
+    assert "embeds" not in dict(inspect_rows(summary))
+    layers = (Dense("w", "", 64, 24, "tanh"),)
+    made = Embedding(64, "weighted_mean", normalize=True, whole=True, dense=layers)
+    rows = dict(inspect_rows({**summary, "embedding": made.to_json()}))
+    assert rows["embeds"] == (
+        "24 numbers a text, rows pooled by weighted mean, 1 dense layers, of length 1"
+    )
 
 
 def test_kernels_and_what_they_took(artifact: Artifact) -> None:
