@@ -36,7 +36,7 @@ from graphopt.artifact import (
     write_artifact,
 )
 from graphopt.cache import ArtifactCache, checkpoint_factors, source_factor
-from graphopt.config import CompileOptions
+from graphopt.config import EMBED, CompileOptions
 from graphopt.contents_api import Compiled, contents_of, parameters, spec_of, versions
 from graphopt.errors import UnsupportedError, UsageError
 from graphopt.function_plan import FunctionArtifact, FunctionPlan, FunctionStep, read_function
@@ -107,6 +107,13 @@ def export_onnx(
     if dtype not in EXPORT_DTYPES:
         raise UsageError("no such export type", got=dtype, expected=", ".join(EXPORT_DTYPES))
     artifact = open_artifact(path, progress=progress, **options)
+    if artifact.plan.embedding is not None:
+        raise UnsupportedError(
+            "a model that embeds cannot be exported yet",
+            where=str(path),
+            expected="a decoder that gives logits",
+            next="sentence-transformers or optimum export it from the checkpoint",
+        )
     graph = parse_graph(artifact.graph_text())
     if dtype != "auto":
         graph = widen(graph, DType.F32)
@@ -199,6 +206,12 @@ def compile_onnx(
     from graphopt.frontend.onnx_model import OnnxDecoder, read_onnx
 
     chosen, file = compile_options(**options), Path(path)
+    if chosen.task == EMBED or chosen.pooling != "auto" or chosen.normalize is not None:
+        raise UnsupportedError(
+            "an ONNX model cannot be compiled for vectors yet",
+            where=str(file),
+            next="compile the checkpoint it was made from",
+        )
     factors = _factors(file, chosen)
     place = Path(output) if output is not None else ArtifactCache().path_for(factors)
     writable_place(place)

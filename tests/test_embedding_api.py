@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from transformers import AutoModel
 
 import graphopt
-from graphopt import api
+from graphopt import api, onnx_api
 from graphopt.artifact import Artifact
 from graphopt.embedding import Dense, Embedding
 from graphopt.errors import CheckpointError, UnsupportedError, UsageError
@@ -138,3 +138,14 @@ def test_a_checkpoint_with_a_head_is_used_without_it(tmp_path: Path) -> None:
     check(
         api.compile_checkpoint(folder, tmp_path / "a.gopt"), folder, lambda rows: unit(rows.mean(0))
     )
+
+
+def test_onnx_says_nothing_of_vectors(tmp_path: Path) -> None:
+    pytest.importorskip("onnx")
+    artifact = api.compile_checkpoint(
+        save(tmp_path / "m", "qwen3", num_hidden_layers=1), tmp_path / "a.gopt", task="embed"
+    )
+    with pytest.raises(UnsupportedError, match="cannot be exported"):
+        onnx_api.export_onnx(artifact.path, tmp_path / "a.onnx")
+    with pytest.raises(UnsupportedError, match="cannot be compiled for vectors"):
+        onnx_api.compile_onnx(tmp_path / "a.onnx", tmp_path / "b.gopt", pooling="cls")
