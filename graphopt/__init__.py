@@ -23,13 +23,14 @@ if TYPE_CHECKING:
     from graphopt.errors import GraphoptError
     from graphopt.function_api import compile, explain
     from graphopt.onnx_api import compile_onnx, export_onnx, load_function
-    from graphopt.runtime.outputs import RequestOutput
+    from graphopt.runtime.outputs import EmbeddingOutput, RequestOutput
     from graphopt.runtime.sampling_params import SamplingParams
 
 __version__ = "0.1.0"
 
 _HOME = {
     "Artifact": "graphopt.artifact",
+    "EmbeddingOutput": "graphopt.runtime.outputs",
     "GraphoptError": "graphopt.errors",
     "LLM": "graphopt.api",
     "RequestOutput": "graphopt.runtime.outputs",
@@ -49,6 +50,7 @@ _HOME = {
 __all__ = [
     "LLM",
     "Artifact",
+    "EmbeddingOutput",
     "GraphoptError",
     "RequestOutput",
     "SamplingParams",

@@ -1,9 +1,9 @@
 """The promise that a request gets the same bits in any batch, and who can keep it.
 
 What is promised for an artifact that passes :func:`demand_deterministic`: tokens and
-log-probabilities of a request, with a seed or greedy, are bit for bit the same alone and in any
-batch, whatever else runs, however its prompt is cut into chunks, preempted or not, and for any
-number of threads, on the same kind of machine with the same artifact.
+log-probabilities of a request, with a seed or greedy, or the vector of a text, are bit for bit the
+same alone and in any batch, whatever else runs, however its prompt is cut into chunks, preempted or
+not, and for any number of threads, on the same kind of machine with the same artifact.
 
 Kernels in C++ keep it always: what a row adds up, and in which order, follows from the row's own
 position. On a GPU tiles are chosen by the sizes of a step, and long sequences are split by what
