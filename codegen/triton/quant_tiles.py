@@ -182,8 +182,9 @@ def _rounded(product: Product) -> tuple[Tile, ...]:
         # Of two parts of 4 bits, 64 rows spill up to 232 bytes.
         rows = 32 if (parts, packing.bits, packing.depth) == (2, 4, 128) else 64
         return (replace(small, below=None, rows=rows),)
-    # Four warps spill up to 388 bytes of both halves of a byte.
-    warps = 8 if packing.bits == 4 and not packing.is_whole and packing.depth > 32 else 4
+    # Four warps spill up to 388 bytes of both halves of a byte, and of deep groups of 8 bits too.
+    tight = not packing.is_whole and (packing.bits == 4 or packing.depth == 128)
+    warps = 8 if tight else 4
     return small, Tile(None, 64, columns, warps, stages, resident=2)
 
 
