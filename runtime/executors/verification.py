@@ -163,9 +163,9 @@ def verify_plan(
             next="leave the reference out: each step is compared with the rounded graph",
         )
     watched = _watched(artifact.plan, compiled)
-    kept = frozenset(value.name for value in watched.values())
     progress("running the plan", 0, 0)
     found = _run_plan(artifact, scenario, watched, threads)
+    kept = frozenset(value.name for value in watched.values())
     progress("running the interpreter in float32", 0, 0)
     expected = _interpret(artifact, widen(compiled), scenario, kept=kept)
     progress(f"running the interpreter in {artifact.plan.dtype.torch_name}", 0, 0)
@@ -183,16 +183,15 @@ def verify_plan(
     for step, value in watched.items():
         values = (one.values[value.name] for one in (found, expected, rounded))
         steps.append(row(step.name, step.scope, *values))
-    output = "logits" if artifact.plan.embedding is None else "rows"
+    output = "rows" if artifact.plan.embedding else "logits"
     logits = row(output, "", found.logits, meant, own)
     against = None
     if reference is not None:
         progress("running transformers", 0, 0)
         got = scenario.by_sequence(found.logits)
         against = row("transformers", "", got, *_ask(reference, scenario, got.shape[1]))
-    return VerifyReport(
-        artifact.plan.dtype.torch_name, len(token_ids), tuple(steps), logits, against
-    )
+    name = artifact.plan.dtype.torch_name
+    return VerifyReport(name, len(token_ids), tuple(steps), logits, against)
 
 
 def _is_rounded(graph: Graph, plan: Plan) -> bool:
