@@ -141,7 +141,6 @@ def test_a_checkpoint_with_a_head_is_used_without_it(tmp_path: Path) -> None:
 
 
 def test_onnx_says_nothing_of_vectors(tmp_path: Path) -> None:
-    pytest.importorskip("onnx")
     artifact = api.compile_checkpoint(
         save(tmp_path / "m", "qwen3", num_hidden_layers=1), tmp_path / "a.gopt", task="embed"
     )
