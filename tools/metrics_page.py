@@ -34,8 +34,9 @@ for it works once `vllm:` reads `graphopt:`.
 Counters go on when the engine process dies and is started again. A request that asks for several
 samples of several prompts counts once for each prompt in the histograms, and once for each sample
 in `graphopt:request_success_total`. Latencies are those of requests that ended with `stop`,
-`length` or `tool_calls`; only the first token and the times between tokens count as they come. A text
-that was embedded counts as a request that ended with `stop` and has no tokens but its prompt's.
+`length` or `tool_calls`; only the first token and the times between tokens count as they come. A
+text that was embedded counts as a request that ended with `stop`, and has the tokens of its prompt
+only.
 
 | metric | kind | labels | what it is |
 | --- | --- | --- | --- |

@@ -71,9 +71,7 @@ class TritonBackend:
         self._packings = packings_of(graph, products)
         made |= {one: self._make(graph, one) for one in regions if one not in made}
         self._made = Made({one: self._agreed(one, made[one]) for one in regions})
-        self._loop = loop_kernels(
-            graph, block_size, dependent=dependent and arch >= FIRST_ARCH
-        )
+        self._loop = loop_kernels(graph, block_size, dependent=dependent and arch >= FIRST_ARCH)
         self._compiled: dict[str, Compiled] = {}
 
     def compile(

@@ -243,7 +243,6 @@ def _text(anchored: Anchored, plan: _Plan, prologue: Prologue) -> str:
     shared = ["work"] if plan.splits or plan.shares or fill else []
     lines = [*prologue.lines, *scale, *store, *(fill.lines if fill else ())]
     text = "\n".join(lines)
-    work = ["work"] if plan.splits or plan.shares or fill else []
     return render(
         "triton/linear.jinja",
         title=f"{anchored.region.name or 'linear'} of {anchored.region.scope or 'the model'}",

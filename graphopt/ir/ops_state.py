@@ -2,8 +2,8 @@
 
 A ``kv`` state takes keys and values (``kv_write``), a ``latent`` state only keys, whose first
 entries are the values (``latent_write``); ``attention`` reads either. A state may be narrower than
-what is written to it: numbers are rounded to nearest, and in fp8 those beyond the greatest become the
-greatest.
+what is written to it: numbers are rounded to nearest, and in fp8 what is beyond the greatest number
+becomes it.
 
 ``starts[S+1]``, ``lengths[S]`` and ``tables[S, P]`` say whose rows are whose. Sequence ``s`` owns
 query rows ``starts[s]`` to ``starts[s+1]`` and has ``lengths[s]`` tokens after this step, so its

@@ -124,7 +124,9 @@ class Paged(Engine):
         self.state = PagedState.allocate(graph.input("kv").type, blocks, BLOCK, fill=float("nan"))
 
     def logits(self, inputs: StepInputs) -> Tensor:
-        named = {one.name: getattr(inputs, one.name) for one in fields(inputs)}
+        known = {value.name for value in self.interpreter.graph.inputs}
+        names = (one.name for one in fields(inputs))
+        named = {name: getattr(inputs, name) for name in names if name in known}
         (logits,) = self.interpreter.run({**named, "kv": self.state})
         return logits
 
