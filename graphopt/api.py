@@ -278,7 +278,7 @@ def compile_graph(
         context,
         disabled=disabled,
         observe=_keeper(stages, observe, all_stages=keep_stages),
-        gpu=gpu_options(options, limits, report),
+        gpu=gpu_options(options, limits, report, embeds=made is not None),
     )
     graph, constants = lowered.graph, lowered.hoisted.constants
     stages["constants"] = print_graph(constants)
@@ -382,14 +382,21 @@ def kernel_cubins(lowered: Lowered) -> dict[str, bytes]:
     return native.files(lowered.pieces) if isinstance(native, TritonBackend) else {}
 
 
-def gpu_options(options: CompileOptions, limits: Limits, progress: ProgressFn) -> GpuOptions | None:
+def gpu_options(
+    options: CompileOptions, limits: Limits, progress: ProgressFn, *, embeds: bool = False
+) -> GpuOptions | None:
     """What kernels are compiled for besides the target; None for a CPU."""
     if options.target.kind != "cuda":
         return None
     blocks = -(-limits.max_model_len // options.block_size)
     most = {"R": max(MAX_ROWS, limits.max_rows), "P": blocks}
     return GpuOptions(
-        options.block_size, most, progress, options.deterministic, options.dependent_launch
+        options.block_size,
+        most,
+        progress,
+        options.deterministic,
+        options.dependent_launch,
+        embeds,
     )
 
 

@@ -45,6 +45,7 @@ class GpuOptions:
         progress: told how far the compiler is.
         deterministic: whether a row's result must not depend on what else is in its step.
         dependent: whether kernels begin while the one before them ends.
+        embeds: whether the output's rows become vectors, so that nothing is drawn from them.
     """
 
     block_size: int
@@ -52,6 +53,7 @@ class GpuOptions:
     progress: ProgressFn = silent
     deterministic: bool = False
     dependent: bool = False
+    embeds: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,6 +237,7 @@ def _triton_backend(
         arch,
         deterministic=gpu.deterministic,
         dependent=gpu.dependent,
+        draws=not gpu.embeds,
     )
     tuned = tuned_for(arch)
     backend.compile(target.arch, gpu.most, tuned, progress=gpu.progress)

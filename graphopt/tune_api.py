@@ -192,6 +192,7 @@ def step_inputs(plan: Plan, sizes: Mapping[str, int]) -> dict[str, npt.NDArray[n
         "starts": starts,
         "lengths": lengths,
         "tables": tables,
+        "reaches": lengths[owners],
     }
 
 

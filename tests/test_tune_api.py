@@ -243,3 +243,4 @@ def test_a_step_is_within_its_bucket_and_consistent(below: dict[str, int]) -> No
         positions, slots = given["positions"][start:end], given["slots"][start:end]
         assert (given["tables"][sequence][positions // block_size] == slots // block_size).all()
         assert (positions < given["lengths"][sequence]).all()
+        assert (given["reaches"][start:end] == given["lengths"][sequence]).all()

@@ -45,6 +45,7 @@ class TritonBackend:
         deterministic: whether each kernel has one variant for steps of all sizes, and no library
             computes any: a row's result then does not depend on what else is in its step.
         dependent: whether kernels begin while the one before them ends, if the GPU can do that.
+        draws: whether tokens are drawn from the output.
     """
 
     name = TRITON
@@ -58,6 +59,7 @@ class TritonBackend:
         *,
         deterministic: bool = False,
         dependent: bool = False,
+        draws: bool = True,
     ) -> None:
         self._graph = graph
         self._block_size = block_size
@@ -71,7 +73,8 @@ class TritonBackend:
         self._packings = packings_of(graph, products)
         made |= {one: self._make(graph, one) for one in regions if one not in made}
         self._made = Made({one: self._agreed(one, made[one]) for one in regions})
-        self._loop = loop_kernels(graph, block_size, dependent=dependent and arch >= FIRST_ARCH)
+        early = dependent and arch >= FIRST_ARCH
+        self._loop = loop_kernels(graph, block_size, dependent=early) if draws else {}
         self._compiled: dict[str, Compiled] = {}
 
     def compile(

@@ -6,6 +6,8 @@ from typing import Any
 
 import click
 
+from graphopt.runtime.task import demand_generates
+
 from .options import compile_options, debug_option, engine_options, sampling_options
 
 
@@ -34,5 +36,6 @@ def command(model: str, system: str | None, **options: Any) -> None:
     from .session import open_session
 
     with open_session(model, options) as session:
+        demand_generates(session.llm.embedding)
         params = session.sampling_params({"max_tokens": None, **options}, max_tokens=None)
         converse(Conversation(session.llm, params, system))

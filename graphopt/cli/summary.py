@@ -173,7 +173,8 @@ def _vectors(summary: Mapping[str, Any]) -> Rows:
     if found is None:
         return []
     sizes = [found["size"], *(layer[3] for layer in found["dense"])]
-    layers = f", {len(sizes) - 1} dense layers" if len(sizes) > 1 else ""
+    count = len(found["dense"])
+    layers = f", {count} dense layer{'s' * (count > 1)}" if count else ""
     length = ", of length 1" if found["normalize"] else ""
     pooling = found["pooling"].replace("_", " ")
     return [("embeds", f"{sizes[-1]} numbers a text, rows pooled by {pooling}{layers}{length}")]

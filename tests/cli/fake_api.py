@@ -12,6 +12,7 @@ import numpy as np
 from graphopt.api import Outcome
 from graphopt.artifact import Artifact, read_artifact, write_artifact
 from graphopt.contents_api import Compiled
+from graphopt.embedding import Embedding
 from graphopt.errors import CheckpointError, GraphoptError
 from graphopt.ir.graph import Graph
 from graphopt.progress import ProgressFn
@@ -44,6 +45,7 @@ class FakeLLM:
     params: SamplingParams | None = None
     closed: bool = False
     streams_closed: int = 0
+    embedding: Embedding | None = None
 
     def sampling_params(self, **overrides: Any) -> SamplingParams:
         defaults = self.artifact.generation_defaults
@@ -126,6 +128,7 @@ class FakeAPI:
     stages: Sequence[tuple[str, Graph, Graph]] = ()
     calls: list[tuple[str, tuple[object, ...], dict[str, Any]]] = field(default_factory=list)
     llm: FakeLLM | None = None
+    embedding: Embedding | None = None
 
     def artifact(self) -> Artifact:
         path = self.folder / "model.gopt"
@@ -161,6 +164,7 @@ class FakeAPI:
     def LLM(self, artifact: Artifact, **options: Any) -> FakeLLM:  # noqa: N802 - the API's name
         self._note("LLM", **options)
         self.llm = FakeLLM(artifact, options, self.request_error, self.on_delta)
+        self.llm.embedding = self.embedding
         return self.llm
 
     def verify_artifact(self, path: str, **options: Any) -> VerifyReport:

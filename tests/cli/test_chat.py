@@ -12,6 +12,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from graphopt.cli.main import cli
+from graphopt.embedding import Embedding
 from graphopt.errors import CapacityError
 from graphopt.runtime.sampling_params import SamplingParams
 from tests.cli.fake_api import WORDS, FakeAPI
@@ -67,6 +68,14 @@ def test_piped_lines_are_messages(run: Run, fake: FakeAPI) -> None:
 def test_reset_and_exit(run: Run, fake: FakeAPI) -> None:
     run("chat", "m", stdin="one\n/reset\ntwo\n/exit\nthree\n")
     assert fake.used.prompts == [[user("one")], [user("two")]]
+
+
+def test_a_model_that_embeds_is_refused_before_the_first_message(run: Run, fake: FakeAPI) -> None:
+    fake.embedding = Embedding(8, "mean", normalize=True, whole=True)
+    result = run("chat", "m", stdin="hello\n")
+    assert result.exit_code == 7
+    assert "graphopt embed" in result.stderr
+    assert fake.used.prompts == []
 
 
 def test_options(run: Run, fake: FakeAPI) -> None:
