@@ -20,11 +20,13 @@ from graphopt.runtime.executor import Sampled, StepInputs
 
 
 def test_sampling_gives_what_an_executor_gives() -> None:
-    assert list(SAMPLE_RESULTS) == [field.name for field in fields(Sampled)]
+    given = [field.name for field in fields(Sampled)]
+    assert [*SAMPLE_RESULTS, "vectors"] == given  # rows of plans that embed are not drawn from
 
 
 def test_advancing_makes_all_that_a_step_takes() -> None:
-    made = {*ADVANCE_RESULTS, "lengths", "tables"}
+    # Tokens that see what comes after them are not decoded.
+    made = {*ADVANCE_RESULTS, "lengths", "tables", "reaches"}
     assert made == {field.name for field in fields(StepInputs)}
     assert set(ADVANCED) <= ADVANCE_OPERANDS.keys()
 

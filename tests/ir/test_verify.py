@@ -335,7 +335,8 @@ def stateful(reads: str) -> Graph:
 
 ATTENTION = (
     "%{name}: f32[T, 1, 4] = attention(%k, %{state}, %starts, %lengths, %tables) {{layer = 0, "
-    "scale = 1.0, window = 0, softcap = 0.0, sinks = false, alibi = false}}"
+    "scale = 1.0, window = 0, softcap = 0.0, sinks = false, alibi = false, "
+    "reach = false}}"
 )
 WRITE = "%{name}: kv[2 x (1, 4, 4, f32)] = kv_write(%{state}, %k, %k, %slots) {{layer = 1}}"
 

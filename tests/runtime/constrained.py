@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import unicodedata
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -26,7 +27,14 @@ class Language:
 
 
 def regex(pattern: str) -> Language:
-    return Language(Constraint.regex(pattern), lambda text: re.fullmatch(pattern, text) is not None)
+    """A pattern; of characters that came to Unicode after this Python, nothing is known."""
+
+    def has(text: str) -> bool:
+        if any(unicodedata.category(one) == "Cn" for one in text):
+            return True
+        return re.fullmatch(pattern, text) is not None
+
+    return Language(Constraint.regex(pattern), has)
 
 
 def choice(choices: list[str]) -> Language:

@@ -36,23 +36,54 @@ def _blocks(language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
 
 
-def test_the_guides_commands_work_as_written(server: Served) -> None:
-    commands = [one for one in _blocks("sh") if one.startswith("curl")]
-    assert len(commands) == 5
-    for text in commands:
-        script = text.replace(ADDRESS, server.url).replace("curl ", "curl -sS --fail-with-body ")
-        done = subprocess.run(
-            ["bash", "-ec", script], capture_output=True, text=True, check=False, timeout=60
-        )
+# What a server has to be started as for some of the guide's commands, by a word that is in them.
+_APART = {"/v1/embeddings": "embeds", '"tools"': "calls"}
+
+
+def _run_guide(url: str, kind: str, count: int) -> None:
+    """Runs those ``count`` commands and programs of the guide that are for a kind of server."""
+    client, *others = _blocks("python")
+    commands = [
+        ["bash", "-ec", one.replace("curl ", "curl -sS --fail-with-body ")]
+        for one in _blocks("sh")
+        if one.startswith("curl") and _kind_of(one) == kind
+    ]
+    if kind == "usual":
+        commands.append([sys.executable, "-c", client])
+    elif kind == "embeds":
+        opened = client.rsplit("print", 1)[0]
+        commands += [[sys.executable, "-c", f"{opened}print({one.strip()})"] for one in others]
+    assert len(commands) == count
+    for command in commands:
+        command[-1] = command[-1].replace(ADDRESS, url)
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
         assert done.returncode == 0, done.stdout + done.stderr
-        assert done.stdout.startswith(("{", "data: {"))
+        assert done.stdout.strip()
+        assert command[0] != "bash" or done.stdout.startswith(("{", "data: {"))
 
 
-def test_the_guides_program_works_as_written(server: Served) -> None:
-    (program,) = _blocks("python")
-    command = [sys.executable, "-c", program.replace(ADDRESS, server.url)]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
-    assert done.stdout.strip()
+def _kind_of(command: str) -> str:
+    return next((kind for word, kind in _APART.items() if word in command), "usual")
+
+
+def test_the_guide_works_as_written(server: Served) -> None:
+    _run_guide(server.url, "usual", 6)
+
+
+@pytest.mark.full
+def test_the_guide_calls_functions_as_written(demo: Path) -> None:
+    with served(demo, "--served-model-name", "demo", "--tool-call-parser", "hermes") as found:
+        found.ready()
+        _run_guide(found.url, "calls", 1)
+
+
+@pytest.mark.full
+def test_the_guide_embeds_as_written(tmp_path: Path) -> None:
+    checkpoint = Path(__file__).parents[3] / "examples" / "demo-llama"
+    artifact = graphopt.compile_checkpoint(checkpoint, tmp_path / "embed.gopt", task="embed")
+    with served(artifact.path, "--served-model-name", "demo") as found:
+        found.ready()
+        _run_guide(found.url, "embeds", 2)
 
 
 def test_openais_client_completes_and_streams(client: openai.OpenAI) -> None:
