@@ -200,7 +200,7 @@ def test_a_plan_for_a_gpu_is_refused_unless_it_was_compiled_so() -> None:
 
 @cache
 def _for_gpu(name: str, *, deterministic: bool) -> Artifact:
-    from .executors.interpreted_artifact import compile_interpreted
+    from .executors.gpu.interpreted_artifact import compile_interpreted
 
     kind, fields = MODELS[name]
     folder = Path(mkdtemp(prefix="graphopt-test-"))
@@ -217,7 +217,7 @@ def _run_on_gpu(name: str, rounds: int, *, deterministic: bool) -> tuple[list[Bi
     """What requests get alone, and what those of some batches get that get something else."""
     from graphopt.runtime.executors.gpu.executor import CudaExecutor
 
-    from .executors.interpreted_device import InterpretedDevice
+    from .executors.gpu.interpreted_device import InterpretedDevice
 
     artifact, rng = _for_gpu(name, deterministic=deterministic), Random(3)
     lengths = [3, 66, 18]

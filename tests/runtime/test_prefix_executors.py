@@ -51,8 +51,8 @@ def test_tokens_on_a_simulated_gpu_are_those_of_transformers() -> None:
     from graphopt.runtime.executors.gpu.executor import CudaExecutor
     from tests.models.harness import generated
 
-    from .executors.interpreted_artifact import reference_of, tiny
-    from .executors.interpreted_device import InterpretedDevice
+    from .executors.gpu.interpreted_artifact import reference_of, tiny
+    from .executors.gpu.interpreted_device import InterpretedDevice
 
     artifact = tiny(block_size=16)
     text = alike(artifact.plan.limits.vocab_size, 16, blocks=(1,))[2]
