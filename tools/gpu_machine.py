@@ -91,10 +91,11 @@ STEPS: tuple[Step, ...] = (
     ),
     Step(
         "families",
-        "seven families' tokens and rounding, ten thousand requests that come and go, and the "
-        "same bits in any batch",
+        "seven families' tokens and rounding, few bits, vectors, ten thousand requests that come "
+        "and go, and the same bits in any batch",
         10,
-        f"{PYTHON} -m pytest -m gpu tests/gpu/test_families.py tests/gpu/test_determinism.py",
+        f"{PYTHON} -m pytest -m gpu tests/gpu/test_families.py tests/gpu/test_determinism.py "
+        "tests/gpu/test_few_bits.py tests/gpu/test_embeddings.py",
         _PLANS,
     ),
     Step(

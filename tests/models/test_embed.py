@@ -60,7 +60,9 @@ def by_transformers(model: PreTrainedModel, text: list[int], pooling: str) -> np
     return torch.nn.functional.normalize(pooled, dim=0).numpy()
 
 
-def compiled(model_type: str, folder: Path, dtype: str) -> tuple[Artifact, PreTrainedModel]:
+def compiled(
+    model_type: str, folder: Path, dtype: str, target: str = "cpu"
+) -> tuple[Artifact, PreTrainedModel]:
     """A random checkpoint's plan, and the model in float32 with the same weights."""
     torch_dtype = "float32" if dtype == "float32" else "bfloat16"
     checkpoint = save_tiny(
@@ -70,8 +72,9 @@ def compiled(model_type: str, folder: Path, dtype: str) -> tuple[Artifact, PreTr
         dtype=torch_dtype,
         **MODELS[model_type],
     )
+    output = folder / f"{model_type}.gopt"
     artifact = api.compile_checkpoint(
-        checkpoint, folder / f"{model_type}.gopt", task="embed", dtype=dtype, block_size=16
+        checkpoint, output, task="embed", dtype=dtype, block_size=16, target=target
     )
     with quiet():
         model = AutoModel.from_pretrained(
