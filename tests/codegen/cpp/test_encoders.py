@@ -49,7 +49,6 @@ ENCODERS: Mapping[str, Mapping[str, Any]] = {
         "sep_token_id": 2,
     },
     "roberta": {**_SIZES, "pad_token_id": 1},
-    "xlm-roberta": {**_SIZES, "pad_token_id": 1},
     "distilbert": {
         "vocab_size": 163,
         "dim": 72,
@@ -150,7 +149,7 @@ def test_other_instruction_sets_give_the_same(
 
 
 @pytest.mark.full
-@pytest.mark.parametrize("name", ENCODERS)
+@pytest.mark.parametrize("name", ["roberta", "modernbert"])
 def test_bfloat16_rounds_no_worse_than_transformers(name: str, tmp_path: Path) -> None:
     folder = tmp_path / "checkpoint"
     exact, texts = saved(name, folder), texts_of(seed=2)
