@@ -78,7 +78,7 @@ def test_what_a_text_becomes(artifact: Artifact) -> None:
     made = Embedding(64, "weighted_mean", normalize=True, whole=True, dense=layers)
     rows = dict(inspect_rows({**summary, "embedding": made.to_json()}))
     assert rows["embeds"] == (
-        "24 numbers a text, rows pooled by weighted mean, 1 dense layers, of length 1"
+        "24 numbers a text, rows pooled by weighted mean, 1 dense layer, of length 1"
     )
 
 
