@@ -12,35 +12,19 @@ import click
 
 from .options import compile_options, debug_option, engine_options, json_option
 from .output import print_json
-from .parsing import token_ids
 from .progress import ProgressReport
-from .prompts import Prompt, gather_prompts
+from .prompts import Prompt, gather_prompts, source_options
 
 if TYPE_CHECKING:
     from graphopt.runtime.outputs import EmbeddingOutput
+
+_HINT = "give a TEXT or --file PATH, or pipe it in"
 
 
 @click.command(short_help="Turn texts into vectors with a model.")
 @click.argument("model", metavar="ARTIFACT|CHECKPOINT")
 @click.argument("texts", metavar="[TEXT]...", nargs=-1)
-@click.option(
-    "-f",
-    "--file",
-    "files",
-    metavar="PATH",
-    multiple=True,
-    type=click.Path(exists=True, dir_okay=False, allow_dash=True, path_type=Path),
-    help="A file that holds a text, - for stdin; repeatable.",
-)
-@click.option("--lines", is_flag=True, help="Every line of a file or of stdin is a text.")
-@click.option(
-    "--token-ids",
-    "token_lists",
-    metavar="IDS",
-    multiple=True,
-    type=token_ids,
-    help="A text as token ids, such as 1,2,3; repeatable. They are taken as they are.",
-)
+@source_options("text", "They are taken as they are.")
 @click.option(
     "--dimensions",
     metavar="N",
@@ -77,7 +61,7 @@ def command(
 
     from .session import open_session
 
-    wanted = gather_prompts(texts, files, token_lists, lines=lines)
+    wanted = gather_prompts(texts, files, token_lists, lines=lines, hint=_HINT)
     if options["task"] is None and not is_artifact(Path(model)):
         options["task"] = EMBED
     with open_session(model, options) as session:

@@ -15,8 +15,7 @@ from .options import (
     sampling_options,
 )
 from .output import print_json
-from .parsing import token_ids
-from .prompts import gather_prompts
+from .prompts import gather_prompts, source_options
 
 DEFAULT_MAX_TOKENS = 128
 
@@ -26,25 +25,7 @@ DEFAULT_MAX_TOKENS = 128
 @click.option(
     "-p", "--prompt", "prompts", metavar="TEXT", multiple=True, help="A prompt; repeatable."
 )
-@click.option(
-    "-f",
-    "--file",
-    "files",
-    metavar="PATH",
-    multiple=True,
-    type=click.Path(exists=True, dir_okay=False, allow_dash=True, path_type=Path),
-    help="A file that holds a prompt, - for stdin; repeatable.",
-)
-@click.option("--lines", is_flag=True, help="Every line of a file or of stdin is a prompt.")
-@click.option(
-    "--token-ids",
-    "token_lists",
-    metavar="IDS",
-    multiple=True,
-    type=token_ids,
-    help="A prompt as token ids, such as 1,2,3; repeatable. A checkpoint without a tokenizer "
-    "needs these, and answers with ids.",
-)
+@source_options("prompt", "A checkpoint without a tokenizer needs these, and answers with ids.")
 @click.option(
     "--max-tokens",
     metavar="N",

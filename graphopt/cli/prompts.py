@@ -4,12 +4,55 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
+
+import click
 
 from graphopt.errors import UsageError
 
+from .parsing import token_ids
+
 Prompt = str | list[int]
+Command = Callable[..., Any]
+
+
+def source_options(noun: str, about_ids: str) -> Callable[[Command], Command]:
+    """The options ``--file``, ``--lines`` and ``--token-ids``, which ``gather_prompts`` takes.
+
+    Args:
+        noun: what the command calls what is given, such as ``prompt``.
+        about_ids: a sentence about ids.
+    """
+
+    def decorate(command: Command) -> Command:
+        for option in (
+            click.option(
+                "--token-ids",
+                "token_lists",
+                metavar="IDS",
+                multiple=True,
+                type=token_ids,
+                help=f"A {noun} as token ids, such as 1,2,3; repeatable. {about_ids}",
+            ),
+            click.option(
+                "--lines", is_flag=True, help=f"Every line of a file or of stdin is a {noun}."
+            ),
+            click.option(
+                "-f",
+                "--file",
+                "files",
+                metavar="PATH",
+                multiple=True,
+                type=click.Path(exists=True, dir_okay=False, allow_dash=True, path_type=Path),
+                help=f"A file that holds a {noun}, - for stdin; repeatable.",
+            ),
+        ):
+            command = option(command)
+        return command
+
+    return decorate
 
 
 def gather_prompts(
@@ -18,6 +61,7 @@ def gather_prompts(
     token_lists: Sequence[list[int]],
     *,
     lines: bool,
+    hint: str = "give one with --prompt TEXT or --file PATH, or pipe it in",
 ) -> list[Prompt]:
     """The prompts in the order texts, files, token ids; what is piped in if there are none.
 
@@ -28,6 +72,7 @@ def gather_prompts(
         files: files that hold one prompt each; ``-`` is stdin.
         token_lists: prompts as token ids.
         lines: every line of a file that is not blank is a prompt of its own.
+        hint: what to do if there is none.
 
     Raises:
         UsageError: there is no prompt, or one is not UTF-8.
@@ -41,7 +86,7 @@ def gather_prompts(
         if sys.stdin is None or sys.stdin.isatty():
             raise UsageError(
                 "there is no prompt",
-                next="give one with --prompt TEXT or --file PATH, or pipe it in",
+                next=hint,
             )
         sources = ["stdin"]
         prompts += _split(_read(Path("-")), "stdin", lines=lines)

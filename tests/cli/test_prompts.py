@@ -54,6 +54,9 @@ def test_no_prompt(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     pipe(monkeypatch, b"", terminal=True)
     with pytest.raises(UsageError, match="there is no prompt"):
         gather_prompts([], [], [], lines=False)
+    with pytest.raises(UsageError) as caught:
+        gather_prompts([], [], [], lines=False, hint="give a TEXT")
+    assert caught.value.next == "give a TEXT"
     pipe(monkeypatch, b"\n")
     with pytest.raises(UsageError, match="the prompt is empty"):
         gather_prompts([], [], [], lines=False)
